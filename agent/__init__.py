@@ -1,3 +1,3 @@
-"""The in-image supervisor that takes a closed program from a Docker image to Lambda, Batch and a laptop."""
+"""Supervise a closed program in its image: on AWS Lambda, on AWS Batch and on a laptop."""
 
 __version__ = "0.1.0"

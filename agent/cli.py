@@ -1,6 +1,141 @@
-"""Turn the words of a command line into one of the ways to start."""
+"""Turn the words of a command line into one of the ways to start.
+
+Little is imported here, and the rest where it is needed: a start costs what it uses.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from agent import __version__
+from agent.errors import USAGE, AgentError
+
+if TYPE_CHECKING:
+    from agent.job import Job
+    from agent.settings import Settings
+
+HELP = f"""architrave {__version__}: runs a closed program on AWS Lambda, AWS Batch, a laptop
+
+usage: architrave                run the job that EXEC_TYPE names (lambda, batch, shell)
+       architrave run            the same, said aloud
+       architrave shell [ARG…]   a prepared debug shell; without a terminal, commands from stdin
+       architrave exec -- CMD …  run CMD as it stands, under the agent as PID 1
+       architrave CMD …          the same, for any first word that is none of these
+       architrave local run …    a cluster of this image on this machine (see local run --help)
+       architrave --version | --help
+
+examples:
+  docker run --rm -e EXEC_TYPE=lambda -e APP_BIN=/bin/echo -e APP_PARAMS='hello' architrave
+  docker run --rm -it -e EXEC_TYPE=shell architrave
+  architrave local run --nodes 3 --private private.7z -e PRIVATE_PASSWD -e APP_BIN=/opt/app
+
+The job is described by the environment: see README.md and docs/ for the names and exit codes.
+"""
 
 
-def main() -> int:
-    """Return the exit code."""
+def main(words: Sequence[str] | None = None) -> int:
+    """Return the exit code of whatever the words start."""
+    words = sys.argv[1:] if words is None else words
+    try:
+        return _dispatch(list(words))
+    except AgentError as error:
+        _say(f"{error}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        return error.code
+
+
+def _dispatch(words: list[str]) -> int:
+    first = words[0] if words else ""
+    if first in ("--help", "-h"):
+        return _print(HELP)
+    if first in ("--version", "-V"):
+        return _print(f"architrave {__version__}\n")
+    if first == "local":
+        from agent.local.cli import main as local
+
+        return local(words[1:])
+    if first in ("shell", "debug") or words == ["bash"]:
+        return _job(words[1:], shell=True)
+    if first == "exec":
+        words = words[2:] if words[1:2] == ["--"] else words[1:]
+        if not words:
+            raise AgentError(
+                "exec", "no command is given", code=USAGE, hint="architrave exec -- CMD ARG…"
+            )
+    elif not words or first == "run":
+        if words[1:]:
+            raise AgentError(
+                f"run {words[1]!r}",
+                "a job takes no arguments",
+                code=USAGE,
+                hint="set APP_PARAMS, or use architrave exec -- CMD ARG…",
+            )
+        return _job([], shell=False)
+    elif first.startswith("-"):
+        raise AgentError(
+            f"use {first}", "there is no such option", code=USAGE, hint="architrave --help"
+        )
+    from agent import passthrough
+
+    return passthrough.run(words)
+
+
+def _job(arguments: list[str], *, shell: bool) -> int:
+    """Run the job of this environment, or open the shell."""
+    from agent.loop import Loop
+    from agent.process import Children
+
+    # First of all: from here on a signal counts.
+    loop = Loop(Children())
+    from agent import settings as settings_
+    from agent.console import LineQueue, Outlet
+    from agent.environ import environment
+    from agent.log import Log
+
+    env = environment()
+    settings = settings_.read(env | {"EXEC_TYPE": "shell"} if shell else env)
+    outlet = Outlet(2)
+    queue = LineQueue(outlet, loop)
+    console = settings.log_format == "console" or (settings.log_format == "auto" and os.isatty(2))
+    log = Log(
+        queue.put, console=console, level=settings.log_level, secrets=settings_.secrets_of(settings)
+    )
+    topology = settings.topology
+    log.context = {"job": topology.job, "attempt": topology.attempt, "node": topology.index}
+    if settings.mode == settings_.SHELL:
+        from agent.shell import Shell
+
+        return Shell(settings, loop, log).open(arguments)
+    code = _role(settings)(settings, loop, log).run()
+    loop.wait(lambda: queue.empty, loop.clock() + 1.0)
+    return code
+
+
+def _role(settings: Settings) -> type[Job]:
+    """Return what this node is in the job."""
+    if settings.mode == "lambda" or settings.topology.count == 1:
+        from agent.job import Job
+
+        return Job
+    if settings.topology.is_main:
+        from agent.main_node import MainNode
+
+        return MainNode
+    from agent.worker import Worker
+
+    return Worker
+
+
+def _print(text: str) -> int:
+    sys.stdout.write(text)
+    sys.stdout.flush()
     return 0
+
+
+def _say(text: str) -> None:
+    try:
+        os.write(2, text.encode("utf-8", "replace"))
+    except OSError:
+        pass

@@ -1,0 +1,62 @@
+"""What can fail, and the exit code that tells it.
+
+AgentError        an action failed: says what, why, what to do next, and the job's code
++-- HelperDied    a helper process ended without an answer: it is worth one more try
+`-- NotThere      an S3 object does not exist: there may be another one in its place
+"""
+
+# After sysexits.h, so that a Batch retry strategy can act on them.
+USAGE = 64
+BAD_ARCHIVE = 65
+NO_OBJECT = 66
+S3_UNREACHABLE = 69
+BUG = 70
+OS_ERROR = 71
+CANNOT_WRITE = 73
+TRY_AGAIN = 75
+NO_PERMISSION = 77
+BAD_SETTINGS = 78
+
+# As a shell and timeout(1) give them.
+TIME_LIMIT = 124
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+
+
+class AgentError(Exception):
+    """Say that `what` could not be done: `cannot <what>: <cause>`."""
+
+    def __init__(self, what: str, cause: str, *, code: int, hint: str = "") -> None:
+        super().__init__(f"cannot {what}: {cause}")
+        self.what = what
+        self.cause = cause
+        self.code = code
+        self.hint = hint
+
+    def to_json(self) -> dict[str, object]:
+        """Return the fields, as a helper process sends them."""
+        return {"what": self.what, "cause": self.cause, "code": self.code, "hint": self.hint}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, object]) -> "AgentError":
+        """Make the error again from what a helper process sent."""
+        code = fields.get("code")
+        return cls(
+            str(fields.get("what")),
+            str(fields.get("cause")),
+            code=code if isinstance(code, int) else BUG,
+            hint=str(fields.get("hint", "")),
+        )
+
+
+def why(error: OSError) -> str:
+    """Return the system's words for an error, as the end of a sentence."""
+    return (error.strerror or str(error)).lower()
+
+
+class HelperDied(AgentError):
+    """Say that a helper process ended without an answer."""
+
+
+class NotThere(AgentError):
+    """Say that an S3 object does not exist."""

@@ -1,0 +1,64 @@
+"""Be a helper process: read a request, run the task it names, tell how it went."""
+
+import json
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+# The agent's interpreter runs isolated, so its own package is named here.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from agent.errors import BUG, AgentError
+
+
+def task_named(name: str) -> Callable[..., dict[str, Any]]:
+    """Return the function behind a task's name, importing only what that one needs."""
+    if name in ("stage_in", "stage_out", "finish"):
+        from agent import staging
+
+        return {
+            "stage_in": staging.stage_in,
+            "stage_out": staging.stage_out,
+            "finish": staging.finish,
+        }[name]
+    if name == "identity":
+        from agent.identity import prepare
+
+        return prepare
+    from agent import link
+
+    return {"join": link.join, "tell": link.tell}[name]
+
+
+def main() -> None:
+    """Run one task. The request is a JSON line on standard input; answers go to standard output."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # A library that prints must not break the protocol.
+    os.dup2(2, 1)
+
+    turn = threading.Lock()
+
+    def emit(message: dict[str, Any]) -> None:
+        with turn:
+            out.write(json.dumps(message) + "\n")
+            out.flush()
+
+    try:
+        request = json.loads(sys.stdin.readline())
+        emit({"result": task_named(sys.argv[1])(request, emit)})
+    except AgentError as error:
+        emit({"error": error.to_json()})
+    except BaseException as error:
+        traceback.print_exc()
+        cause = f"{type(error).__name__}: {error}"
+        bug = AgentError(f"run {sys.argv[1]}", cause, code=BUG, hint="report it with the log")
+        emit({"error": bug.to_json()})
+    # Threads that still wait for a network are not waited for.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Run heavy work in short-lived processes of the agent's own, and hear from them by JSON lines.
+
+What needs boto3, paramiko or cryptography is done there: its memory is given back when it ends,
+and a helper that hangs or is killed can be bounded and tried again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agent.errors import BUG, AgentError, HelperDied
+from agent.loop import Loop
+from agent.process import Child
+
+_SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "helper.py")
+_PIPE_SIZE = 1 << 20
+_LAST_WORDS = 2000
+
+
+class Helper:
+    """One helper process: its requests go to standard input, its messages come by lines."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        env: Mapping[str, str],
+        task: str,
+        request: Mapping[str, Any],
+        on_message: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.task = task
+        self.result: dict[str, Any] | None = None
+        self.error: AgentError | None = None
+        self._loop = loop
+        self._on_message = on_message
+        self._partial = b""
+        self._last_words = b""
+        stdin, self._requests = os.pipe()
+        self._messages, stdout = os.pipe()
+        self._complaints, stderr = os.pipe()
+        # A request must fit into the pipe: the agent never waits for a helper to read.
+        fcntl.fcntl(self._requests, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        for fd in (self._requests, self._messages, self._complaints):
+            os.set_blocking(fd, False)
+        command = [sys.executable, "-I", _SCRIPT, task]
+        try:
+            self.child: Child = loop.children.spawn(
+                command, env, cwd="/", stdin=stdin, stdout=stdout, stderr=stderr
+            )
+        finally:
+            for fd in (stdin, stdout, stderr):
+                os.close(fd)
+        self.ask(request)
+        loop.watch(self._messages, self._hear)
+        loop.watch(self._complaints, self._hear_complaint)
+
+    def ask(self, request: Mapping[str, Any]) -> bool:
+        """Send a request; tell whether the helper could take it."""
+        line = json.dumps(request).encode() + b"\n"
+        try:
+            return os.write(self._requests, line) == len(line)
+        except OSError:
+            return False
+
+    @property
+    def done(self) -> bool:
+        """Tell whether the process has ended and all that it said has been heard."""
+        return not self.child.running and self._messages < 0
+
+    def outcome(self) -> dict[str, Any]:
+        """Return the result of a helper that is done; raise what it failed with."""
+        if self.error is not None:
+            raise self.error
+        if self.result is not None:
+            return self.result
+        words = self._last_words.decode("utf-8", "replace").strip().splitlines()
+        how = f"killed by signal {self.child.signal}" if self.child.signal else "ended too soon"
+        raise HelperDied(
+            f"run the helper {self.task}",
+            f"{how}{': ' + words[-1] if words else ''}",
+            code=BUG,
+            hint="look at the memory limit, and report it with the log if there was memory left",
+        )
+
+    def close(self) -> None:
+        """End the process, if it still runs, and forget it."""
+        if self.child.running:
+            self.child.kill_group(9)
+        for name in ("_messages", "_complaints", "_requests"):
+            self._close(name)
+
+    def _close(self, name: str) -> None:
+        fd = getattr(self, name)
+        if fd >= 0:
+            self._loop.unwatch(fd)
+            os.close(fd)
+            setattr(self, name, -1)
+
+    def _hear(self) -> None:
+        data = _read(self._messages)
+        if data is None:
+            return
+        if not data:
+            self._close("_messages")
+            return
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "result" in message:
+                self.result = message["result"]
+            elif "error" in message:
+                self.error = AgentError.from_json(message["error"])
+            else:
+                self._on_message(message)
+
+    def _hear_complaint(self) -> None:
+        data = _read(self._complaints)
+        if data:
+            self._last_words = (self._last_words + data)[-_LAST_WORDS:]
+        elif data is not None:
+            self._close("_complaints")
+
+
+def _read(fd: int) -> bytes | None:
+    try:
+        return os.read(fd, 1 << 16)
+    except BlockingIOError:
+        return None

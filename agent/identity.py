@@ -1,0 +1,157 @@
+"""Make the SSH identity of one attempt of one job, and the files that sshd and ssh need.
+
+Both key pairs, the host's and the user's, are derived from the private key in the archive, the
+job and the attempt: every node makes the same ones without talking to any other, a node of another
+job or attempt has others, and nothing in /etc/ssh or in a home directory is touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from agent.errors import BAD_ARCHIVE, NO_PERMISSION, AgentError, why
+
+HOST_ALIAS = "architrave-node"
+HOST_KEY, USER_KEY = "host_key", "user_key"
+AUTHORIZED_KEYS, KNOWN_HOSTS = "authorized_keys", "known_hosts"
+SSHD_CONFIG, SSH_CONFIG = "sshd_config", "ssh_config"
+
+
+def prepare(request: dict[str, Any], emit: object) -> dict[str, Any]:
+    """Write keys and configurations into `directory`. Runs in a helper process.
+
+    `request`: key_file, directory, job, attempt, address, port, user, nodes, heartbeat, path,
+    library_path. Raises AgentError 65 when the archive holds no key, 77 when it can't be read.
+    """
+    seed_of = _seeds(request["key_file"], request["job"], request["attempt"])
+    directory = request["directory"]
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    host_private, host_public = _key_pair(seed_of("host"))
+    user_private, user_public = _key_pair(seed_of("user"))
+    files = {
+        HOST_KEY: host_private,
+        USER_KEY: user_private,
+        AUTHORIZED_KEYS: f"restrict {user_public}\n",
+        KNOWN_HOSTS: f"{HOST_ALIAS} {host_public}\n",
+        SSHD_CONFIG: sshd_config(request),
+        SSH_CONFIG: ssh_config(request),
+    }
+    for name, text in files.items():
+        _write(os.path.join(directory, name), text)
+    return {"host_key": host_public}
+
+
+def _seeds(path: str, job: str, attempt: int) -> Any:
+    try:
+        with open(path, "rb") as file:
+            secret = file.read().replace(b"\r\n", b"\n").strip()
+    except OSError as error:
+        name = os.path.basename(path)
+        missing = isinstance(error, FileNotFoundError)
+        raise AgentError(
+            "make this job's SSH keys",
+            f"{name}: {why(error)}",
+            code=BAD_ARCHIVE if missing else NO_PERMISSION,
+            hint=f"ssh-keygen -t rsa -N '' -f {name}, and pack it at the root of private.7z",
+        ) from error
+    if not secret.startswith(b"-----BEGIN ") or b"PRIVATE KEY-----" not in secret:
+        raise AgentError(
+            f"use the key {path}",
+            "it is no private key",
+            code=BAD_ARCHIVE,
+            hint="pack a private key made by ssh-keygen",
+        )
+
+    def seed_of(purpose: str) -> bytes:
+        label = f"architrave ssh 1\0{job}\0{attempt}\0{purpose}".encode()
+        return hmac.digest(secret, label, hashlib.sha256)
+
+    return seed_of
+
+
+def _key_pair(seed: bytes) -> tuple[str, str]:
+    """Return an Ed25519 key pair in OpenSSH's form; `seed` has 32 bytes."""
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.from_private_bytes(seed)
+    private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.OpenSSH, form.NoEncryption())
+    public = key.public_key().public_bytes(form.Encoding.OpenSSH, form.PublicFormat.OpenSSH)
+    return private.decode(), public.decode()
+
+
+def sshd_config(request: Mapping[str, Any]) -> str:
+    """Return sshd's configuration: this job's key, this user, and nothing else."""
+    directory = request["directory"]
+    lines = [
+        f"Port {request['port']}",
+        f"ListenAddress {request['address']}",
+        f"HostKey {directory}/{HOST_KEY}",
+        f"AuthorizedKeysFile {directory}/{AUTHORIZED_KEYS}",
+        f"AllowUsers {request['user']}",
+        "AuthenticationMethods publickey",
+        "PubkeyAuthentication yes",
+        "PasswordAuthentication no",
+        "KbdInteractiveAuthentication no",
+        "PermitRootLogin prohibit-password",
+        "UsePAM no",
+        # The directory is 0700 and made by us; what lies above it may be /tmp, which sshd refuses.
+        "StrictModes no",
+        "DisableForwarding yes",
+        "PermitTunnel no",
+        "PermitUserEnvironment no",
+        "PermitUserRC no",
+        "UseDNS no",
+        "PrintMotd no",
+        "PrintLastLog no",
+        "PidFile none",
+        # All nodes arrive at once, and mpirun opens one more session to each (sshd_config(5):
+        # above MaxStartups connections are refused at random).
+        f"MaxStartups {max(64, 4 * int(request['nodes']))}",
+        f"MaxSessions {max(64, 4 * int(request['nodes']))}",
+        "LoginGraceTime 30",
+        f"ClientAliveInterval {max(1, round(float(request['heartbeat'])))}",
+        "ClientAliveCountMax 5",
+        # The agent waits for "Server listening".
+        "LogLevel INFO",
+        "Subsystem sftp internal-sftp",
+    ]
+    # A session begins with a bare environment: mpirun's daemon must be found on every node.
+    variables = {"PATH": request["path"], "LD_LIBRARY_PATH": request["library_path"]}
+    words = [f'"{name}={value}"' for name, value in variables.items() if value and '"' not in value]
+    return "\n".join([*lines, *([f"SetEnv {' '.join(words)}"] if words else [])]) + "\n"
+
+
+def ssh_config(request: Mapping[str, Any]) -> str:
+    """Return the configuration for every ssh that the job's launcher starts."""
+    directory = request["directory"]
+    lines = [
+        "Host *",
+        f"Port {request['port']}",
+        f"User {request['user']}",
+        f"IdentityFile {directory}/{USER_KEY}",
+        "IdentitiesOnly yes",
+        "IdentityAgent none",
+        f"UserKnownHostsFile {directory}/{KNOWN_HOSTS}",
+        "GlobalKnownHostsFile /dev/null",
+        f"HostKeyAlias {HOST_ALIAS}",
+        "StrictHostKeyChecking yes",
+        "UpdateHostKeys no",
+        "BatchMode yes",
+        "ConnectTimeout 10",
+        "ConnectionAttempts 3",
+        f"ServerAliveInterval {max(1, round(float(request['heartbeat'])))}",
+        "ServerAliveCountMax 5",
+        "LogLevel ERROR",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(text)

@@ -1,0 +1,192 @@
+"""Run the application: start it, time it, stop it, and say truly how it ended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+from collections.abc import Callable, Mapping, Sequence
+
+from agent import cgroup
+from agent.errors import NOT_EXECUTABLE, NOT_FOUND, TIME_LIMIT, AgentError, why
+from agent.log import Log
+from agent.loop import Loop, Timer
+from agent.model import AGENT, APPLICATION, Outcome
+from agent.output import Output, time_lines
+from agent.process import Child, has_terminal
+from agent.sampling import SAMPLE_SECONDS, Sampler
+
+# A process that SIGKILL doesn't end within this is stuck in the kernel.
+_KILL_SECONDS = 2.0
+# What the application has left behind may still write its last words.
+_LAST_WORDS_SECONDS = 0.5
+_CONSOLE_SECONDS = 2.0
+
+
+def resolve(program: str, path: str) -> str:
+    """Return the program's path, made executable if it was not; raise AgentError 126 or 127."""
+    found = program if "/" in program else shutil.which(program, path=path)
+    what = f"run {program}"
+    if not found or not os.path.lexists(found):
+        cause = "there is no such file" if found else "it is not on PATH"
+        hint = "check APP_BIN, and that private.7z holds it"
+        raise AgentError(what, cause, code=NOT_FOUND, hint=hint)
+    try:
+        mode = os.stat(found).st_mode
+        if stat.S_ISDIR(mode):
+            hint = "name the program in it"
+            raise AgentError(what, "it is a directory", code=NOT_EXECUTABLE, hint=hint)
+        if not os.access(found, os.X_OK):
+            os.chmod(found, stat.S_IMODE(mode) | 0o111)
+    except OSError as error:
+        hint = f"chmod +x {found}"
+        cause = f"it is not executable ({why(error)})"
+        raise AgentError(what, cause, code=NOT_EXECUTABLE, hint=hint) from error
+    return found
+
+
+class Application:
+    """The one application of this node. `interpret` is told what the exit means when it ends."""
+
+    def __init__(self, loop: Loop, log: Log, output: Output, *, grace: float) -> None:
+        self.child: Child | None = None
+        self.sampler: Sampler | None = None
+        self.stopped_for: AgentError | None = None
+        self.real_seconds = 0.0
+        self._loop = loop
+        self._log = log
+        self._output = output
+        self._grace = grace
+        self._killed_at = 0.0
+        self._timers: list[Timer] = []
+        self._oom_before = 0
+        self._start = 0.0
+        self._ended_at = 0.0
+
+    def start(
+        self, argv: Sequence[str], env: Mapping[str, str], cwd: str, time_limit: float
+    ) -> None:
+        """Start it; raise AgentError 126, 127 or 71 when it can't be started."""
+        self._oom_before = cgroup.oom_kills()
+        self._start = self._loop.clock()
+        try:
+            self.child = self._loop.children.spawn(
+                argv,
+                env,
+                cwd=cwd,
+                stdout=self._output.write_end,
+                stderr=self._output.write_end,
+                foreground=has_terminal(),
+            )
+        finally:
+            self._output.started()
+        if time_limit:
+            self._timers.append(
+                self._loop.call_at(self._start + time_limit, lambda: self._out_of_time(time_limit))
+            )
+
+    def sample(self, own: set[int]) -> None:
+        """Begin to sample; psutil is imported a second after the application has started."""
+
+        def one() -> None:
+            if self.sampler is None:
+                self.sampler = Sampler(own, self._start)
+            self.sampler.sample(self._loop.clock())
+
+        self._timers.append(self._loop.every(SAMPLE_SECONDS, one))
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether it has ended, or can't be ended."""
+        if self.child is None or not self.child.running:
+            return True
+        return bool(self._killed_at) and self._loop.clock() > self._killed_at + _KILL_SECONDS
+
+    def child_ended(self, child: Child) -> None:
+        """Note the time when it is ours; the agent tells of every child."""
+        if child is self.child:
+            self._ended_at = self._loop.clock()
+
+    def forward(self, number: int) -> None:
+        """Pass a signal on to its process group."""
+        if self.child is not None and self.child.running:
+            self.child.kill_group(number)
+
+    def stop(self, reason: AgentError, number: int = signal.SIGTERM) -> None:
+        """Ask it to end, and end it after the grace period; asked again, end it now."""
+        if self.child is None or not self.child.running:
+            return
+        if self.stopped_for is not None:
+            self._kill()
+            return
+        self.stopped_for = reason
+        self._log.info(
+            "stopping the application", signal=number, grace_seconds=self._grace, cause=reason.cause
+        )
+        self.child.kill_group(number)
+        self.child.kill_group(signal.SIGCONT)
+        self._timers.append(self._loop.call_at(self._loop.clock() + self._grace, self._kill))
+
+    def _kill(self) -> None:
+        if self.child is not None and self.child.running and not self._killed_at:
+            self._log.warning("killing the application", grace_seconds=self._grace)
+            self._killed_at = self._loop.clock()
+            self.child.kill_group(signal.SIGKILL)
+            self._loop.call_at(self._killed_at + _KILL_SECONDS, lambda: None)
+
+    def _out_of_time(self, seconds: float) -> None:
+        cause = f"it ran longer than its limit of {seconds:g} s"
+        hint = "raise ARCHITRAVE_TIMEOUT_SECONDS"
+        self.stop(AgentError("finish the application", cause, code=TIME_LIMIT, hint=hint))
+
+    def finish(self, wait: Callable[[Callable[[], object], float], bool]) -> None:
+        """End what it left behind, take its last output, write the time lines."""
+        child = self.child
+        self.real_seconds = (self._ended_at or self._loop.clock()) - self._start
+        for timer in self._timers:
+            timer.cancel()
+        if child is not None and child.kill_group(0):
+            child.kill_group(signal.SIGTERM)
+        if not self._output.ended:
+            wait(lambda: self._output.ended, self._loop.clock() + _LAST_WORDS_SECONDS)
+        left = self._loop.children.end_orphans()
+        if left:
+            self._log.warning("ended what the application left behind", processes=left)
+            wait(lambda: self._output.ended, self._loop.clock() + _LAST_WORDS_SECONDS)
+        user, system = (child.user_seconds, child.system_seconds) if child else (0.0, 0.0)
+        self._output.append(time_lines(self.real_seconds, user, system))
+        wait(lambda: not self._output.behind, self._loop.clock() + _CONSOLE_SECONDS)
+        self._output.close()
+        if self._output.missed:
+            self._log.warning("the console missed output", bytes=self._output.missed)
+        if self._output.unwritten:
+            self._log.error(
+                f"cannot write {self._output.path}: {self._output.cause}",
+                hint="give its file system more room: df -h",
+                bytes_lost=self._output.unwritten,
+            )
+
+    def outcome(self, *, launcher_aborts: bool) -> Outcome:
+        """Return how it ended. `launcher_aborts`: mpirun's own code after a stop means nothing."""
+        stop = self.stopped_for
+        if self.child is None or self.child.running:
+            cause = "it can't be killed: it hangs in the kernel (state D)"
+            return Outcome(stop.code if stop else 137, AGENT, cause=cause)
+        code, number = self.child.code, self.child.signal
+        if stop is not None:
+            own = code if code and not number and not launcher_aborts and stop.code > 128 else 0
+            if own:
+                return Outcome(own, APPLICATION, cause=str(stop), hint=stop.hint)
+            return Outcome(stop.code, AGENT, number, cause=str(stop), hint=stop.hint)
+        out_of_memory = code == 137 and cgroup.oom_kills() > self._oom_before
+        cause = hint = ""
+        if out_of_memory:
+            limit, peak = cgroup.memory_limit(), cgroup.memory_peak()
+            cause = f"out of memory: the limit is {limit} bytes, the peak was {peak}"
+            hint = "give the container more memory, or start fewer processes (ARCHITRAVE_SLOTS)"
+        elif number:
+            cause = f"the application was ended by signal {number} ({signal.strsignal(number)})"
+        elif code:
+            cause = f"the application ended with {code}"
+        return Outcome(code, APPLICATION, number, out_of_memory, cause, hint)

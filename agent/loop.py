@@ -1,0 +1,127 @@
+"""Wait for everything in one place: signals, children, descriptors and deadlines."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable
+
+from agent.process import Child, Children
+
+_NOT_OURS = {signal.SIGKILL, signal.SIGSTOP}
+
+
+class Timer:
+    """A call that is due at `when`, in seconds of the monotonic clock."""
+
+    __slots__ = ("action", "cancelled", "when")
+
+    def __init__(self, when: float, action: Callable[[], None]) -> None:
+        self.when = when
+        self.action = action
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Make the call not happen."""
+        self.cancelled = True
+
+
+class Loop:
+    """The one event loop of the process.
+
+    `on_signal(number)` is called for each signal but SIGCHLD; `wait` runs callbacks until its
+    condition holds. Callbacks never block and never raise but to end the current wait.
+    """
+
+    def __init__(self, children: Children) -> None:
+        self.children = children
+        self.on_signal: Callable[[int], object] = lambda number: None
+        self.on_child: Callable[[Child], None] = lambda child: None
+        self.clock = time.monotonic
+        self._selector = selectors.DefaultSelector()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._wakeup, self._alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.watch(self._wakeup, self._signals)
+        self._take_signals()
+
+    def watch(self, fd: int, action: Callable[[], object], *, write: bool = False) -> None:
+        """Call `action` whenever `fd` can be read (or written)."""
+        event = selectors.EVENT_WRITE if write else selectors.EVENT_READ
+        self._selector.register(fd, event, action)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget a descriptor."""
+        try:
+            self._selector.unregister(fd)
+        except (KeyError, ValueError):
+            pass
+
+    def call_at(self, when: float, action: Callable[[], None]) -> Timer:
+        """Call `action` once, at `when` of the monotonic clock."""
+        timer = Timer(when, action)
+        heapq.heappush(self._timers, (when, next(self._order), timer))
+        return timer
+
+    def every(self, seconds: float, action: Callable[[], None]) -> Timer:
+        """Call `action` now and then: `seconds` after each call has returned, until cancelled."""
+        repeating = Timer(0, action)
+
+        def again() -> None:
+            if not repeating.cancelled:
+                action()
+                self.call_at(self.clock() + seconds, again)
+
+        self.call_at(self.clock() + seconds, again)
+        return repeating
+
+    def wait(self, done: Callable[[], object], deadline: float | None = None) -> bool:
+        """Run callbacks until `done()` holds; tell whether it did before the deadline."""
+        while not done():
+            now = self.clock()
+            if deadline is not None and now >= deadline:
+                return False
+            self._turn(now, deadline)
+        return True
+
+    def _turn(self, now: float, deadline: float | None) -> None:
+        """Wait once. Descriptors go before timers: after a stop of the whole process, what has
+        arrived meanwhile must count before anybody is called late.
+        """
+        due = [when for when in (deadline, self._next_due()) if when is not None]
+        ready = self._selector.select(max(0.0, min(due) - now) if due else None)
+        for key, _ in ready:
+            if key.fd in self._selector.get_map():
+                key.data()
+        now = self.clock()
+        while self._timers and self._timers[0][0] <= now:
+            timer = heapq.heappop(self._timers)[2]
+            if not timer.cancelled:
+                timer.action()
+
+    def _next_due(self) -> float | None:
+        while self._timers and self._timers[0][2].cancelled:
+            heapq.heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
+
+    def _take_signals(self) -> None:
+        signal.set_wakeup_fd(self._alarm, warn_on_full_buffer=False)
+        for number in signal.valid_signals() - _NOT_OURS:
+            try:
+                signal.signal(number, lambda *_: None)
+            except (OSError, ValueError):
+                continue  # the C library keeps two real-time signals for itself
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+
+    def _signals(self) -> None:
+        numbers = os.read(self._wakeup, 4096)
+        # A full pipe may have lost a SIGCHLD among others, so children are looked for each time.
+        for child in self.children.reap():
+            self.on_child(child)
+        for number in numbers:
+            if number != signal.SIGCHLD:
+                self.on_signal(number)

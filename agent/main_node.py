@@ -1,0 +1,205 @@
+"""Run the job on several nodes, as the one that launches the application."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from typing import Any
+
+from agent import hostfile, model, network, plan
+from agent.errors import NOT_FOUND, TRY_AGAIN, AgentError
+from agent.job import Job
+from agent.model import AGENT, Outcome
+from agent.rendezvous import DONE, GO, SILENT_BEATS, MainMeeting
+
+_VERSION_SECONDS = 10.0
+_PART_SECONDS = 3600.0
+
+
+class MainNode(Job):
+    """The main node: takes the workers in, launches, tells them the end, collects their parts."""
+
+    meeting: MainMeeting | None = None
+    _mpi_major = 0
+
+    def work(self) -> Outcome:
+        """Do everything until the application has ended, on every node."""
+        self.log.open()
+        self.prepare()
+        self.stage_in()
+        self.meet()
+        outcome = self.launch()
+        return self._with_workers(outcome)
+
+    def meet(self) -> None:
+        """Start sshd and wait until every worker is in; write the hostfile."""
+        self.enter(model.JOIN)
+        ssh = self.open_sshd()
+        settings = self.settings
+        meeting = MainMeeting(
+            self.loop,
+            self.log,
+            settings.topology,
+            ssh["batch"],
+            settings.heartbeat,
+            ssh,
+            self.start_helper,
+            self._worker_failed,
+            output_dir=self.output_dir,
+        )
+        self.meeting = meeting
+        meeting.watch()
+        self._ask_version()
+        joined = self.wait(
+            "workers join",
+            lambda: not meeting.roster.missing,
+            settings.join_timeout,
+            lambda: meeting.roster.missing,
+        )
+        if not joined:
+            raise meeting.missing()
+        nodes = [self.node, *meeting.nodes]
+        for name, text in (
+            ("/tmp/hostfile", hostfile.write(nodes)),
+            ("/tmp/hostfile-deduped", hostfile.deduped(nodes)),
+        ):
+            with open(settings.path(name), "w", encoding="ascii") as file:
+                file.write(text)
+        self.log.info("all nodes joined", nodes=settings.topology.count)
+
+    def _worker_failed(self, error: AgentError) -> None:
+        self.fail(error)
+
+    def _ask_version(self) -> None:
+        """Learn Open MPI's version while the workers are on their way."""
+        env = self.app_env()
+        if self.launcher(env) != "mpirun":
+            return
+        reader, writer = os.pipe()
+        program = shutil.which("mpirun", path=env.get("PATH", os.defpath)) or "mpirun"
+        try:
+            child = self.loop.children.spawn(
+                [program, "--version"], env, cwd="/", stdout=writer, stderr=writer
+            )
+        finally:
+            os.close(writer)
+        self.wait("mpirun tells its version", lambda: not child.running, _VERSION_SECONDS)
+        os.set_blocking(reader, False)
+        with os.fdopen(reader, "rb") as pipe:
+            text = (pipe.read() or b"").decode("utf-8", "replace")
+        self._mpi_major = plan.mpi_version(text)
+
+    def mpirun_options(self, env: dict[str, str]) -> plan.MpiRun:
+        """Return what mpirun needs to reach the workers."""
+        settings = self.settings
+        ssh = shutil.which("ssh", path=env.get("PATH", os.defpath))
+        if ssh is None:
+            hint = "apt-get install openssh-client"
+            raise AgentError("use mpirun", "ssh is not on PATH", code=NOT_FOUND, hint=hint)
+        return replace(
+            super().mpirun_options(env),
+            major=self._mpi_major,
+            hostfile=settings.path("/tmp/hostfile"),
+            hosts=settings.topology.count,
+            interface=settings.interface or network.interface_of(self.node.address),
+            ssh=ssh,
+            ssh_config=os.path.join(settings.runtime_dir, "ssh", "ssh_config"),
+        )
+
+    def launch(self) -> Outcome:
+        """Launch; with the launcher `each`, on every node at once."""
+        if self.settings.launcher == "each":
+            self._send_go()
+        return super().launch()
+
+    def _send_go(self) -> None:
+        assert self.meeting is not None
+        with open(self.settings.path("/tmp/hostfile"), encoding="ascii") as file:
+            go = {"hostfile": file.read(), "main_address": self.node.address}
+        helper = self.meeting.tell(GO, "go.json", go)
+        self.wait("every worker is told to launch", lambda: helper.done, 2 * _VERSION_SECONDS)
+        self._check_told(helper.outcome()["untold"])
+
+    def _check_told(self, untold: dict[str, str]) -> None:
+        for index, cause in untold.items():
+            hint = f"look at the log of worker {index}"
+            raise AgentError(f"reach worker {index}", cause, code=TRY_AGAIN, hint=hint)
+
+    def _with_workers(self, outcome: Outcome) -> Outcome:
+        """Return the outcome of all nodes: a worker that was lost, or whose copy failed, counts."""
+        meeting = self.meeting
+        assert meeting is not None
+        if self.settings.launcher == "each" and not outcome.code:
+            outcome = self._outcome_of_each(outcome)
+        if outcome.code and outcome.spoke != AGENT:
+            # mpirun also fails when a node is gone; a node that gives no sign of life is the cause.
+            ended = self.loop.clock()
+            self.wait(
+                "every worker is alive",
+                lambda: meeting.heard_since(ended),
+                (SILENT_BEATS + 2) * self.settings.heartbeat,
+            )
+        return outcome
+
+    def _outcome_of_each(self, outcome: Outcome) -> Outcome:
+        """Wait for every node's copy of the application; the first that failed decides."""
+        meeting = self.meeting
+        assert meeting is not None
+        workers = self.settings.topology.workers
+
+        def decided() -> bool:
+            failed = any(one.code for one in meeting.ended.values())
+            return failed or all(index in meeting.ended for index in workers)
+
+        self.wait("the application ends on every node", decided, self.settings.timeout or 1e9)
+        return next((one for one in meeting.ended.values() if one.code), outcome)
+
+    def end(self, outcome: Outcome) -> Outcome:
+        """Tell the workers, upload, collect their parts, write the record."""
+        self.shielded = True
+        meeting = self.meeting
+        if meeting is None:
+            return super().end(outcome)
+        self.enter(model.PART)
+        meeting.leaving = True
+        topology = self.settings.topology
+        message = {"job": topology.job, "attempt": topology.attempt, "outcome": outcome.to_json()}
+        telling = meeting.tell(DONE, "done", message)
+        self.wait("every worker is told the end", lambda: telling.done, 2 * _VERSION_SECONDS)
+        self.enter(model.UPLOAD)
+        uploaded = self.upload(self.place)
+        self.wait(
+            "workers part", lambda: not meeting.awaited(), _PART_SECONDS, lambda: meeting.awaited()
+        )
+        outcome = self.judged(outcome, uploaded)
+        outcome = self._judged_by_workers(outcome)
+        nodes: dict[int, dict[str, Any]] = {self.node.index: self.record(uploaded)}
+        nodes |= {
+            index: part["record"] for index, part in meeting.parts.items() if part.get("record")
+        }
+        self.write_record(outcome, nodes, self.place)
+        meeting.close()
+        return outcome
+
+    def _judged_by_workers(self, outcome: Outcome) -> Outcome:
+        """Return the outcome with what the workers' parts say of it."""
+        meeting = self.meeting
+        assert meeting is not None
+        errors = [
+            AgentError(
+                f"collect the results of worker {index}",
+                "it did not say that it has uploaded them",
+                code=TRY_AGAIN,
+                hint=f"look at the log of worker {index}",
+            )
+            for index in sorted({*meeting.awaited(), *meeting.lost})
+        ]
+        for index, part in sorted(meeting.parts.items()):
+            if part.get("failure"):
+                error = AgentError.from_json(part["failure"])
+                what = f"collect the results of worker {index}"
+                errors.append(AgentError(what, str(error), code=error.code, hint=error.hint))
+        for error in errors:
+            self.fail(error)
+        return self.outcome_of(errors[0]) if errors and not outcome.code else outcome

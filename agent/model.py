@@ -1,0 +1,79 @@
+"""The words of the program: plain values, without any input or output."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+FETCH, UNPACK, JOIN, RUN, PART, UPLOAD = "fetch", "unpack", "join", "run", "part", "upload"
+PHASES = (FETCH, UNPACK, JOIN, RUN, PART, UPLOAD)
+
+APPLICATION, AGENT = "application", "agent"
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Place this node among the nodes of one attempt of one job.
+
+    `index` and `main_index` count from 0; `main_address` is set on workers only.
+    """
+
+    job: str
+    attempt: int
+    index: int = 0
+    count: int = 1
+    main_index: int = 0
+    main_address: str = ""
+
+    @property
+    def is_main(self) -> bool:
+        """Tell whether this node launches the application."""
+        return self.index == self.main_index
+
+    @property
+    def workers(self) -> list[int]:
+        """Return the indexes of the other nodes than the main one, in order."""
+        return [index for index in range(self.count) if index != self.main_index]
+
+    def name(self, index: int) -> str:
+        """Return how people call the node with this index."""
+        return "main" if index == self.main_index else f"worker {index}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node as the hostfile and the record show it; `slots` is processes per node."""
+
+    index: int
+    address: str
+    slots: int
+    version: str = ""
+
+
+@dataclass
+class Span:
+    """The time one phase took, in seconds of this node's monotonic clock."""
+
+    phase: str
+    start: float
+    end: float | None = None
+
+
+@dataclass
+class Outcome:
+    """How the job ended, and who says so.
+
+    `code` is the job's exit code, `spoke` is `application` or `agent`, `signal` the number that
+    ended the application, 0 if none did.
+    """
+
+    code: int
+    spoke: str = APPLICATION
+    signal: int = 0
+    out_of_memory: bool = False
+    cause: str = ""
+    hint: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)

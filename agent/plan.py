@@ -1,0 +1,82 @@
+"""Decide which command launches the application. Text in, words out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent.errors import BAD_SETTINGS, AgentError
+
+# What every rank gets besides what mpirun passes on by itself.
+PASSED_ON = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "TMP_OUTPUT_DIR",
+    "TMP_INPUT_DIR",
+    "INPUT_FILE_PATH",
+    "LANG",
+)
+
+
+@dataclass(frozen=True)
+class MpiRun:
+    """What mpirun has to know. `hostfile` is empty on a single node."""
+
+    program: str
+    major: int
+    slots: int
+    hostfile: str = ""
+    hosts: int = 1
+    interface: str = ""
+    ssh: str = "ssh"
+    ssh_config: str = ""
+    as_root: bool = False
+    more: tuple[str, ...] = ()
+
+
+def mpi_version(text: str) -> int:
+    """Return Open MPI's major version as `mpirun --version` tells; raise AgentError (78)."""
+    match = re.search(r"\(Open MPI\) (\d+)\.", text)
+    if match and int(match[1]) in (4, 5):
+        return int(match[1])
+    first = text.strip().splitlines()[0] if text.strip() else "nothing"
+    raise AgentError(
+        "use mpirun",
+        f"it is no Open MPI 4 or 5: it says {first!r}",
+        code=BAD_SETTINGS,
+        hint="set ARCHITRAVE_LAUNCHER=each and start this MPI from the application, with HOSTFILE",
+    )
+
+
+def mpirun(options: MpiRun, command: Sequence[str], env_names: Sequence[str]) -> list[str]:
+    """Return the whole command line."""
+    words = [options.program]
+    if options.as_root:
+        words.append("--allow-run-as-root")
+    if options.hostfile:
+        words += ["--hostfile", options.hostfile, *_across(options)]
+    else:
+        words += ["--host", f"localhost:{options.slots}", "-np", str(options.slots)]
+    for name in env_names:
+        words += ["-x", name]
+    return [*words, *options.more, *command]
+
+
+def _across(options: MpiRun) -> list[str]:
+    """Return what mpirun needs to reach other nodes.
+
+    No tree spawn: above some 64 hosts the tree of ssh connections stalls (open-mpi/ompi#4465,
+    #6198), and only this node's keys and configuration are needed.
+    """
+    agent = f"{options.ssh} -F {options.ssh_config}"
+    at_once = str(max(128, options.hosts))
+    if options.major == 4:
+        runtime, plm, out_of_band = "--mca", "plm_rsh", ("--mca", "oob_tcp_if_include")
+    else:
+        runtime, plm, out_of_band = "--prtemca", "plm_ssh", ("--prtemca", "prte_if_include")
+    words = [runtime, f"{plm}_agent", agent, runtime, f"{plm}_no_tree_spawn", "1"]
+    words += [runtime, f"{plm}_num_concurrent", at_once]
+    if options.interface:
+        words += ["--mca", "btl_tcp_if_include", options.interface, *out_of_band, options.interface]
+    return words

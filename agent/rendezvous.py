@@ -1,0 +1,361 @@
+"""Bring the nodes together before the run, and let them part after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import shutil
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from agent.errors import BAD_SETTINGS, NO_PERMISSION, TRY_AGAIN, AgentError, why
+from agent.helpers import Helper
+from agent.log import Log
+from agent.loop import Loop
+from agent.model import Node, Outcome, Topology
+from agent.roster import SIZE_LIMIT, Refused, Roster, index_of
+from agent.watch import Watch, read_regular
+
+SILENT_BEATS = 5
+READY, DONE, LEFT = "workers_ready", "master_done", "workers_done"
+# The launcher `each`: main says go, every node tells how its copy ended. A worker that is told to
+# end says so before it goes.
+GO, ENDED, LEAVING = "launch", "workers_ended", "workers_leaving"
+_DIRECTORIES = (READY, DONE, LEFT, GO, ENDED, LEAVING)
+_RECORD_LIMIT = 1 << 26
+_TELL_SECONDS = 20.0
+
+
+class StartHelper(Protocol):
+    """How a helper process is started."""
+
+    def __call__(
+        self, task: str, request: dict[str, Any], on_message: Callable[[dict[str, Any]], None]
+    ) -> Helper:
+        """Start the helper for a task."""
+        ...
+
+
+class Meeting(ABC):
+    """What both sides share: the directory of readiness files and the watch on it."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        log: Log,
+        topology: Topology,
+        batch: str,
+        heartbeat: float,
+        ssh: dict[str, Any],
+        start_helper: StartHelper,
+        on_failure: Callable[[AgentError], None],
+    ) -> None:
+        self._loop = loop
+        self._log = log
+        self._topology = topology
+        self._batch = batch
+        self._heartbeat = heartbeat
+        self._silence = SILENT_BEATS * heartbeat
+        # Port, user, directory and timeout: what every request to another node needs.
+        self._ssh = ssh
+        self._start_helper = start_helper
+        self._on_failure = on_failure
+        _empty(batch)
+        for name in _DIRECTORIES:
+            os.mkdir(os.path.join(batch, name), 0o700)
+        self._watch: Watch | None = None
+        self._beats = loop.every(heartbeat, self._beat)
+
+    def watch(self) -> None:
+        """Watch first and look second: no file is missed."""
+        directories = [os.path.join(self._batch, name) for name in _DIRECTORIES]
+        self._watch = Watch(directories, self._seen)
+        self._loop.watch(self._watch.fileno(), self._watch.read)
+        self._watch.scan()
+
+    def close(self) -> None:
+        """Stop watching and beating."""
+        self._beats.cancel()
+        if self._watch is not None:
+            self._loop.unwatch(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
+
+    def _seen(self, directory: str, name: str) -> None:
+        kind = os.path.basename(directory)
+        limit = SIZE_LIMIT if kind == READY else _RECORD_LIMIT
+        try:
+            data = read_regular(os.path.join(directory, name), limit)
+            self._take(kind, name, data)
+        except FileNotFoundError:
+            pass
+        except (Refused, OSError, ValueError, KeyError, TypeError) as error:
+            self._log.warning("refused", file=f"{kind}/{name}", cause=str(error))
+
+    @abstractmethod
+    def _take(self, kind: str, name: str, data: bytes) -> None:
+        """Take in what another node has written."""
+
+    @abstractmethod
+    def _beat(self) -> None:
+        """Give a sign of life, and look for the others'."""
+
+
+class MainMeeting(Meeting):
+    """The main node's side: take the workers in, watch over them, tell them the end."""
+
+    def __init__(self, *arguments: Any, output_dir: str) -> None:
+        super().__init__(*arguments)
+        self.roster = Roster(self._topology, self._silence)
+        self.parts: dict[int, dict[str, Any]] = {}
+        self.ended: dict[int, Outcome] = {}
+        self.lost: set[int] = set()
+        self.leaving = False
+        self._greeting = os.path.join(self._batch, "main.json")
+        self._count = 0
+        greeting = {
+            "job": self._topology.job,
+            "attempt": self._topology.attempt,
+            "output_dir": output_dir,
+        }
+        with open(self._greeting, "w", encoding="utf-8") as file:
+            json.dump(greeting, file)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Return the workers that are in, by index."""
+        return [node for _, node in sorted(self.roster.nodes.items())]
+
+    def missing(self, code: int = TRY_AGAIN) -> AgentError:
+        """Return the error that names who is not there."""
+        names = ", ".join(str(index) for index in self.roster.missing)
+        return AgentError(
+            f"meet {self._topology.count} nodes",
+            f"not joined in time: worker {names}",
+            code=code,
+            hint="look at their logs; raise ARCHITRAVE_JOIN_TIMEOUT_SECONDS if they start late",
+        )
+
+    def awaited(self) -> list[int]:
+        """Return the workers that have neither said how they parted nor been lost."""
+        return sorted(self.roster.nodes.keys() - self.parts.keys() - self.lost)
+
+    def heard_since(self, when: float) -> bool:
+        """Tell whether every worker has given a sign of life since then, or is lost."""
+        present = self.roster.nodes.keys() - self.lost - self.parts.keys()
+        return all(self.roster.heard(index) >= when for index in present)
+
+    def tell(self, directory: str, name: str, message: dict[str, Any]) -> Helper:
+        """Put a file on every worker, all at once; the helper is done within its bound."""
+        nodes = [
+            {"index": n.index, "address": n.address} for n in self.nodes if n.index not in self.lost
+        ]
+        request = self._ssh | {
+            "nodes": nodes,
+            "path": posixpath.join(self._ssh["batch"], directory, name),
+            "data": json.dumps(message),
+            "seconds": min(_TELL_SECONDS, 2 * self._silence),
+        }
+        return self._start_helper("tell", request, lambda message: None)
+
+    def _take(self, kind: str, name: str, data: bytes) -> None:
+        now = self._loop.clock()
+        index = index_of(name)
+        if kind == READY:
+            if index in self.roster.nodes and index not in self.lost:
+                self.roster.beat(index, now)  # touched: a heartbeat
+            node = self.roster.offer(name, data, now)
+            if node is not None:
+                joined = len(self.roster.nodes) + 1
+                self._log.info(
+                    "joined",
+                    worker=node.index,
+                    address=node.address,
+                    slots=node.slots,
+                    joined=joined,
+                    nodes=self._topology.count,
+                )
+        elif kind in (LEFT, ENDED, LEAVING):
+            if index is None or index not in self.roster.nodes:
+                raise Refused(f"{name}: no such worker is in")
+            fields = json.loads(data)
+            if kind == ENDED:
+                self.ended[index] = Outcome(**fields)
+            elif kind == LEAVING:
+                self._leaves(index, fields)
+            else:
+                self._part(index, fields)
+
+    def _part(self, index: int, fields: dict[str, Any]) -> None:
+        self.roster.leave(index)
+        self.parts[index] = fields
+        failure = fields.get("failure")
+        self._log.info("parted", worker=index, files=len(fields.get("files", ())))
+        if failure:
+            self._leaves(index, failure)
+
+    def _leaves(self, index: int, failure: dict[str, Any]) -> None:
+        if not self.leaving:
+            hint = f"look at the log of worker {index}"
+            error = AgentError.from_json(failure)
+            what = f"keep worker {index}"
+            self._on_failure(AgentError(what, str(error), code=error.code, hint=hint))
+
+    def _beat(self) -> None:
+        # A count and not a time: what a worker looks for is change, whatever the clocks say.
+        self._count += 1
+        try:
+            os.utime(self._greeting, (self._count, self._count))
+        except OSError as error:
+            self._log.warning("cannot show a sign of life", cause=why(error))
+        for index in self.roster.silent(self._loop.clock()):
+            self.roster.leave(index)
+            self.lost.add(index)
+            address = self.roster.nodes[index].address
+            self._on_failure(
+                AgentError(
+                    f"keep worker {index}",
+                    f"node {index} ({address}) has been silent for {self._silence:g} s",
+                    code=TRY_AGAIN,
+                    hint=f"look at the log of worker {index}; was it killed for memory?",
+                )
+            )
+
+
+class WorkerMeeting(Meeting):
+    """A worker's side: join the main node, give signs of life, wait for the end."""
+
+    def __init__(self, *arguments: Any, node: dict[str, Any], output_dir: str) -> None:
+        super().__init__(*arguments)
+        self.joined = False
+        self.address = ""
+        self.output_dir = ""
+        self.main_lost = False
+        self.outcome: Outcome | None = None
+        self.go: dict[str, Any] | None = None
+        self._node = node
+        self._own_dir = output_dir
+        self._helper: Helper | None = None
+        self._put: set[str] = set()
+        self._asked = False
+        self._heard = 0.0
+        self._seen_count = -1.0
+
+    def join(self, seconds: float) -> None:
+        """Start to join; `joined` becomes true, or `failure()` raises."""
+        request = self._ssh | {
+            "address": self._topology.main_address,
+            "seconds": seconds,
+            "job": self._topology.job,
+            "attempt": self._topology.attempt,
+            "node": self._node,
+            "output_dir": self._own_dir,
+        }
+        self._asked = False
+        self._helper = self._start_helper("join", request, self._hear)
+
+    def check(self) -> None:
+        """Raise what joining failed with."""
+        if self._helper is not None and self._helper.done and not self.joined:
+            self._helper.outcome()
+            raise AgentError(
+                "join", "the link ended", code=TRY_AGAIN, hint="look at the main node's log"
+            )
+
+    def put(self, directory: str, message: dict[str, Any]) -> Callable[[], bool]:
+        """Send a file about this node to the main node; return what tells that it has arrived."""
+        path = f"{directory}/{self._topology.index}.json"
+        data = json.dumps(message)
+
+        def arrived() -> bool:
+            return path in self._put
+
+        def send() -> None:
+            if arrived() or self.main_lost:
+                repeat.cancel()
+            elif self._helper is not None and not self._asked:
+                self._asked = self._helper.ask({"do": "put", "path": path, "data": data})
+
+        repeat = self._loop.every(min(0.2, self._heartbeat), send)
+        send()
+        return arrived
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        now = self._loop.clock()
+        if "joined" in message:
+            self.joined, self._heard = True, now
+            self.address = message["joined"]["own_address"]
+            self.output_dir = message["joined"]["output_dir"]
+            self._log.info("joined", main=self._topology.main_address, address=self.address)
+            return
+        self._asked = False
+        if "put" in message:
+            self._put.add(message["put"])
+            self._heard = now
+        elif "beat" in message and message["beat"] != self._seen_count:
+            self._seen_count = message["beat"]
+            self._heard = now
+        elif "log" in message:
+            self._log.at(message["log"], message["event"], {"cause": message.get("cause")})
+
+    def _beat(self) -> None:
+        if not self.joined or self.main_lost or self._helper is None:
+            return
+        if self._helper.done:
+            self._helper.close()
+            self.join(self._silence)
+        elif not self._asked:
+            self._asked = self._helper.ask({"do": "beat"})
+        if self._loop.clock() - self._heard > self._silence:
+            self.main_lost = True
+            self._on_failure(
+                AgentError(
+                    "keep the main node",
+                    f"{self._topology.main_address} has been silent for {self._silence:g} s",
+                    code=TRY_AGAIN,
+                    hint="look at the main node's log; was it killed for memory?",
+                )
+            )
+
+    def _take(self, kind: str, name: str, data: bytes) -> None:
+        if kind == DONE and name == "done":
+            message = json.loads(data)
+            if (message["job"], message["attempt"]) != (self._topology.job, self._topology.attempt):
+                raise Refused("it is of another job or attempt")
+            self.outcome = Outcome(**message["outcome"])
+        elif kind == GO and name == "go.json":
+            self.go = json.loads(data)
+
+    def close(self) -> None:
+        """End the link too."""
+        super().close()
+        if self._helper is not None:
+            self._helper.close()
+
+
+def _empty(batch: str) -> None:
+    """Make the directory of readiness files, with nothing in it from an earlier attempt."""
+    try:
+        status = os.lstat(batch)
+        if not stat.S_ISDIR(status.st_mode):
+            os.unlink(batch)
+        elif status.st_uid != os.geteuid():
+            raise AgentError(
+                f"use {batch}",
+                "it belongs to another user",
+                code=NO_PERMISSION,
+                hint="run one job in a container",
+            )
+        else:
+            shutil.rmtree(batch)
+    except FileNotFoundError:
+        pass
+    try:
+        os.makedirs(batch, mode=0o700)
+    except OSError as error:
+        raise AgentError(
+            f"make {batch}", why(error), code=BAD_SETTINGS, hint="make /tmp writable"
+        ) from error

@@ -1,0 +1,81 @@
+"""Make run.json and manifest.json: what happened, and what was uploaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from agent import __version__
+from agent.model import Node, Outcome, Span, Topology
+
+RUN_SCHEMA = "architrave-run/1"
+MANIFEST_SCHEMA = "architrave-manifest/1"
+
+
+def node_record(node: Node, spans: Iterable[Span], **more: Any) -> dict[str, Any]:
+    """Return what one node tells about itself.
+
+    Phases are in seconds of this node's monotonic clock; `unix_minus_monotonic` turns them into
+    times that can be compared between nodes.
+    """
+    return {
+        "index": node.index,
+        "address": node.address,
+        "slots": node.slots,
+        "versions": {
+            "architrave": __version__,
+            "python": platform.python_version(),
+            "kernel": os.uname().release,
+            "machine": os.uname().machine,
+        },
+        "unix_minus_monotonic": round(time.time() - time.monotonic(), 3),
+        "phases": [
+            {"phase": s.phase, "start": round(s.start, 4), "end": s.end and round(s.end, 4)}
+            for s in spans
+        ],
+        **more,
+    }
+
+
+def run_json(
+    topology: Topology,
+    outcome: Outcome,
+    command: Sequence[str],
+    nodes: Iterable[Mapping[str, Any]],
+    times: Mapping[str, float],
+    **more: Any,
+) -> str:
+    """Return the run's record; `times` are real, user and sys in seconds."""
+    record = {
+        "schema": RUN_SCHEMA,
+        "job": topology.job,
+        "attempt": topology.attempt,
+        "main_node": topology.main_index,
+        "command": list(command),
+        "exit": outcome.to_json(),
+        "times": dict(times),
+        "nodes": sorted(nodes, key=lambda node: int(node["index"])),
+        **more,
+    }
+    return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+
+
+def manifest_json(topology: Topology, parts: Mapping[int, Iterable[Mapping[str, Any]]]) -> str:
+    """Return the list of every file of every node: `node-<index>/<name>`, size, SHA-256."""
+    files = [
+        {"path": f"node-{index}/{file['name']}", "size": file["size"], "sha256": file["sha256"]}
+        for index, listed in sorted(parts.items())
+        for file in listed
+    ]
+    manifest = {
+        "schema": MANIFEST_SCHEMA,
+        "job": topology.job,
+        "attempt": topology.attempt,
+        "nodes": topology.count,
+        "files": files,
+    }
+    return json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,114 @@
+"""Keep this job's own sshd running: a child in the foreground, with its own configuration."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+
+from agent.errors import OS_ERROR, AgentError
+from agent.log import Log
+from agent.loop import Loop
+from agent.process import Child
+
+_RESTARTS, _BACKOFF = 5, 0.2
+_PRIVSEP = "/run/sshd"
+
+
+class Sshd:
+    """The SSH server of one node; it is started again when it dies, a bounded number of times."""
+
+    def __init__(self, loop: Loop, log: Log, config: str, env: Mapping[str, str]) -> None:
+        self.listening = False
+        self.failure: AgentError | None = None
+        self.child: Child | None = None
+        self._loop = loop
+        self._log = log
+        self._config = config
+        self._env = env
+        self._words = b""
+        self._last = ""
+        self._pipe = -1
+        self._starts = 0
+        self._closing = False
+        path = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
+        if path is None:
+            raise AgentError(
+                "start sshd",
+                "it is not installed",
+                code=OS_ERROR,
+                hint="build the image with --target batch, or apt-get install openssh-server",
+            )
+        self._program = path
+        if os.geteuid() == 0:
+            os.makedirs(_PRIVSEP, mode=0o755, exist_ok=True)
+        self._start()
+
+    def _start(self) -> None:
+        self._starts += 1
+        self._pipe, stderr = os.pipe()
+        os.set_blocking(self._pipe, False)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self.child = self._loop.children.spawn(
+                # sshd must know its own path: it executes itself for every connection.
+                [self._program, "-D", "-e", "-f", self._config],
+                self._env,
+                cwd="/",
+                stdin=null,
+                stdout=null,
+                stderr=stderr,
+            )
+        finally:
+            os.close(null)
+            os.close(stderr)
+        self._loop.watch(self._pipe, self._hear)
+
+    def _hear(self) -> None:
+        try:
+            data = os.read(self._pipe, 1 << 14)
+        except BlockingIOError:
+            return
+        if not data:
+            self._loop.unwatch(self._pipe)
+            os.close(self._pipe)
+            self._pipe = -1
+            return
+        self._words = (self._words + data)[-4096:]
+        *lines, rest = self._words.split(b"\n")
+        for line in lines:
+            text = line.decode("utf-8", "replace").strip()
+            self.listening = self.listening or text.startswith("Server listening")
+            self._log.debug("sshd", text=text)
+        self._words = rest
+        if lines:
+            self._last = lines[-1].decode("utf-8", "replace").strip()
+
+    def child_ended(self) -> None:
+        """Start sshd again, or give up with `failure`. Called when the child has ended."""
+        if self._closing or self.child is None:
+            return
+        code, self.child = self.child.code, None
+        if self._pipe >= 0:
+            self._hear()
+        if self._starts > _RESTARTS or not self.listening:
+            port = "set ARCHITRAVE_SSH_PORT to a free port, or look at the log with level debug"
+            cause = self._last or f"it ended with {code}"
+            self.failure = AgentError("start sshd", cause, code=OS_ERROR, hint=port)
+            return
+        self._log.warning("sshd ended, starting it again", code=code, start=self._starts + 1)
+        self._loop.call_at(
+            self._loop.clock() + _BACKOFF * 2**self._starts,
+            lambda: None if self._closing else self._start(),
+        )
+
+    def close(self) -> None:
+        """End sshd; its sessions end with the processes in them."""
+        self._closing = True
+        if self.child is not None and self.child.running:
+            self.child.kill_group(signal.SIGTERM)
+        if self._pipe >= 0:
+            self._loop.unwatch(self._pipe)
+            os.close(self._pipe)
+            self._pipe = -1

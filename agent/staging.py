@@ -1,0 +1,205 @@
+"""Stage in the archives and stage out the results. Runs in helper processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from agent import archive, model, packages
+from agent.errors import AgentError, NotThere, why
+from agent.integrity import digests
+from agent.settings import S3Place
+from agent.storage import Emit, Progress, Storage
+
+_UPLOADS_AT_ONCE = 8
+# What the image keeps in /opt and no archive may replace.
+OWN_NAMES = {"architrave", "run.sh", "run_batch.sh"}
+JOURNAL = "unpacked.list"
+
+
+def _place(fields: dict[str, str] | None) -> S3Place | None:
+    return S3Place(**fields) if fields else None
+
+
+def stage_in(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Fetch, check, unpack and install what the settings name, all at once.
+
+    `request`: deps, private, probe (places or null), path_style, runtime_dir, opt, deps_dir,
+    password, system. Returns {"fetched", "path", "library_path", "installed", "skipped"}.
+    """
+    storage = Storage(emit, path_style=request["path_style"])
+    private, deps, probe = (_place(request[name]) for name in ("private", "deps", "probe"))
+    answer: dict[str, Any] = {"fetched": [], "path": [], "library_path": []}
+    # Not waited for when one fails: the process ends, and with it what the others do.
+    pool = ThreadPoolExecutor(3)
+    fetches: dict[Future[Any], Callable[[], dict[str, Any]]] = {}
+    if private:
+        path = os.path.join(request["runtime_dir"], "private.7z")
+        fetches[pool.submit(storage.fetch, private, path)] = lambda: _unpack_private(path, request)
+    if deps:
+        fetches[pool.submit(_fetch_deps, storage, deps, request)] = lambda: _install(request)
+    jobs: list[Future[Any]] = [pool.submit(_probe, storage, probe)] if probe else []
+    for waiting, fetched in enumerate(as_completed(fetches), 1):
+        answer["fetched"] += _as_list(fetched.result())
+        if waiting == len(fetches):
+            emit({"phase": model.UNPACK})
+        jobs.append(pool.submit(_timed, fetches[fetched], emit))
+    for job in as_completed(jobs):
+        answer |= job.result() or {}
+    return answer
+
+
+def _as_list(found: Any) -> list[dict[str, Any]]:
+    return found if isinstance(found, list) else [found]
+
+
+def _timed(action: Callable[[], dict[str, Any]], emit: Emit) -> dict[str, Any]:
+    start = time.monotonic()
+    answer = action()
+    emit(
+        {
+            "log": "info",
+            "event": "unpacked",
+            "seconds": round(time.monotonic() - start, 3),
+            **answer,
+        }
+    )
+    return answer
+
+
+def _probe(storage: Storage, place: S3Place) -> None:
+    """Find out in the first minute, not after ten hours, whether results can be written."""
+    storage.put(b"", place)
+    storage.remove(place)
+
+
+def _unpack_private(path: str, request: dict[str, Any]) -> dict[str, Any]:
+    opt = request["opt"]
+    # Below /opt, so that moving is renaming.
+    fresh = os.path.join(opt, ".architrave-incoming")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        os.makedirs(fresh, mode=0o700)
+    except OSError as error:
+        raise AgentError(
+            f"unpack into {opt}",
+            why(error),
+            code=77,
+            hint=f"run as root, or make {opt} writable for this user",
+        ) from error
+    try:
+        archive.unpack_7z(path, fresh, request["password"], OWN_NAMES)
+        archive.move_into(fresh, opt, os.path.join(request["runtime_dir"], JOURNAL))
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        os.unlink(path)
+    return {}
+
+
+def _fetch_deps(storage: Storage, place: S3Place, request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Fetch deps.tar.gz, or the list that stands in its place and each package beside it."""
+    if place.key.endswith(".lst"):
+        return _fetch_listed(storage, place, request["deps_dir"])
+    beside = S3Place(place.bucket, os.path.join(os.path.dirname(place.key), "deps_batch.lst"))
+    try:
+        return [storage.fetch(place, os.path.join(request["runtime_dir"], "deps.tar.gz"))]
+    except NotThere as missing:
+        try:
+            return _fetch_listed(storage, beside, request["deps_dir"])
+        except NotThere:
+            raise missing from None
+
+
+def _fetch_listed(storage: Storage, place: S3Place, target: str) -> list[dict[str, Any]]:
+    content = storage.read(place)
+    Path(target, "deps_batch.lst").write_bytes(content)
+    folder = os.path.dirname(place.key)
+    names = packages.read_list(content.decode("utf-8", "replace"))
+    with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
+        return list(
+            pool.map(
+                lambda name: storage.fetch(
+                    S3Place(place.bucket, os.path.join(folder, name)), os.path.join(target, name)
+                ),
+                names,
+            )
+        )
+
+
+def _install(request: dict[str, Any]) -> dict[str, Any]:
+    target = request["deps_dir"]
+    tar = os.path.join(request["runtime_dir"], "deps.tar.gz")
+    if os.path.exists(tar):
+        archive.unpack_tar(tar, target)
+        os.unlink(tar)
+    found = {path.name: str(path) for path in sorted(Path(target).rglob("*.deb"))}
+    listed = next(Path(target).rglob("deps_batch.lst"), None)
+    if listed:
+        names = packages.read_list(listed.read_text("utf-8", "replace"))
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise AgentError(
+                "install the dependencies",
+                f"deps_batch.lst names {', '.join(missing)}, which is not there",
+                code=65,
+                hint="pack the missing files, or take them off the list",
+            )
+        found = {name: found[name] for name in names}
+    laid_out = os.path.join(request["runtime_dir"], "deps")
+    return packages.install(list(found.values()), system=request["system"], laid_out=laid_out)
+
+
+def stage_out(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Upload files below one prefix, several at once; one that fails doesn't hold up the rest.
+
+    `request`: place (or null: hash only), path_style, directory, files (relative paths).
+    Returns {"files": [{"name", "size", "sha256"}], "failed": [{"name", "cause", ...}]}.
+    """
+    place = _place(request["place"])
+    storage = (
+        Storage(emit, path_style=request["path_style"]) if place and request["files"] else None
+    )
+    directory = request["directory"]
+    sizes = {name: os.path.getsize(os.path.join(directory, name)) for name in request["files"]}
+    progress = Progress(emit, "results", sum(sizes.values()))
+
+    def upload(name: str) -> dict[str, Any]:
+        path = os.path.join(directory, name)
+        sha = digests(path, {}, 0)["sha256"].hex()
+        if storage and place:
+            storage.put_file(path, place / name, progress)
+        return {"name": name, "size": os.path.getsize(path), "sha256": sha}
+
+    done, failed = [], []
+    with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
+        uploads = {pool.submit(upload, name): name for name in request["files"]}
+        for future in as_completed(uploads):
+            try:
+                done.append(future.result())
+            except AgentError as error:
+                failed.append({"name": uploads[future], **error.to_json()})
+            except OSError as error:
+                what = f"upload {uploads[future]}"
+                failed.append(
+                    {"name": uploads[future]} | AgentError(what, why(error), code=73).to_json()
+                )
+    done.sort(key=lambda file: str(file["name"]))
+    return {"files": done, "failed": failed}
+
+
+def finish(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Write small documents in the order given; the manifest comes last.
+
+    `request`: place, path_style, documents [[name, text], ...].
+    """
+    place = _place(request["place"])
+    assert place is not None
+    storage = Storage(emit, path_style=request["path_style"])
+    for name, text in request["documents"]:
+        storage.put(text.encode(), place / name)
+    return {"written": [name for name, _ in request["documents"]]}

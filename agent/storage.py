@@ -1,0 +1,232 @@
+"""Read and write S3 objects with boto3. Runs in helper processes only."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from agent.errors import (
+    BAD_ARCHIVE,
+    CANNOT_WRITE,
+    NO_OBJECT,
+    NO_PERMISSION,
+    S3_UNREACHABLE,
+    AgentError,
+    NotThere,
+    why,
+)
+from agent.integrity import digests, expected
+from agent.settings import S3Place
+
+Emit = Callable[[dict[str, Any]], None]
+
+_MIB = 1 << 20
+# Measured: half the time and processor seconds of boto3's defaults for large objects.
+_PART_SIZE, _PARTS_AT_ONCE, _IO_CHUNK = 32 * _MIB, 2, 4 * _MIB
+_ATTEMPTS, _CONNECT_SECONDS, _READ_SECONDS = 8, 10, 30
+_CHECK_ATTEMPTS = 2
+_PROGRESS_SHARE, _PROGRESS_SECONDS = 10, 10.0
+
+_MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
+_DENIED = {
+    "403": "check the role's policy: s3:GetObject on the archives, s3:PutObject on the results",
+    "AccessDenied": "check the role's policy: s3:GetObject on archives, s3:PutObject on results",
+    "ExpiredToken": "get new credentials: these have expired",
+    "RequestTimeTooSkewed": "set this machine's clock",
+    "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY",
+    "AuthorizationHeaderMalformed": "check AWS_REGION: the bucket lies in another region",
+    "PermanentRedirect": "check AWS_REGION: the bucket lies in another region",
+    "301": "check AWS_REGION: the bucket lies in another region",
+    "400": "check the credentials and AWS_REGION",
+}
+
+
+class Progress:
+    """Tell how far a transfer is: at most once per 10 % or 10 s. Called from many threads."""
+
+    def __init__(self, emit: Emit, what: str, size: int) -> None:
+        self._emit = emit
+        self._what = what
+        self._size = max(size, 1)
+        self._lock = threading.Lock()
+        self._seen = 0
+        self._told = 0
+        self._told_at = time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        """Count bytes that have arrived."""
+        with self._lock:
+            self._seen += count
+            percent = 100 * self._seen // self._size
+            now = time.monotonic()
+            share = percent // _PROGRESS_SHARE > self._told // _PROGRESS_SHARE
+            if percent > self._told and (share or now - self._told_at >= _PROGRESS_SECONDS):
+                self._told, self._told_at = percent, now
+                self._emit({"event": "progress", "what": self._what, "percent": min(percent, 100)})
+
+
+class Storage:
+    """An S3 endpoint, chosen by the AWS SDK's own environment variables. Threads may share it."""
+
+    def __init__(self, emit: Emit, *, path_style: bool) -> None:
+        import boto3
+        from boto3.s3.transfer import TransferConfig
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+
+        self._emit = emit
+        try:
+            self._client = boto3.client(
+                "s3",
+                config=Config(
+                    retries={"mode": "standard", "max_attempts": _ATTEMPTS},
+                    connect_timeout=_CONNECT_SECONDS,
+                    read_timeout=_READ_SECONDS,
+                    max_pool_connections=32,
+                    # A bucket in the host name works only where DNS knows it, as AWS's does.
+                    s3={"addressing_style": "path" if path_style else "auto"},
+                ),
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise AgentError(
+                "use the S3 endpoint",
+                str(error),
+                code=NO_PERMISSION,
+                hint="check AWS_REGION and AWS_*",
+            ) from error
+        self._transfer = TransferConfig(
+            multipart_threshold=_PART_SIZE,
+            multipart_chunksize=_PART_SIZE,
+            max_concurrency=_PARTS_AT_ONCE,
+            io_chunksize=_IO_CHUNK,
+        )
+
+    def fetch(self, place: S3Place, path: str) -> dict[str, Any]:
+        """Fetch an object into a file and check it against S3's size and checksums.
+
+        Returns {"object", "size", "sha256", "checked"}. Raises NotThere (66), AgentError 65 when
+        the checksum stays wrong, 69 or 77.
+        """
+        what = os.path.basename(place.key)
+        for attempt in range(_CHECK_ATTEMPTS):
+            try:
+                head = self._client.head_object(
+                    Bucket=place.bucket, Key=place.key, ChecksumMode="ENABLED"
+                )
+                size = int(head["ContentLength"])
+                wanted = expected(head)
+                self._client.download_file(
+                    place.bucket,
+                    place.key,
+                    path,
+                    Config=self._transfer,
+                    Callback=Progress(self._emit, what, size),
+                )
+                found = digests(
+                    path,
+                    {n: parts for n, (_, parts) in wanted.items()},
+                    self._part_size(place, wanted),
+                )
+            except Exception as error:
+                _raise(error, f"fetch {place}")
+            wrong = [name for name, (digest, _) in wanted.items() if found[name] != digest]
+            if os.path.getsize(path) != size:
+                wrong.append("size")
+            if not wrong:
+                return {
+                    "object": str(place),
+                    "size": size,
+                    "sha256": found["sha256"].hex(),
+                    "checked": sorted([*wanted, "size"]),
+                }
+            self._emit(
+                {"log": "warning", "event": "checksum wrong", "what": what, "checksums": wrong}
+                | {"attempt_of_transfer": attempt + 1}
+            )
+        raise AgentError(
+            f"fetch {place}",
+            f"its {' and '.join(wrong)} stays wrong",
+            code=BAD_ARCHIVE,
+            hint="upload it again",
+        )
+
+    def _part_size(self, place: S3Place, wanted: dict[str, tuple[bytes, int]]) -> int:
+        """Return the size of an object's first part in bytes, if it was uploaded in parts."""
+        if not any(parts for _, parts in wanted.values()):
+            return 0
+        head = self._client.head_object(Bucket=place.bucket, Key=place.key, PartNumber=1)
+        return int(head["ContentLength"])
+
+    def read(self, place: S3Place) -> bytes:
+        """Return a small object's content."""
+        try:
+            answer = self._client.get_object(Bucket=place.bucket, Key=place.key)
+            return bytes(answer["Body"].read())
+        except Exception as error:
+            _raise(error, f"fetch {place}")
+
+    def put_file(self, path: str, place: S3Place, callback: Callable[[int], None]) -> None:
+        """Upload a file; raise AgentError (73, 69 or 77)."""
+        try:
+            self._client.upload_file(
+                path, place.bucket, place.key, Config=self._transfer, Callback=callback
+            )
+        except Exception as error:
+            _raise(error, f"upload {path} to {place}", missing=CANNOT_WRITE)
+
+    def put(self, data: bytes, place: S3Place) -> None:
+        """Write a small object; raise AgentError (73, 69 or 77)."""
+        try:
+            self._client.put_object(Bucket=place.bucket, Key=place.key, Body=data)
+        except Exception as error:
+            _raise(error, f"write {place}", missing=CANNOT_WRITE)
+
+    def remove(self, place: S3Place) -> None:
+        """Delete an object; that it may not be is no failure."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            self._client.delete_object(Bucket=place.bucket, Key=place.key)
+        except (BotoCoreError, ClientError):
+            pass
+
+
+def _raise(error: Exception, what: str, *, missing: int = NO_OBJECT) -> NoReturn:
+    """Turn what boto3 raises into our words, with the exit code and the next thing to do."""
+    from boto3.exceptions import S3UploadFailedError
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        PartialCredentialsError,
+    )
+
+    if isinstance(error, S3UploadFailedError) and isinstance(error.__context__, ClientError):
+        error = error.__context__
+    if isinstance(error, ClientError):
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        text = error.response.get("Error", {}).get("Message") or code
+        if code in _MISSING:
+            hint = f"aws s3 ls {what.rpartition(' ')[2].rpartition('/')[0]}/"
+            kind = NotThere if missing == NO_OBJECT else AgentError
+            raise kind(
+                what, "there is no such object or bucket", code=missing, hint=hint
+            ) from error
+        if code in _DENIED:
+            raise AgentError(what, text, code=NO_PERMISSION, hint=_DENIED[code]) from error
+        hint = "S3 answers, but not well: try again"
+        raise AgentError(what, f"{code}: {text}", code=S3_UNREACHABLE, hint=hint) from error
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        hint = "give the job a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        raise AgentError(what, "no AWS credentials found", code=NO_PERMISSION, hint=hint) from error
+    if isinstance(error, BotoCoreError | S3UploadFailedError):
+        hint = "check the network, AWS_ENDPOINT_URL_S3 and AWS_REGION"
+        raise AgentError(what, str(error), code=S3_UNREACHABLE, hint=hint) from error
+    if isinstance(error, OSError):
+        hint = "check the disk: df -h"
+        raise AgentError(what, why(error), code=71, hint=hint) from error
+    raise error

@@ -1,0 +1,276 @@
+"""Walk one node through the phases of a job: waits, signals, helpers, the first failure, the end.
+
+    stage in --> meet --> run --> part --> stage out --> exit code
+
+A failure in any phase still walks the rest of the way; the first one decides the exit code. What
+each role does in a phase is in `job`; this is what all roles share.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import stat
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from agent.errors import BUG, CANNOT_WRITE, NO_PERMISSION, TRY_AGAIN, AgentError, HelperDied, why
+from agent.helpers import Helper
+from agent.launch import Application
+from agent.log import Log
+from agent.loop import Loop
+from agent.model import AGENT, Outcome, Span
+from agent.process import Child
+from agent.settings import Settings
+from agent.sshd import Sshd
+
+# From SIGTERM to SIGKILL Batch gives 30 s: out before, results and all (AWS Batch job timeouts).
+STOP_SECONDS = 27.0
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_CLEANUP_SECONDS = 2.0
+JOURNAL = "unpacked.list"
+
+
+class Supervisor:
+    """One node's run. `failure` is the first thing that went wrong."""
+
+    def __init__(self, settings: Settings, loop: Loop, log: Log) -> None:
+        self.settings = settings
+        self.loop = loop
+        self.log = log
+        self.failure: AgentError | None = None
+        self.application: Application | None = None
+        self.sshd: Sshd | None = None
+        self.spans: list[Span] = []
+        self.own_pids: set[int] = set()
+        self.shielded = False
+        self.ending = 0
+        self.last_moment: float | None = None
+        self._helpers: list[Helper] = []
+        self._lock = -1
+        loop.on_signal = self._signal
+        loop.on_child = self._child
+
+    # -- phases and waits
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase; the one before it ends."""
+        now = self.loop.clock()
+        if self.spans:
+            self.spans[-1].end = now
+        self.spans.append(Span(phase, now))
+        self.log.context["phase"] = phase
+        self.log.info("phase")
+
+    def wait(
+        self,
+        what: str,
+        done: Callable[[], object],
+        seconds: float,
+        missing: Callable[[], object] = lambda: None,
+    ) -> bool:
+        """Wait for something, at most so long; raise the failure that comes meanwhile."""
+        start = self.loop.clock()
+        deadline = start + seconds
+        if self.last_moment is not None:
+            deadline = min(deadline, self.last_moment)
+        self.log.info("waiting", what=what, at_most_seconds=round(deadline - start, 1))
+        came = self.loop.wait(lambda: done() or self._must_stop(), deadline)
+        took = round(self.loop.clock() - start, 3)
+        if self._must_stop():
+            self.log.info("gave up waiting", what=what, seconds=took, missing=missing())
+            assert self.failure is not None
+            raise self.failure
+        self.log.info(
+            "came" if came else "did not come", what=what, seconds=took, missing=missing()
+        )
+        return came
+
+    def _must_stop(self) -> bool:
+        return self.failure is not None and not self.shielded
+
+    def fail(self, error: AgentError) -> None:
+        """Note a failure; the first one decides, and ends the application if it runs."""
+        self.log.error(str(error), hint=error.hint, code=error.code)
+        if self.failure is None:
+            self.failure = error
+            if self.application is not None:
+                self.application.stop(error)
+
+    # -- helpers
+
+    def start_helper(
+        self, task: str, request: dict[str, Any], on_message: Callable[[dict[str, Any]], None]
+    ) -> Helper:
+        """Start a helper process; it is ended with the job."""
+        helper = Helper(self.loop, self.settings.helper_env, task, request, on_message)
+        self._helpers.append(helper)
+        self.own_pids.add(helper.child.pid)
+        return helper
+
+    def call(self, task: str, what: str, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Run a helper and return its result; one that dies or hangs is tried once more."""
+        for again in (True, False):
+            helper = self.start_helper(task, request, self._hear)
+            try:
+                if not self.wait(what, partial(_is_done, helper), seconds):
+                    raise HelperDied(
+                        what, f"not done after {seconds:g} s", code=BUG, hint="look at the network"
+                    )
+                return helper.outcome()
+            except HelperDied as error:
+                if not again or self.last_moment is not None:
+                    raise
+                self.log.warning("trying once more", what=what, cause=error.cause)
+            finally:
+                helper.close()
+        raise AssertionError("unreachable")
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if "phase" in message:
+            self.enter(message["phase"])
+            return
+        level = message.pop("log", "info")
+        self.log.at(level, str(message.pop("event", "helper")), message)
+
+    # -- signals and children
+
+    def _signal(self, number: int) -> None:
+        if number not in _ENDING:
+            if self.application is not None:
+                self.application.forward(number)
+            return
+        name = signal.Signals(number).name
+        self.log.warning(
+            "signal", signal=name, phase_now=self.spans[-1].phase if self.spans else ""
+        )
+        error = AgentError(
+            "finish the job",
+            f"{name} told this node to end",
+            code=128 + number,
+            hint="who sent it says why: a time limit, a cancelled job, docker stop",
+        )
+        first = not self.ending
+        self.ending = self.ending or number
+        if first:
+            self.last_moment = self.loop.clock() + STOP_SECONDS
+        if self.application is not None and not self.application.ended:
+            # The application hears the signal that the agent heard; a second one means now.
+            self.application.stop(error, number)
+        if first:
+            self.fail(error)
+        self.on_ending()
+
+    def on_ending(self) -> None:
+        """Be told that a signal asks for the end; the roles have more to do then."""
+
+    def _child(self, child: Child) -> None:
+        if child.running:
+            self.log.warning(
+                "stopped by a signal",
+                process=child.name,
+                signal=child.stopped_by,
+                hint="kill -CONT",
+            )
+            return
+        self.own_pids.discard(child.pid)
+        if self.application is not None:
+            self.application.child_ended(child)
+        if self.sshd is not None and child is self.sshd.child:
+            self.sshd.child_ended()
+            if self.sshd.failure is not None and not self.shielded:
+                self.fail(self.sshd.failure)
+            elif self.sshd.child is not None:
+                self.own_pids.add(self.sshd.child.pid)
+
+    # -- the agent's own directory
+
+    def prepare(self) -> None:
+        """Make the runtime directory, and make sure that no other agent runs a job here."""
+        directory = self.settings.runtime_dir
+        try:
+            os.makedirs(os.path.dirname(directory), exist_ok=True)
+            try:
+                os.mkdir(directory, 0o700)
+            except FileExistsError:
+                status = os.lstat(directory)
+                if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+                    raise PermissionError(1, "it belongs to somebody else") from None
+                os.chmod(directory, 0o700)
+            lock = os.open(f"{directory}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock
+        except BlockingIOError as error:
+            raise AgentError(
+                "start the job",
+                "another agent runs one in this container",
+                code=TRY_AGAIN,
+                hint="a job's application must not start /opt/run.sh again",
+            ) from error
+        except OSError as error:
+            raise AgentError(
+                f"make {directory}",
+                why(error),
+                code=NO_PERMISSION,
+                hint="make /tmp writable: docker run --tmpfs /tmp",
+            ) from error
+        for name in os.listdir(directory):
+            _remove(os.path.join(directory, name))
+
+    def cleanup(self) -> None:
+        """Leave no process, no key and no decrypted file behind."""
+        for helper in self._helpers:
+            helper.close()
+        if self.sshd is not None:
+            self.sshd.close()
+        for child in self.loop.children.running:
+            child.kill_group(signal.SIGKILL)
+        children = self.loop.children
+        self.loop.wait(lambda: not children.running, self.loop.clock() + _CLEANUP_SECONDS)
+        children.end_orphans()
+        if self._lock < 0:
+            return  # what lies there is another agent's
+        directory = self.settings.runtime_dir
+        try:
+            with open(
+                f"{directory}/{JOURNAL}", encoding="utf-8", errors="surrogateescape"
+            ) as list_:
+                for path in list_.read().split("\0"):
+                    _remove(path)
+        except OSError:
+            pass
+        _remove(self.settings.path("/opt/.architrave-incoming"))
+        _remove(directory)
+        _remove(f"{directory}.lock")
+
+    # -- the end
+
+    def outcome_of(self, error: AgentError) -> Outcome:
+        """Return the outcome that a failure of the agent's own makes."""
+        return Outcome(error.code, AGENT, cause=str(error), hint=error.hint)
+
+    def write_exit_code(self, code: int) -> None:
+        """Put the exit code where a surrounding program looks for it."""
+        path = self.settings.exit_code_file
+        try:
+            with open(path, "w", encoding="ascii") as file:
+                file.write(f"{code}\n")
+        except OSError as error:
+            self.log.warning(f"cannot write {path}: {why(error)}", code=CANNOT_WRITE)
+
+
+def _is_done(helper: Helper) -> bool:
+    return helper.done
+
+
+def _remove(path: str) -> None:
+    try:
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
+    except OSError:
+        pass

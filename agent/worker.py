@@ -1,0 +1,134 @@
+"""Take part in the job as a worker: be there for the main node, then hand over the results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent import model, outputs
+from agent.errors import TRY_AGAIN, AgentError
+from agent.job import Job
+from agent.model import Node, Outcome
+from agent.rendezvous import ENDED, LEAVING, LEFT, WorkerMeeting
+
+_PART_SECONDS = 60.0
+_LEAVE_SECONDS = 4.0
+_FOREVER = 1e9
+
+
+class Worker(Job):
+    """A worker ends with the main node's exit code."""
+
+    meeting: WorkerMeeting | None = None
+
+    def work(self) -> Outcome:
+        """Join, then wait until the main node says how the job has ended."""
+        self.log.open()
+        self.prepare()
+        self.stage_in()
+        self.meet()
+        meeting = self.meeting
+        assert meeting is not None
+        self.enter(model.RUN)
+        if self.settings.launcher == "each":
+            self.wait("main launches", lambda: meeting.go or meeting.outcome, _FOREVER)
+            if meeting.go:
+                self._run_own_copy(meeting)
+        try:
+            self.wait("main tells the end", lambda: meeting.outcome, _FOREVER)
+        except AgentError:
+            if not self.ending or meeting.main_lost:
+                raise
+            self._leave(meeting)
+        assert meeting.outcome is not None
+        return meeting.outcome
+
+    def _leave(self, meeting: WorkerMeeting) -> None:
+        """Say that this node is told to end, and stay while main ends the application.
+
+        Its ranks here may still write results; a cancelled job tells all nodes at once.
+        """
+        assert self.failure is not None
+        self.shielded = True
+        meeting.put(LEAVING, self.failure.to_json())
+        self.wait(
+            "main ends the application",
+            lambda: meeting.outcome or meeting.main_lost,
+            self.settings.grace + _LEAVE_SECONDS,
+        )
+        if meeting.outcome is None:
+            raise self.failure
+
+    def meet(self) -> None:
+        """Start sshd first, then join: who is ready can be reached."""
+        self.enter(model.JOIN)
+        settings = self.settings
+        ssh = self.open_sshd()
+        meeting = WorkerMeeting(
+            self.loop,
+            self.log,
+            settings.topology,
+            ssh["batch"],
+            settings.heartbeat,
+            ssh,
+            self.start_helper,
+            self.fail,
+            node={"index": self.node.index, "address": self.node.address, "slots": self.node.slots}
+            | {"version": self.node.version},
+            output_dir=self.output_dir,
+        )
+        self.meeting = meeting
+        meeting.watch()
+        self.wait_for_sshd()
+        meeting.join(settings.join_timeout)
+
+        def joined() -> bool:
+            if not meeting.joined:
+                meeting.check()
+            return meeting.joined
+
+        # The helper has the deadline and knows the cause; a second more lets it tell.
+        if not self.wait("joining the main node", joined, settings.join_timeout + 1):
+            raise AgentError(
+                f"join {settings.topology.main_address}",
+                "no answer in time",
+                code=TRY_AGAIN,
+                hint="look at the main node's log",
+            )
+        self.node = Node(self.node.index, meeting.address, self.node.slots, self.node.version)
+        self._before = outputs.snapshot(self.output_dir)
+
+    def _run_own_copy(self, meeting: WorkerMeeting) -> None:
+        """Launch the application here too, and tell the main node how it ended."""
+        assert meeting.go is not None
+        with open(self.settings.path("/tmp/hostfile"), "w", encoding="ascii") as file:
+            file.write(meeting.go["hostfile"])
+        outcome = self.launch()
+        arrived = meeting.put(ENDED, outcome.to_json())
+        self.wait(
+            "main knows how it ended here", lambda: arrived() or meeting.outcome, _PART_SECONDS
+        )
+
+    def end(self, outcome: Outcome) -> Outcome:
+        """Upload, and give the main node this node's part of the manifest."""
+        meeting = self.meeting
+        self.shielded = True
+        self.enter(model.PART)
+        if meeting is None or not meeting.joined:
+            self.enter(model.UPLOAD)
+            self.judged(outcome, self.upload(self.place))
+            return outcome
+        self.enter(model.UPLOAD)
+        uploaded = self.upload(self.place)
+        judged = self.judged(outcome, uploaded)
+        part: dict[str, Any] = {
+            "index": self.node.index,
+            "record": self.record(uploaded),
+            "files": [file["name"] for file in uploaded["files"]],
+            "failure": self.failure.to_json() if self.failure is not None else None,
+        }
+        arrived = meeting.put(LEFT, part)
+        self.wait(
+            "main has this node's part", lambda: arrived() or meeting.main_lost, _PART_SECONDS
+        )
+        meeting.close()
+        return judged
