@@ -24,7 +24,7 @@ SSHD_CONFIG, SSH_CONFIG = "sshd_config", "ssh_config"
 def prepare(request: dict[str, Any], emit: object) -> dict[str, Any]:
     """Write keys and configurations into `directory`. Runs in a helper process.
 
-    `request`: key_file, directory, job, attempt, address, port, user, nodes, heartbeat, path,
+    `request`: key_file, directory, batch, job, attempt, address, port, user, nodes, heartbeat, path,
     library_path. Raises AgentError 65 when the archive holds no key, 77 when it can't be read.
     """
     seed_of = _seeds(request["key_file"], request["job"], request["attempt"])
@@ -118,7 +118,8 @@ def sshd_config(request: Mapping[str, Any]) -> str:
         "ClientAliveCountMax 5",
         # The agent waits for "Server listening".
         "LogLevel INFO",
-        "Subsystem sftp internal-sftp",
+        # Names are relative to the readiness files, wherever this node keeps them.
+        f"Subsystem sftp internal-sftp -d {request['batch']}",
     ]
     # A session begins with a bare environment: mpirun's daemon must be found on every node.
     variables = {"PATH": request["path"], "LD_LIBRARY_PATH": request["library_path"]}

@@ -363,6 +363,7 @@ class Job(Supervisor):
         request = {
             "key_file": settings.path(f"/opt/{settings.key_name}"),
             "directory": directory,
+            "batch": settings.path("/tmp/batch"),
             "job": settings.topology.job,
             "attempt": settings.topology.attempt,
             "address": address,
@@ -382,7 +383,6 @@ class Job(Supervisor):
             "user": user,
             "directory": directory,
             "timeout": max(2.0, 2 * settings.heartbeat),
-            "batch": settings.path("/tmp/batch"),
         }
 
     def wait_for_sshd(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import posixpath
 import random
 import sys
 import time
@@ -23,8 +22,8 @@ _TELL_AT_ONCE = 64
 def join(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Announce this worker to the main node, then do what the agent asks, line by line.
 
-    `request`: address, port, user, directory, timeout, seconds (until the join deadline), batch
-    (main's directory), job, attempt, node {index, address, slots, version}, output_dir.
+    `request`: address, port, user, directory, timeout, seconds (until the join deadline),
+    job, attempt, node {index, address, slots, version}, output_dir.
     Emits {"joined": main's greeting}, {"beat": n} per `beat`, {"put": path} per `put`; ends when
     standard input does. Raises AgentError 77 (keys), 75 (deadline), 78 (another job's main node).
     """
@@ -48,12 +47,15 @@ class _Link:
     def until_deadline(self, action: Any) -> Any:
         """Try until it works; raise the last error at the deadline, or at once what stays wrong."""
         backoff = _FIRST_BACKOFF
+        last: AgentError | None = None
         while True:
             try:
                 return action()
             except AgentError as error:
                 if error.code != TRY_AGAIN:
                     raise
+                if str(error) != str(last):
+                    self._emit({"log": "info", "event": "not joined yet", "cause": str(error)})
                 last = error
             # Jitter: a thousand workers must not come back in the same instant.
             pause = backoff * random.uniform(0.5, 1.0)
@@ -67,7 +69,7 @@ class _Link:
         request = self._request
         remote = self._connected()
         try:
-            greeting: dict[str, Any] = json.loads(remote.read(f"{request['batch']}/main.json"))
+            greeting: dict[str, Any] = json.loads(remote.read("main.json"))
             ours = (request["job"], request["attempt"])
             if (greeting["job"], greeting["attempt"]) != ours:
                 raise AgentError(
@@ -86,7 +88,7 @@ class _Link:
         return greeting | {"own_address": node["address"]}
 
     def _write_readiness(self, remote: Remote, node: dict[str, Any]) -> None:
-        path = f"{self._request['batch']}/workers_ready/{node['index']}.json"
+        path = f"workers_ready/{node['index']}.json"
         data = json.dumps(node).encode()
         try:
             remote.write(path, data, replace=False)
@@ -104,12 +106,11 @@ class _Link:
         """Do one thing that the agent asks for; it counts what comes back, and what doesn't."""
         try:
             remote = self._connected()
-            batch = self._request["batch"]
             if order["do"] == "beat":
-                remote.touch(f"{batch}/workers_ready/{self._request['node']['index']}.json")
-                self._emit({"beat": remote.modified(f"{batch}/main.json")})
+                remote.touch(f"workers_ready/{self._request['node']['index']}.json")
+                self._emit({"beat": remote.modified("main.json")})
             else:
-                remote.write(posixpath.join(batch, order["path"]), order["data"].encode())
+                remote.write(order["path"], order["data"].encode())
                 self._emit({"put": order["path"]})
         except (OSError, EOFError, AgentError) as error:
             self._close()

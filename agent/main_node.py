@@ -41,7 +41,7 @@ class MainNode(Job):
             self.loop,
             self.log,
             settings.topology,
-            ssh["batch"],
+            settings.path("/tmp/batch"),
             settings.heartbeat,
             ssh,
             self.start_helper,

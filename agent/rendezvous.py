@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import posixpath
 import shutil
 import stat
 from abc import ABC, abstractmethod
@@ -155,7 +154,7 @@ class MainMeeting(Meeting):
         ]
         request = self._ssh | {
             "nodes": nodes,
-            "path": posixpath.join(self._ssh["batch"], directory, name),
+            "path": f"{directory}/{name}",
             "data": json.dumps(message),
             "seconds": min(_TELL_SECONDS, 2 * self._silence),
         }

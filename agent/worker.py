@@ -67,7 +67,7 @@ class Worker(Job):
             self.loop,
             self.log,
             settings.topology,
-            ssh["batch"],
+            settings.path("/tmp/batch"),
             settings.heartbeat,
             ssh,
             self.start_helper,
