@@ -1,0 +1,202 @@
+"""Run nodes as containers on a private Docker network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from typing import IO
+
+from agent.errors import S3_UNREACHABLE, AgentError
+from agent.local import spawn
+
+_ANSWER_SECONDS = 20.0
+_LABEL = "architrave.cluster"
+UNAVAILABLE = S3_UNREACHABLE  # 69, EX_UNAVAILABLE: something this job needs does not answer
+
+
+def engine_answers() -> bool:
+    """Tell whether a Docker engine can be reached."""
+    try:
+        return bool(_docker("version", "--format", "{{.Server.Version}}"))
+    except AgentError:
+        return False
+
+
+class Containers:
+    """A private bridge network and the containers on it; `name` is unique to the cluster."""
+
+    def __init__(self, name: str, image: str, docker_args: tuple[str, ...] = ()) -> None:
+        self.description = f"containers of {image}"
+        self.host_address = ""
+        self._name = name
+        self._image = image
+        self._docker_args = docker_args
+        self._nodes: list[Container] = []
+
+    def open(self) -> None:
+        """Check the image and create the network; raise AgentError (69)."""
+        try:
+            _docker("image", "inspect", "--format", "{{.Id}}", self._image)
+        except AgentError as error:
+            raise AgentError(
+                f"start containers of {self._image}",
+                error.cause,
+                code=UNAVAILABLE,
+                hint=f"scripts/build-image -t {self._image}, docker pull, or --no-docker",
+            ) from error
+        _docker("network", "create", "--driver", "bridge", *self._label, self._name)
+        template = "{{(index .IPAM.Config 0).Gateway}}"
+        self.host_address = _docker("network", "inspect", "--format", template, self._name)
+
+    def close(self) -> None:
+        """Remove the containers and the network."""
+        for node in self._nodes:
+            node.remove()
+        # By label as well: a container may exist whose `docker create` was interrupted.
+        listed = _try("ps", "--all", "--quiet", "--filter", f"label={_LABEL}={self._name}")
+        if listed:
+            _try("rm", "--force", "--volumes", *listed.split())
+        _try("network", "rm", self._name)
+
+    def start(self, index: int, env: Mapping[str, str]) -> Container:
+        """Create and start a container; raise AgentError (69)."""
+        container = f"{self._name}-{index}"
+        _docker(
+            "create",
+            *("--name", container, "--hostname", f"node-{index}", "--network", self._name),
+            *self._label,
+            *("--log-driver", "json-file"),
+            *_by_name(env),
+            *self._docker_args,
+            self._image,
+            env=env,
+        )
+        _docker("start", container)
+        node = Container(container, self._name)
+        self._nodes.append(node)
+        return node
+
+    @property
+    def _label(self) -> tuple[str, str]:
+        return "--label", f"{_LABEL}={self._name}"
+
+
+class Container:
+    """One container, and the docker program that follows its output."""
+
+    def __init__(self, name: str, network: str) -> None:
+        self.name = name
+        self._network = network
+        template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        self.address = _docker("inspect", "--format", template, name)
+        self._follower = spawn.start([_program(), "logs", "--follow", name])
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        """Return what the container writes to stdout."""
+        assert self._follower.stdout is not None
+        return self._follower.stdout
+
+    @property
+    def stderr(self) -> IO[bytes]:
+        """Return what the container writes to stderr."""
+        assert self._follower.stderr is not None
+        return self._follower.stderr
+
+    def wait(self) -> int:
+        """Wait for the container's end; return its exit code, 137 if it was removed."""
+        self._follower.wait()
+        # No limit: the container ends when it ends, or `remove` ends it.
+        code = _try("wait", self.name, timeout=None)
+        return int(code) if code.isdigit() else 137
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the agent, which is the container's PID 1."""
+        _try("kill", "--signal", str(int(number)), self.name)
+
+    def kill(self) -> None:
+        """End the container at once."""
+        _try("kill", "--signal", "KILL", self.name)
+
+    def cut(self) -> None:
+        """Take the container off the network: nobody sees a FIN."""
+        _docker("network", "disconnect", "--force", self._network, self.name)
+
+    def freeze(self) -> None:
+        """Freeze every process in the container."""
+        _docker("pause", self.name)
+
+    def thaw(self) -> None:
+        """Let a frozen container go on."""
+        _try("unpause", self.name)
+
+    def remove(self) -> None:
+        """Remove the container, running or not."""
+        _try("rm", "--force", "--volumes", self.name)
+        self._follower.kill()
+        self._follower.wait()
+
+
+def _by_name(env: Mapping[str, str]) -> list[str]:
+    """Return the arguments that pass an environment on.
+
+    Values go through the docker program's own environment: an argument list is for all to see.
+    Those that steer the docker program itself can't, and are no secrets.
+    """
+    return [word for name in env for word in ("--env", _steering(name, env) or name)]
+
+
+def _steering(name: str, env: Mapping[str, str]) -> str:
+    steers = name in ("HOME", "PATH") or name.startswith("DOCKER_")
+    return f"{name}={env[name]}" if steers else ""
+
+
+def _docker(
+    *arguments: str, env: Mapping[str, str] | None = None, timeout: float | None = 120
+) -> str:
+    """Run docker and return its output; raise AgentError (69)."""
+    if arguments[0] == "version":
+        timeout = _ANSWER_SECONDS
+    passed = {name: value for name, value in (env or {}).items() if not _steering(name, env or {})}
+    try:
+        done = subprocess.run(
+            [_program(), *arguments],
+            env={**os.environ, **passed},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            # A Ctrl-C on the terminal is for this program to handle.
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _failed(arguments, f"no answer within {error.timeout:.0f} s") from error
+    if done.returncode:
+        raise _failed(arguments, (done.stderr.strip() or "it gave no reason").splitlines()[-1])
+    return done.stdout.strip()
+
+
+def _try(*arguments: str, timeout: float | None = 60) -> str:
+    """Run docker and return its output, empty if it fails."""
+    try:
+        return _docker(*arguments, timeout=timeout)
+    except AgentError:
+        return ""
+
+
+def _program() -> str:
+    found = shutil.which("docker")
+    if found is None:
+        raise _failed(("",), "the program docker is missing")
+    return found
+
+
+def _failed(arguments: tuple[str, ...], cause: str) -> AgentError:
+    return AgentError(
+        f"run docker {arguments[0]}".strip(),
+        cause.removeprefix("Error response from daemon: "),
+        code=UNAVAILABLE,
+        hint="is the Docker engine running? docker info; or --no-docker",
+    )

@@ -1,0 +1,88 @@
+"""Show a job on a terminal: a table of the nodes, and the application's last lines."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from agent.local.states import NodeState
+from agent.local.view import Silent, end_of
+
+_NOTES = 6
+_PER_SECOND = 8
+_COLOURS = {"run": "green", "part": "cyan", "upload": "cyan"}
+
+
+class LiveTable(Silent):
+    """A table that is drawn anew a few times a second from the states of the nodes."""
+
+    def __init__(self, main_index: int) -> None:
+        self._main_index = main_index
+        self._states: Sequence[NodeState] = ()
+        self._title = ""
+        self._notes: deque[str] = deque(maxlen=_NOTES)
+        self._live = Live(
+            get_renderable=self._draw, refresh_per_second=_PER_SECOND, redirect_stdout=False
+        )
+
+    def opened(self, states: Sequence[NodeState], description: str) -> None:
+        """Begin to draw."""
+        self._states, self._title = states, description
+        self._live.start()
+
+    def note(self, text: str) -> None:
+        """Show a line of the cluster's own below the table."""
+        self._notes.append(text)
+
+    def record(self, node: NodeState, record: dict[str, object]) -> None:
+        """Show warnings and errors below the table."""
+        if record.get("level") in ("warning", "error"):
+            hint = f" (hint: {record['hint']})" if record.get("hint") else ""
+            self._notes.append(f"{node.name}: {record['event']}{hint}")
+
+    def line(self, node: NodeState, text: str, *, error: bool) -> None:
+        """Show what isn't the agent's on stderr; stdout is drawn from the node's state."""
+        if error:
+            self._notes.append(f"{node.name}! {text}")
+
+    def close(self) -> None:
+        """Draw for the last time and give the terminal back."""
+        if self._live.is_started:
+            self._live.stop()
+
+    def _draw(self) -> RenderableType:
+        table = Table(title=self._title, title_justify="left", title_style="dim")
+        for heading in ("node", "address", "phase", "in phase", "total", "exit"):
+            table.add_column(
+                heading, justify="right" if heading in ("in phase", "total") else "left"
+            )
+        for state in self._states:
+            table.add_row(*_row(state))
+        parts: list[RenderableType] = [table, *(Text(note, style="yellow") for note in self._notes)]
+        if self._states:
+            output = list(self._states[self._main_index].tail)
+            parts += [Text(f"| {line}", no_wrap=True, overflow="ellipsis") for line in output]
+        return Group(*parts)
+
+
+def _row(state: NodeState) -> tuple[str | Text, ...]:
+    now = time.time()
+    total = f"{(state.ended or now) - state.started:.1f} s" if state.started else ""
+    name = Text(state.name, style="bold" if state.name == "main" else "")
+    if state.code is not None:
+        end = Text(end_of(state), style="red" if state.code else "green")
+        return name, state.address, Text("ended", style="dim"), "", total, end
+    before = "starting" if state.started else "waiting"
+    phase = Text(f"{state.phase or before} {state.progress}".rstrip(), style=_colour(state))
+    within = f"{now - state.spans[-1].start:.1f} s" if state.spans else ""
+    return name, state.address, phase, within, total, ""
+
+
+def _colour(state: NodeState) -> str:
+    return _COLOURS.get(state.phase, "yellow")

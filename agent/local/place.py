@@ -1,0 +1,61 @@
+"""Say what a place where nodes run must offer: containers and processes do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import IO, Protocol
+
+
+class RunningNode(Protocol):
+    """One started node."""
+
+    @property
+    def address(self) -> str:
+        """Return the address that the other nodes reach."""
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        """Return the node's standard output."""
+
+    @property
+    def stderr(self) -> IO[bytes]:
+        """Return the node's standard error."""
+
+    def wait(self) -> int:
+        """Wait for the node's end; return its exit code, 128+N for signal N."""
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the node's agent."""
+
+    def kill(self) -> None:
+        """End everything on the node at once, as a power cut does."""
+
+    def cut(self) -> None:
+        """Take the node off the network; raise AgentError where that can't be."""
+
+    def freeze(self) -> None:
+        """Stop the node's clockwork until `thaw`."""
+
+    def thaw(self) -> None:
+        """Let a frozen node go on."""
+
+
+class Place(Protocol):
+    """Where nodes run."""
+
+    @property
+    def description(self) -> str:
+        """Return what the nodes are, for people."""
+
+    @property
+    def host_address(self) -> str:
+        """Return the address of this machine that every node reaches."""
+
+    def open(self) -> None:
+        """Make ready to start nodes."""
+
+    def close(self) -> None:
+        """Remove every node and all that belongs to the place; never raise."""
+
+    def start(self, index: int, env: Mapping[str, str]) -> RunningNode:
+        """Start one node."""
