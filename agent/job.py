@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import shutil
 import traceback
-from dataclasses import asdict
 from typing import Any
 
-from agent import __version__, cgroup, model, network, outputs, plan, report
+from agent import __version__, cgroup, model, network, outputs, plan
 from agent.console import Outlet
+from agent.delivery import Delivery, fields
 from agent.errors import BAD_SETTINGS, BUG, CANNOT_WRITE, NO_PERMISSION, AgentError, why
 from agent.launch import Application, resolve
 from agent.model import Node, Outcome
 from agent.output import Output
-from agent.settings import BATCH, LAMBDA, S3Place
+from agent.settings import BATCH, LAMBDA
 from agent.sshd import Sshd
-from agent.supervisor import Supervisor
 
 _STAGE_SECONDS, _UPLOAD_SECONDS = 3600.0, 3600.0
 _SMALL_STEP_SECONDS = 60.0
 
 
-class Job(Supervisor):
+class Job(Delivery):
     """A job on a single node; `main_node` and `worker` add what several nodes need."""
 
-    output_dir = ""
-    node = Node(0, "", 1)
-    command: tuple[str, ...] = ()
     _output: Output | None = None
-    _before: dict[str, outputs.Stamp] | None = None
     _path: list[str]
     _library_path: list[str]
-    _fetched: list[dict[str, Any]]
 
     def run(self) -> int:
         """Walk all phases; return the job's exit code."""
-        self._path, self._library_path, self._fetched = [], [], []
+        self._path, self._library_path, self.fetched = [], [], []
         self.output_dir = self.settings.output_dir
         self.command = self.settings.command
         outcome = self._guarded(self.work)
@@ -100,13 +93,6 @@ class Job(Supervisor):
         self.write_record(outcome, {self.node.index: self.record(uploaded)}, place)
         return outcome
 
-    @property
-    def place(self) -> S3Place | None:
-        """Return where this attempt's results go on S3."""
-        topology = self.settings.topology
-        output = self.settings.output
-        return output / f"{topology.job}/attempt-{topology.attempt}" if output else None
-
     def stage_in(self) -> None:
         """Fetch and unpack the archives, install the dependencies."""
         self.enter(model.FETCH)
@@ -118,10 +104,10 @@ class Job(Supervisor):
             return
         _make_directory(deps_dir, "S3_BATCH_DEPS_REL_PATH")
         request = {
-            "private": _fields(settings.private),
-            "deps": _fields(settings.deps),
-            "probe": _fields(probe),
-            "path_style": self._path_style,
+            "private": fields(settings.private),
+            "deps": fields(settings.deps),
+            "probe": fields(probe),
+            "path_style": self.path_style,
             "runtime_dir": settings.runtime_dir,
             "opt": settings.path("/opt"),
             "deps_dir": deps_dir,
@@ -129,13 +115,8 @@ class Job(Supervisor):
             "system": os.geteuid() == 0 and settings.root == "/",
         }
         answer = self.call("stage_in", "stage in", request, _STAGE_SECONDS)
-        self._fetched = answer["fetched"]
+        self.fetched = answer["fetched"]
         self._path, self._library_path = answer["path"], answer["library_path"]
-
-    @property
-    def _path_style(self) -> bool:
-        env = self.settings.helper_env
-        return bool(env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"))
 
     def app_env(self) -> dict[str, str]:
         """Return the application's environment, with what deps.tar.gz has brought."""
@@ -233,9 +214,9 @@ class Job(Supervisor):
         _make_directory(self.output_dir, "TMP_OUTPUT_DIR")
         if self.settings.workdir:
             _make_directory(self.settings.workdir, "ARCHITRAVE_WORKDIR")
-        self._before = outputs.snapshot(self.output_dir)
+        self.before = outputs.snapshot(self.output_dir)
         path = os.path.join(self.output_dir, "time.log")
-        self._before.pop(path, None)
+        self.before.pop(path, None)
         try:
             self._output = Output(self.loop, path, Outlet(1))
         except OSError as error:
@@ -245,108 +226,6 @@ class Job(Supervisor):
                 code=CANNOT_WRITE,
                 hint="set TMP_OUTPUT_DIR to a directory that this user may write",
             ) from error
-
-    # -- stage out
-
-    def results(self) -> list[str]:
-        """Return the result files of this node, relative to the output directory."""
-        path = self.settings.path
-        own = [
-            self.settings.runtime_dir,
-            f"{self.settings.runtime_dir}.lock",
-            self.settings.exit_code_file,
-            os.path.join(self.output_dir, "run.json"),
-            *(
-                path(p)
-                for p in ("/tmp/deps", "/tmp/batch", "/tmp/hostfile", "/tmp/hostfile-deduped")
-            ),
-            *(path(p) for p in ("/tmp/private.7z", "/tmp/deps.tar.gz")),
-        ]
-        if self._before is None:
-            return []  # nothing ran here, so nothing is this job's
-        return outputs.results(self.output_dir, self._before, own, self.settings.exclude)
-
-    def upload(self, place: S3Place | None) -> dict[str, Any]:
-        """Upload this node's results; return {"files", "failed"}."""
-        files = self.results() if os.path.isdir(self.output_dir) else []
-        if place is None or not files:
-            return {"files": [], "failed": []}
-        request = {
-            "place": _fields(place / f"node-{self.settings.topology.index}"),
-            "path_style": self._path_style,
-            "directory": self.output_dir,
-            "files": files,
-        }
-        try:
-            answer = self.call("stage_out", "upload the results", request, _UPLOAD_SECONDS)
-        except AgentError as error:
-            answer = {"files": [], "failed": [{"name": name, **error.to_json()} for name in files]}
-        for failed in answer["failed"]:
-            self.log.error(
-                f"cannot {failed['what']}: {failed['cause']}",
-                hint=failed["hint"] or f"it stays in {self.output_dir}",
-            )
-        self.log.info(
-            "uploaded", files=len(answer["files"]), failed=len(answer["failed"]), place=str(place)
-        )
-        return answer
-
-    def judged(self, outcome: Outcome, uploaded: dict[str, Any]) -> Outcome:
-        """Return the outcome with what uploading says of it: 73 if nothing failed before."""
-        failed = uploaded["failed"]
-        if not failed or outcome.code:
-            return outcome
-        names = ", ".join(str(one["name"]) for one in failed[:5])
-        error = AgentError(
-            f"upload {len(failed)} results ({names})",
-            str(failed[0]["cause"]),
-            code=CANNOT_WRITE,
-            hint=str(failed[0]["hint"]),
-        )
-        self.fail(error)
-        return self.outcome_of(error)
-
-    def record(self, uploaded: dict[str, Any]) -> dict[str, Any]:
-        """Return what this node tells about itself."""
-        sampler = self.application.sampler if self.application else None
-        return report.node_record(
-            self.node,
-            self.spans,
-            fetched=self._fetched,
-            files=uploaded["files"],
-            failed=[one["name"] for one in uploaded["failed"]],
-            peaks=sampler.peaks() if sampler else {},
-            samples=sampler.curves() if sampler else {},
-            memory_limit_bytes=cgroup.memory_limit(),
-        )
-
-    def write_record(
-        self, outcome: Outcome, nodes: dict[int, dict[str, Any]], place: S3Place | None
-    ) -> None:
-        """Write run.json here and on S3, and the manifest last, if nothing is missing."""
-        child = self.application.child if self.application else None
-        times = {
-            "real": round(self.application.real_seconds, 3) if self.application else 0.0,
-            "user": round(child.user_seconds, 3) if child else 0.0,
-            "sys": round(child.system_seconds, 3) if child else 0.0,
-        }
-        topology = self.settings.topology
-        run = report.run_json(
-            topology, outcome, self.log.scrub(self.command), nodes.values(), times
-        )
-        with contextlib.suppress(OSError):
-            if os.path.isdir(self.output_dir):
-                with open(os.path.join(self.output_dir, "run.json"), "w", encoding="utf-8") as file:
-                    file.write(run)
-        if place is None:
-            return
-        documents = [("run.json", run)]
-        complete = len(nodes) == topology.count and not any(n.get("failed") for n in nodes.values())
-        if complete:
-            parts = {index: node["files"] for index, node in nodes.items()}
-            documents.append(("manifest.json", report.manifest_json(topology, parts)))
-        request = {"place": _fields(place), "path_style": self._path_style, "documents": documents}
-        self.call("finish", "write the record", request, _SMALL_STEP_SECONDS)
 
     # -- what several nodes have in common
 
@@ -390,10 +269,6 @@ class Job(Supervisor):
         sshd = self.sshd
         assert sshd is not None
         self.wait("sshd listens", lambda: sshd.listening, _SMALL_STEP_SECONDS)
-
-
-def _fields(place: S3Place | None) -> dict[str, str] | None:
-    return asdict(place) if place else None
 
 
 def _user_name() -> str:

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from agent.errors import BAD_SETTINGS, NO_PERMISSION, TRY_AGAIN, AgentError, why
+from agent.model import Emit
 from agent.remote import Remote
-from agent.storage import Emit
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 5.0
 _TELL_AT_ONCE = 64

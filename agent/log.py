@@ -64,6 +64,7 @@ class Log:
         """Log at a level that is known by name only."""
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         fields = {"timestamp": stamp, **self.context, **fields}
+        fields = {name: value for name, value in fields.items() if value is not None}
         if self._logger is None:
             self._waiting.append((level, event, fields))
         else:

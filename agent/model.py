@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
+
+# How a task in a helper process tells the agent something: one JSON object at a time.
+Emit = Callable[[dict[str, Any]], None]
 
 FETCH, UNPACK, JOIN, RUN, PART, UPLOAD = "fetch", "unpack", "join", "run", "part", "upload"
 PHASES = (FETCH, UNPACK, JOIN, RUN, PART, UPLOAD)

@@ -13,8 +13,9 @@ from typing import Any
 from agent import archive, model, packages
 from agent.errors import AgentError, NotThere, why
 from agent.integrity import digests
+from agent.model import Emit
 from agent.settings import S3Place
-from agent.storage import Emit, Progress, Storage
+from agent.storage import Progress, Storage
 
 _UPLOADS_AT_ONCE = 8
 # What the image keeps in /opt and no archive may replace.

@@ -19,9 +19,8 @@ from agent.errors import (
     why,
 )
 from agent.integrity import digests, expected
+from agent.model import Emit
 from agent.settings import S3Place
-
-Emit = Callable[[dict[str, Any]], None]
 
 _MIB = 1 << 20
 # Measured: half the time and processor seconds of boto3's defaults for large objects.

@@ -7,8 +7,9 @@ from typing import Any
 from agent import model, outputs
 from agent.errors import TRY_AGAIN, AgentError
 from agent.job import Job
+from agent.joining import WorkerMeeting
 from agent.model import Node, Outcome
-from agent.rendezvous import ENDED, LEAVING, LEFT, WorkerMeeting
+from agent.rendezvous import ENDED, LEAVING, LEFT
 
 _PART_SECONDS = 60.0
 _LEAVE_SECONDS = 4.0
@@ -95,7 +96,7 @@ class Worker(Job):
                 hint="look at the main node's log",
             )
         self.node = Node(self.node.index, meeting.address, self.node.slots, self.node.version)
-        self._before = outputs.snapshot(self.output_dir)
+        self.before = outputs.snapshot(self.output_dir)
 
     def _run_own_copy(self, meeting: WorkerMeeting) -> None:
         """Launch the application here too, and tell the main node how it ended."""
