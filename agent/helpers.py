@@ -78,7 +78,7 @@ class Helper:
             raise self.error
         if self.result is not None:
             return self.result
-        words = self._last_words.decode("utf-8", "replace").strip().splitlines()
+        words = self.last_words.splitlines()
         how = f"killed by signal {self.child.signal}" if self.child.signal else "ended too soon"
         raise HelperDied(
             f"run the helper {self.task}",
@@ -86,6 +86,11 @@ class Helper:
             code=BUG,
             hint="look at the memory limit, and report it with the log if there was memory left",
         )
+
+    @property
+    def last_words(self) -> str:
+        """Return the end of what the helper wrote to standard error."""
+        return self._last_words.decode("utf-8", "replace").strip()
 
     def close(self) -> None:
         """End the process, if it still runs, and forget it."""

@@ -102,7 +102,7 @@ class Job(Delivery):
         probe = place / f"node-{settings.topology.index}/.write-probe" if place else None
         if not (settings.private or settings.deps or probe):
             return
-        _make_directory(deps_dir, "S3_BATCH_DEPS_REL_PATH")
+        make_directory(deps_dir, "S3_BATCH_DEPS_REL_PATH")
         request = {
             "private": fields(settings.private),
             "deps": fields(settings.deps),
@@ -211,9 +211,9 @@ class Job(Delivery):
 
     def open_output(self) -> None:
         """Make the directories of the run, look at what is there, open time.log."""
-        _make_directory(self.output_dir, "TMP_OUTPUT_DIR")
+        make_directory(self.output_dir, "TMP_OUTPUT_DIR")
         if self.settings.workdir:
-            _make_directory(self.settings.workdir, "ARCHITRAVE_WORKDIR")
+            make_directory(self.settings.workdir, "ARCHITRAVE_WORKDIR")
         self.before = outputs.snapshot(self.output_dir)
         path = os.path.join(self.output_dir, "time.log")
         self.before.pop(path, None)
@@ -283,7 +283,8 @@ def _user_name() -> str:
         ) from error
 
 
-def _make_directory(path: str, name: str) -> None:
+def make_directory(path: str, name: str) -> None:
+    """Make a directory of the run; raise AgentError (73) naming the variable that chose it."""
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from agent import hostfile, model, network, plan
 from agent.errors import NOT_FOUND, TRY_AGAIN, AgentError
-from agent.job import Job
+from agent.job import Job, make_directory
 from agent.model import AGENT, Outcome
 from agent.rendezvous import DONE, GO, SILENT_BEATS, MainMeeting
 
@@ -49,6 +49,8 @@ class MainNode(Job):
             output_dir=self.output_dir,
         )
         self.meeting = meeting
+        # Before a worker on the same file system makes it in this node's stead.
+        make_directory(self.output_dir, "TMP_OUTPUT_DIR")
         meeting.watch()
         self._ask_version()
         joined = self.wait(

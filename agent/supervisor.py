@@ -121,8 +121,10 @@ class Supervisor:
                         what, f"not done after {seconds:g} s", code=BUG, hint="look at the network"
                     )
                 return helper.outcome()
-            except HelperDied as error:
-                if not again or self.last_moment is not None:
+            except AgentError as error:
+                if error.code == BUG and helper.last_words:
+                    self.log.error("bug", traceback=helper.last_words)
+                if not isinstance(error, HelperDied) or not again or self.last_moment is not None:
                     raise
                 self.log.warning("trying once more", what=what, cause=error.cause)
             finally:
