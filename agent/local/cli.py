@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from agent.errors import USAGE, AgentError
 from agent.local import hurts
@@ -28,6 +29,11 @@ or upload. The exit code is the main node's.
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise AgentError("read the command line", message, code=USAGE, hint=f"{self.prog} --help")
+
+
 def main(argv: list[str]) -> int:
     """Run the words after `local`; return the exit code."""
     # The agent's entry point blocks every signal, for its PID 1; here Ctrl-C must work.
@@ -42,7 +48,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="architrave local", description="Run a job on simulated nodes on this machine."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.local.states import NodeState
-from agent.local.view import Silent, end_of
+from agent.local.view import Silent, end_of, tells
 
 _NOTES = 6
 _PER_SECOND = 8
@@ -42,7 +42,7 @@ class LiveTable(Silent):
 
     def record(self, node: NodeState, record: dict[str, object]) -> None:
         """Show warnings and errors below the table."""
-        if record.get("level") in ("warning", "error"):
+        if tells(record):
             hint = f" (hint: {record['hint']})" if record.get("hint") else ""
             self._notes.append(f"{node.name}: {record['event']}{hint}")
 

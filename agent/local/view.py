@@ -79,7 +79,7 @@ class Plain(Silent):
         """Print phase changes, warnings and errors."""
         if record.get("event") == "phase":
             self._print(node.name, str(record.get("phase")))
-        elif record.get("level") in ("warning", "error"):
+        elif tells(record):
             self._print(node.name, f"{record['level']}: {record['event']}")
             if record.get("hint"):
                 self._print(node.name, f"hint: {record['hint']}")
@@ -96,6 +96,11 @@ class Plain(Silent):
         with self._lock:
             seconds = time.time() - self._began
             print(f"{seconds:7.1f} s  {who:<10}  {text}".rstrip(), file=self._out, flush=True)
+
+
+def tells(record: dict[str, object]) -> bool:
+    """Tell whether people must see a record: troubles, and not the end, which is shown anyway."""
+    return record.get("level") in ("warning", "error") and record.get("event") != "exit"
 
 
 def end_of(node: NodeState) -> str:
