@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from agent import cgroup, outputs, report
-from agent.errors import CANNOT_WRITE, AgentError
-from agent.model import Node, Outcome
+from agent.errors import CANNOT_WRITE, AgentError, HelperDied
+from agent.helpers import Helper
+from agent.model import AGENT, Node, Outcome
 from agent.settings import S3Place
 from agent.supervisor import Supervisor
 
@@ -24,6 +26,9 @@ class Delivery(Supervisor):
     command: tuple[str, ...] = ()
     before: dict[str, outputs.Stamp] | None = None
     fetched: list[dict[str, Any]]
+    _files: list[str]
+    _uploader: Helper | None = None
+    _uploaded: dict[str, Any] | None = None
 
     @property
     def place(self) -> S3Place | None:
@@ -56,30 +61,73 @@ class Delivery(Supervisor):
             return []  # nothing ran here, so nothing is this job's
         return outputs.results(self.output_dir, self.before, own, self.settings.exclude)
 
-    def upload(self, place: S3Place | None) -> dict[str, Any]:
-        """Upload this node's results; return {"files", "failed"}."""
-        files = self.results() if os.path.isdir(self.output_dir) else []
-        if place is None or not files:
-            return {"files": [], "failed": []}
+    def begin_upload(self) -> None:
+        """Start to upload this node's results; the helper stays for what `deliver` gives it."""
+        place = self.place
+        if place is None:
+            return
+        self._files = self.results() if os.path.isdir(self.output_dir) else []
+        if not self._files and not self.settings.topology.is_main:
+            return  # a worker has no record to write either
         request = {
-            "place": fields(place / f"node-{self.settings.topology.index}"),
+            "place": fields(place),
+            "node": f"node-{self.settings.topology.index}",
             "path_style": self.path_style,
             "directory": self.output_dir,
-            "files": files,
+            "files": self._files,
         }
+        self._uploaded = None
+        self._uploader = self.start_helper("stage_out", request, self._hear_upload)
+
+    def _hear_upload(self, message: dict[str, Any]) -> None:
+        if "uploaded" in message:
+            self._uploaded = message["uploaded"]
+        else:
+            self.hear(message)
+
+    def finish_upload(self) -> dict[str, Any]:
+        """Wait until the results are on S3; return {"files", "failed"}. Raises nothing."""
+        if self._uploader is None:
+            return {"files": [], "failed": []}
         try:
-            answer = self.call("stage_out", "upload the results", request, _UPLOAD_SECONDS)
+            answer = self._await_upload()
         except AgentError as error:
-            answer = {"files": [], "failed": [{"name": name, **error.to_json()} for name in files]}
+            answer = {
+                "files": [],
+                "failed": [{"name": name, **error.to_json()} for name in self._files],
+            }
         for failed in answer["failed"]:
             self.log.error(
                 f"cannot {failed['what']}: {failed['cause']}",
                 hint=failed["hint"] or f"it stays in {self.output_dir}",
             )
         self.log.info(
-            "uploaded", files=len(answer["files"]), failed=len(answer["failed"]), place=str(place)
+            "uploaded", files=len(answer["files"]), failed=len(answer["failed"]), to=str(self.place)
         )
         return answer
+
+    def _upload_ended(self, helper: Helper) -> bool:
+        return self._uploaded is not None or helper.done
+
+    def _await_upload(self) -> dict[str, Any]:
+        """Wait for the helper; one that dies or hangs is tried once more."""
+        for again in (True, False):
+            helper = self._uploader
+            assert helper is not None
+            self.wait(
+                "upload the results", partial(self._upload_ended, helper), _UPLOAD_SECONDS
+            )
+            if self._uploaded is not None:
+                return self._uploaded
+            try:
+                helper.close()
+                helper.outcome()
+            except HelperDied as error:
+                if not again or self.last_moment is not None:
+                    raise
+                self.log.warning("trying once more", cause=error.cause)
+                self.begin_upload()
+        raise AssertionError("unreachable")
 
     def judged(self, outcome: Outcome, uploaded: dict[str, Any]) -> Outcome:
         """Return the outcome with what uploading says of it: 73 if nothing failed before."""
@@ -110,10 +158,11 @@ class Delivery(Supervisor):
             memory_limit_bytes=cgroup.memory_limit(),
         )
 
-    def write_record(
-        self, outcome: Outcome, nodes: dict[int, dict[str, Any]], place: S3Place | None
-    ) -> None:
-        """Write run.json here and on S3, and the manifest last, if nothing is missing."""
+    def write_record(self, outcome: Outcome, nodes: dict[int, dict[str, Any]]) -> Outcome:
+        """Write run.json here and on S3, and the manifest last, if nothing is missing.
+
+        Returns the outcome: 73 when the record could not be written and nothing failed before.
+        """
         child = self.application.child if self.application else None
         times = {
             "real": round(self.application.real_seconds, 3) if self.application else 0.0,
@@ -128,15 +177,39 @@ class Delivery(Supervisor):
             if os.path.isdir(self.output_dir):
                 with open(os.path.join(self.output_dir, "run.json"), "w", encoding="utf-8") as file:
                     file.write(run)
-        if place is None:
-            return
+        if self.place is None:
+            return outcome
         documents = [("run.json", run)]
         complete = len(nodes) == topology.count and not any(n.get("failed") for n in nodes.values())
         if complete:
             parts = {index: node["files"] for index, node in nodes.items()}
             documents.append(("manifest.json", report.manifest_json(topology, parts)))
-        request = {"place": fields(place), "path_style": self.path_style, "documents": documents}
-        self.call("finish", "write the record", request, _RECORD_SECONDS)
+        try:
+            self._deliver(documents)
+        except AgentError as error:
+            self.fail(error)
+            if outcome.code == 0:
+                return Outcome(CANNOT_WRITE, AGENT, cause=str(error), hint=error.hint)
+        return outcome
+
+    def _deliver(self, documents: list[tuple[str, str]]) -> None:
+        """Write small documents beside the results, in this order."""
+        helper = self._uploader
+        if helper is None or not helper.ask({"documents": documents}):
+            raise AgentError(
+                "write the record",
+                "the helper that uploads is gone",
+                code=CANNOT_WRITE,
+                hint="the results of each node are there, without a manifest",
+            )
+        if not self.wait("write the record", lambda: helper.done, _RECORD_SECONDS):
+            raise AgentError(
+                "write the record",
+                "not done in time",
+                code=CANNOT_WRITE,
+                hint="look at the network",
+            )
+        helper.outcome()
 
 
 def fields(place: S3Place | None) -> dict[str, str] | None:

@@ -16,14 +16,10 @@ from agent.errors import BUG, AgentError
 
 def task_named(name: str) -> Callable[..., dict[str, Any]]:
     """Return the function behind a task's name, importing only what that one needs."""
-    if name in ("stage_in", "stage_out", "finish"):
+    if name in ("stage_in", "stage_out"):
         from agent import staging
 
-        return {
-            "stage_in": staging.stage_in,
-            "stage_out": staging.stage_out,
-            "finish": staging.finish,
-        }[name]
+        return {"stage_in": staging.stage_in, "stage_out": staging.stage_out}[name]
     if name == "identity":
         from agent.identity import prepare
 

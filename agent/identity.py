@@ -25,7 +25,7 @@ def prepare(request: dict[str, Any], emit: object) -> dict[str, Any]:
     """Write keys and configurations into `directory`. Runs in a helper process.
 
     `request`: key_file, directory, batch, job, attempt, address, port, user, nodes, heartbeat,
-    path, library_path. Raises AgentError 65 when the archive holds no key, 77 when it can't be read.
+    path, library_path. Raises AgentError 65 when there is no key, 77 when it can't be read.
     """
     seed_of = _seeds(request["key_file"], request["job"], request["attempt"])
     directory = request["directory"]

@@ -87,11 +87,10 @@ class Job(Delivery):
         """Upload what there is, and write the record."""
         self.shielded = True
         self.enter(model.UPLOAD)
-        place = self.place
-        uploaded = self.upload(place)
+        self.begin_upload()
+        uploaded = self.finish_upload()
         outcome = self.judged(outcome, uploaded)
-        self.write_record(outcome, {self.node.index: self.record(uploaded)}, place)
-        return outcome
+        return self.write_record(outcome, {self.node.index: self.record(uploaded)})
 
     def stage_in(self) -> None:
         """Fetch and unpack the archives, install the dependencies."""
@@ -166,8 +165,8 @@ class Job(Delivery):
             real_seconds=round(application.real_seconds, 3),
             out_of_memory=outcome.out_of_memory,
         )
-        if outcome.code:
-            self.log.error(outcome.cause, hint=outcome.hint)
+        if outcome.code and self.failure is None:
+            self.log.error(outcome.cause, hint=outcome.hint or None)
         return outcome
 
     def launcher(self, env: dict[str, str]) -> str:

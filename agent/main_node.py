@@ -167,10 +167,11 @@ class MainNode(Job):
         meeting.leaving = True
         topology = self.settings.topology
         message = {"job": topology.job, "attempt": topology.attempt, "outcome": outcome.to_json()}
+        self.begin_upload()
         telling = meeting.tell(DONE, "done", message)
         self.wait("every worker is told the end", lambda: telling.done, 2 * _VERSION_SECONDS)
         self.enter(model.UPLOAD)
-        uploaded = self.upload(self.place)
+        uploaded = self.finish_upload()
         self.wait(
             "workers part", lambda: not meeting.awaited(), _PART_SECONDS, lambda: meeting.awaited()
         )
@@ -180,7 +181,7 @@ class MainNode(Job):
         nodes |= {
             index: part["record"] for index, part in meeting.parts.items() if part.get("record")
         }
-        self.write_record(outcome, nodes, self.place)
+        outcome = self.write_record(outcome, nodes)
         meeting.close()
         return outcome
 

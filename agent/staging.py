@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -158,13 +160,24 @@ def _install(request: dict[str, Any]) -> dict[str, Any]:
 def stage_out(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Upload files below one prefix, several at once; one that fails doesn't hold up the rest.
 
-    `request`: place (or null: hash only), path_style, directory, files (relative paths).
-    Returns {"files": [{"name", "size", "sha256"}], "failed": [{"name", "cause", ...}]}.
+    `request`: place, node (its name below the place), path_style, directory, files (relative
+    paths). Emits {"uploaded": {"files": [{"name", "size", "sha256"}], "failed": [{"name", "what",
+    "cause", "code", "hint"}]}}; then a line {"documents": [[name, text], ...]} on standard input
+    is written below the place, in that order.
     """
-    place = _place(request["place"])
-    storage = (
-        Storage(emit, path_style=request["path_style"]) if place and request["files"] else None
-    )
+    place = S3Place(**request["place"])
+    storage = Storage(emit, path_style=request["path_style"])
+    emit({"uploaded": _upload(storage, place / request["node"], request, emit)})
+    line = sys.stdin.readline()
+    documents = json.loads(line)["documents"] if line else []
+    for name, text in documents:
+        storage.put(text.encode(), place / name)
+    return {"written": [name for name, _ in documents]}
+
+
+def _upload(
+    storage: Storage, place: S3Place, request: dict[str, Any], emit: Emit
+) -> dict[str, Any]:
     directory = request["directory"]
     sizes = {name: os.path.getsize(os.path.join(directory, name)) for name in request["files"]}
     progress = Progress(emit, "results", sum(sizes.values()))
@@ -172,8 +185,7 @@ def stage_out(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     def upload(name: str) -> dict[str, Any]:
         path = os.path.join(directory, name)
         sha = digests(path, {}, 0)["sha256"].hex()
-        if storage and place:
-            storage.put_file(path, place / name, progress)
+        storage.put_file(path, place / name, progress)
         return {"name": name, "size": os.path.getsize(path), "sha256": sha}
 
     done, failed = [], []
@@ -191,16 +203,3 @@ def stage_out(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
                 )
     done.sort(key=lambda file: str(file["name"]))
     return {"files": done, "failed": failed}
-
-
-def finish(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Write small documents in the order given; the manifest comes last.
-
-    `request`: place, path_style, documents [[name, text], ...].
-    """
-    place = _place(request["place"])
-    assert place is not None
-    storage = Storage(emit, path_style=request["path_style"])
-    for name, text in request["documents"]:
-        storage.put(text.encode(), place / name)
-    return {"written": [name for name, _ in request["documents"]]}

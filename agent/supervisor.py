@@ -94,7 +94,9 @@ class Supervisor:
 
     def fail(self, error: AgentError) -> None:
         """Note a failure; the first one decides, and ends the application if it runs."""
-        self.log.error(str(error), hint=error.hint, code=error.code)
+        # One line names the cause; what follows from it is told with less noise.
+        level = "error" if self.failure is None else "warning"
+        self.log.at(level, str(error), {"hint": error.hint, "code": error.code})
         if self.failure is None:
             self.failure = error
             if self.application is not None:
@@ -114,7 +116,7 @@ class Supervisor:
     def call(self, task: str, what: str, request: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Run a helper and return its result; one that dies or hangs is tried once more."""
         for again in (True, False):
-            helper = self.start_helper(task, request, self._hear)
+            helper = self.start_helper(task, request, self.hear)
             try:
                 if not self.wait(what, partial(_is_done, helper), seconds):
                     raise HelperDied(
@@ -131,7 +133,8 @@ class Supervisor:
                 helper.close()
         raise AssertionError("unreachable")
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def hear(self, message: dict[str, Any]) -> None:
+        """Log what a helper tells; a phase that it names begins."""
         if "phase" in message:
             self.enter(message["phase"])
             return

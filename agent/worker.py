@@ -114,12 +114,13 @@ class Worker(Job):
         meeting = self.meeting
         self.shielded = True
         self.enter(model.PART)
+        self.begin_upload()
         if meeting is None or not meeting.joined:
             self.enter(model.UPLOAD)
-            self.judged(outcome, self.upload(self.place))
+            self.judged(outcome, self.finish_upload())
             return outcome
         self.enter(model.UPLOAD)
-        uploaded = self.upload(self.place)
+        uploaded = self.finish_upload()
         judged = self.judged(outcome, uploaded)
         part: dict[str, Any] = {
             "index": self.node.index,
