@@ -114,9 +114,7 @@ class Delivery(Supervisor):
         for again in (True, False):
             helper = self._uploader
             assert helper is not None
-            self.wait(
-                "upload the results", partial(self._upload_ended, helper), _UPLOAD_SECONDS
-            )
+            self.wait("upload the results", partial(self._upload_ended, helper), _UPLOAD_SECONDS)
             if self._uploaded is not None:
                 return self._uploaded
             try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from types import ModuleType
 from typing import Any
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -119,14 +120,19 @@ def _make_logger(write: Callable[[bytes], None], console: bool, least: int) -> A
     )
 
 
+class _Later(ModuleType):
+    """Stand in for a module until something in it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
 def _import_later(name: str) -> None:
     """Let `import name` succeed and load the module only when something in it is used.
 
     structlog imports asyncio, and that ssl, for methods which a program without it never calls.
+    (importlib's LazyLoader loads at once here: `import` itself asks for an attribute.)
     """
-    spec = None if name in sys.modules else importlib.util.find_spec(name)
-    if spec is not None and spec.loader is not None:
-        spec.loader = importlib.util.LazyLoader(spec.loader)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
+    sys.modules.setdefault(name, _Later(name))

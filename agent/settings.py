@@ -38,7 +38,7 @@ class S3Place:
     @classmethod
     def parse(cls, text: str, name: str) -> S3Place:
         """Read `s3://bucket/prefix` or `bucket/prefix`; raise AgentError (78) otherwise."""
-        bucket, _, key = text.removeprefix("s3://").strip("/").partition("/")
+        bucket, _, key = text.removeprefix("s3://").rstrip("/").partition("/")
         parts = key.split("/") if key else []
         if not bucket or "://" in text.removeprefix("s3://") or {"..", "."} & set(parts):
             raise _bad(name, text, "it is no S3 address", "use s3://bucket or s3://bucket/prefix")
