@@ -74,7 +74,7 @@ class EmbeddedS3:
                 self._start(program)
                 if self._answers():
                     return
-                self._kill()
+                self.stop()
                 if attempt == _TRIES:
                     raise self._failed()
         except BaseException:
@@ -92,7 +92,11 @@ class EmbeddedS3:
 
     def stop(self) -> None:
         """End the server at once: its data is temporary."""
-        self._kill()
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        self._process = None
         for name, port in self._ports.items():
             # They lie in /tmp whatever TMPDIR says, and a kill leaves them there.
             Path(f"/tmp/seaweedfs-{name.split('.')[0]}-grpc-{port}.sock").unlink(missing_ok=True)
@@ -203,12 +207,6 @@ class EmbeddedS3:
         path.touch(mode=0o600)
         path.write_text(json.dumps({"identities": [identity]}), encoding="utf-8")
         (self._directory / "data").mkdir(exist_ok=True)
-
-    def _kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
 
     def _failed(self) -> AgentError:
         log = (self._directory / "weed.log").read_text(encoding="utf-8", errors="replace")

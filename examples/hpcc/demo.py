@@ -56,7 +56,7 @@ def _batch(directory: Path, work: Path, image: str | None) -> str:
     names = pack_private(private, directory / "hpcc", password)
     pack_deps(deps, packages)
     print(f"private.7z   {_size(private)}, encrypted: {', '.join(names)}")
-    print(f"deps.tar.gz  {_size(deps)}: {len(packages)} packages, as {packages[0].name}")
+    print(f"deps.tar.gz  {_size(deps)}: {', '.join(package.name for package in packages)}")
 
     heading(f"AWS Batch on this machine: {NODES} nodes, mpirun, S3")
     results = work / "batch"
