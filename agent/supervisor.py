@@ -99,7 +99,7 @@ class Supervisor:
         self.log.at(level, str(error), {"hint": error.hint, "code": error.code})
         if self.failure is None:
             self.failure = error
-            if self.application is not None:
+            if self.application is not None and self.application.stopped_for is None:
                 self.application.stop(error)
 
     # -- helpers

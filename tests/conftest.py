@@ -1,0 +1,144 @@
+"""What all tests share: an agent to run, an S3 server, the image, and a look at what is left."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.local.s3 import EmbeddedS3
+
+REPOSITORY = Path(__file__).parent.parent
+IMAGE = os.environ.get("ARCHITRAVE_TEST_IMAGE", "architrave:test")
+LAMBDA_IMAGE = f"{IMAGE}-lambda"
+PASSWORD = "geheim, with blanks & $igns"
+
+
+def engine_answers():
+    docker = shutil.which("docker")
+    return bool(docker) and not subprocess.run([docker, "info"], capture_output=True).returncode
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "Docker" in str(r.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"SKIPPED: {len(skipped)} container tests: no Docker engine")
+
+
+@pytest.fixture(scope="session")
+def image():
+    """Return the image under test; skip, or fail where it is required, without an engine."""
+    if not engine_answers():
+        if os.environ.get("ARCHITRAVE_REQUIRE_DOCKER") == "1":
+            pytest.fail("no Docker engine answers, and ARCHITRAVE_REQUIRE_DOCKER=1")
+        pytest.skip("no Docker engine answers")
+    return IMAGE
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory):
+    """Start a real S3 server for the session, with one bucket."""
+    with EmbeddedS3(tmp_path_factory.mktemp("s3")) as server:
+        server.create_bucket("bucket")
+        yield server
+
+
+@pytest.fixture
+def s3_env(s3):
+    """Return the variables by which the AWS SDK finds the server."""
+    return {
+        "AWS_ENDPOINT_URL_S3": s3.endpoint,
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": s3.access_key,
+        "AWS_SECRET_ACCESS_KEY": s3.secret_key,
+    }
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Return a root directory for an agent of its own; its /opt is there."""
+    (tmp_path / "root/opt").mkdir(parents=True)
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def agent(root):
+    """Return what starts an agent below its own root; none outlives the test."""
+    started = []
+
+    def start(*words, env=None, **options):
+        clean = {"PATH": os.environ["PATH"], "HOME": str(root), "ARCHITRAVE_ROOT": str(root)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "agent", *words],
+            env=clean | (env or {}),
+            stdin=options.pop("stdin", subprocess.DEVNULL),
+            stdout=options.pop("stdout", subprocess.PIPE),
+            stderr=options.pop("stderr", subprocess.PIPE),
+            text=options.pop("text", True),
+            start_new_session=True,
+            cwd=options.pop("cwd", REPOSITORY),
+            **options,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
+        process.wait(10)
+
+
+@pytest.fixture
+def job(agent):
+    """Return what runs a job to its end: (exit code, stdout, stderr)."""
+
+    def run(timeout=60, **env):
+        process = agent("run", env=env)
+        out, err = process.communicate(timeout=timeout)
+        return process.returncode, out, err
+
+    return run
+
+
+def until(condition, seconds=20.0):
+    """Wait until a condition holds; fail the test when it doesn't in time."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+    return found
+
+
+def read_line(process):
+    """Return the next line of a process's output."""
+    return process.stdout.readline()
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory):
+    """Return a directory with an SSH key pair, as it lies at the root of private.7z."""
+    directory = tmp_path_factory.mktemp("keys")
+    path = directory / "ssh_host_rsa_key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", path], check=True)
+    return directory
+
+
+def pack(directory, archive, password="", *options):
+    """Make a 7z archive of a directory's content, with the password through standard input."""
+    words = ["7zz", "a", "-bso0", "-bsp0", *options]
+    words += ["-mhe=on", "-p"] if password else []
+    subprocess.run(
+        [*words, archive, "."],
+        cwd=directory,
+        input=f"{password}\n{password}\n",
+        text=True,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    return archive

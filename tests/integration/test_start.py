@@ -1,0 +1,186 @@
+"""The ways to start, as a user starts them."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import read_line, until
+
+CATCHABLE = sorted(set(range(1, 32)) - {9, 17, 19, 20, 21, 22})
+REPORT = """
+import os, signal, sys
+print(sorted(os.listdir("/proc/self/fd"))[:4])
+mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+print(sorted(mask))
+status = open("/proc/self/status").read()
+print([line for line in status.splitlines() if line.startswith(("SigBlk", "SigIgn"))])
+"""
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 7, 64, 75, 124, 126, 127, 128, 137, 254, 255])
+def test_exit_code_is_passed_on(agent, code):
+    assert agent("exec", "--", "sh", "-c", f"exit {code}").wait(20) == code
+
+
+def test_first_word_that_is_no_subcommand_runs_as_it_stands(agent):
+    process = agent("/bin/sh", "-c", 'echo "$0|$1|$2"', "a b", "*", "$HOME")
+    assert process.communicate(timeout=20)[0] == "a b|*|$HOME\n"
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("number", [1, 2, 9, 11, 15])
+def test_death_by_signal_is_128_plus_n(agent, number):
+    assert agent("sh", "-c", f"kill -{number} $$").wait(20) == 128 + number
+
+
+@pytest.mark.parametrize("number", CATCHABLE)
+def test_every_signal_is_forwarded(agent, number):
+    """A child that says which signal it got says the one that the agent was sent."""
+    code = (
+        "import signal, sys\n"
+        "def got(n, f): print(n, flush=True); sys.exit(n)\n"
+        f"signal.signal({number}, got)\n"
+        "print('ready', flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    process = agent(sys.executable, "-c", code)
+    assert read_line(process) == "ready\n"
+    process.send_signal(number)
+    assert read_line(process) == f"{number}\n"
+    assert process.wait(20) == number
+
+
+def test_signal_in_the_first_moment_counts(agent):
+    """A SIGTERM that comes before anything is imported still ends the command."""
+    process = agent("sleep", "60")
+    until(lambda: blocked(process.pid))
+    process.terminate()
+    assert process.wait(20) == 143
+
+
+def blocked(pid):
+    """Tell whether a process blocks SIGTERM, as the agent's first statement does, or handles it."""
+    with open(f"/proc/{pid}/status") as status:
+        fields = dict(line.split(":\t", 1) for line in status if line.startswith("Sig"))
+    return (int(fields["SigBlk"], 16) | int(fields["SigCgt"], 16)) >> (signal.SIGTERM - 1) & 1
+
+
+def test_missing_and_not_executable(agent, tmp_path):
+    (tmp_path / "plain").write_text("x")
+    for command, code in (("no-such-program", 127), (str(tmp_path / "plain"), 126)):
+        process = agent("exec", "--", command)
+        assert process.communicate(timeout=20)[1].startswith(f"cannot run {command}: ")
+        assert process.returncode == code
+
+
+def test_orphans_are_reaped(agent):
+    """What a double fork leaves becomes no zombie, and is not mistaken for the command."""
+    script = "for i in 1 2 3 4 5 6 7 8; do (sleep 0 & exec true) ; done; wait; echo $$; exec sleep 60"
+    process = agent("sh", "-c", script)
+    read_line(process)
+
+    def no_zombies():
+        ps = subprocess.run(
+            ["ps", "--ppid", str(process.pid), "-o", "stat="], capture_output=True, text=True
+        )
+        return not [line for line in ps.stdout.split() if line.startswith("Z")]
+
+    until(no_zombies)
+    process.terminate()
+    assert process.wait(20) == 143
+
+
+def test_what_the_command_inherits(agent):
+    """Three descriptors, an empty mask, default dispositions."""
+    extra = os.open(os.devnull, os.O_RDONLY)
+    process = agent(sys.executable, "-c", REPORT, pass_fds=(extra,))
+    lines = process.communicate(timeout=20)[0].splitlines()
+    os.close(extra)
+    assert lines[0] == "['0', '1', '2', '3']"  # 3 is the listing itself
+    assert lines[1] == "[]"
+    # SIGPIPE (13) and SIGXFSZ (25) are ignored by the Python that prints this, and by nobody else.
+    assert lines[2] == "['SigBlk:\\t0000000000000000', 'SigIgn:\\t0000000001001000']"
+
+
+def test_the_environment_is_the_given_one(agent):
+    """Python's own LC_CTYPE doesn't reach the command."""
+    process = agent("env", env={"ODD": "a b\n=c", "LC_ALL": "C"})
+    out = process.communicate(timeout=20)[0]
+    assert "LC_CTYPE" not in out and "ODD=a b\n=c\n" in out
+
+
+def test_closed_descriptors_stay_closed(root):
+    """Without stdin, stdout and stderr the exit code is still the command's."""
+    line = f"exec {sys.executable} -m agent sh -c 'ls /proc/self/fd >/dev/null; exit 6' <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", line], timeout=20).returncode == 6
+
+
+def test_terminal_belongs_to_the_command(root):
+    """On a terminal the command is in the foreground: Ctrl-C reaches it."""
+    leader, follower = pty.openpty()
+    code = (
+        "import os, signal, sys\n"
+        "print('fg', os.tcgetpgrp(0) == os.getpgrp(), flush=True)\n"
+        "signal.signal(2, lambda n, f: sys.exit(42))\n"
+        "print('ready', flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    process = subprocess.Popen(
+        ["setsid", "-c", "-w", sys.executable, "-m", "agent", sys.executable, "-c", code],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+    )
+    os.close(follower)
+    text = b""
+    while b"ready" not in text:
+        text += os.read(leader, 1000)
+    assert b"fg True" in text
+    os.write(leader, b"\x03")
+    assert process.wait(20) == 42
+    os.close(leader)
+
+
+def test_help_and_version(agent):
+    out, err = agent("--help").communicate(timeout=20)
+    assert "architrave exec -- CMD" in out and not err
+    assert len(out.splitlines()) <= 24 and max(map(len, out.splitlines())) <= 100
+    assert agent("--version").communicate(timeout=20)[0].startswith("architrave 0.")
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "said"),
+    [
+        ([], {}, "EXEC_TYPE"),
+        ([], {"EXEC_TYPE": "fargate"}, "fargate"),
+        (["run", "fast"], {"EXEC_TYPE": "batch"}, "fast"),
+        (["exec"], {}, "no command"),
+        (["--fast"], {}, "--fast"),
+    ],
+)
+def test_wrong_use_is_64(agent, words, env, said):
+    process = agent(*words, env=env)
+    err = process.communicate(timeout=20)[1]
+    assert process.returncode == 64
+    assert said in err and "hint: " in err and "Traceback" not in err
+
+
+def test_shell_takes_commands_from_standard_input(agent):
+    """Without a terminal the shell runs what it reads, with the job's environment."""
+    process = agent("shell", env={"APP_BIN": "/opt/app", "X": "1"}, stdin=subprocess.PIPE)
+    out, err = process.communicate("echo got $X $TMP_OUTPUT_DIR; exit 4\n", timeout=20)
+    assert process.returncode == 4
+    assert out.startswith("got 1 /")
+    assert "the job would run" in err and "/opt/app" in err
+
+
+def test_shell_by_its_other_names(agent):
+    for words, env in ((["debug"], {}), (["bash"], {}), ([], {"EXEC_TYPE": "SHELL"})):
+        process = agent(*words, env=env, stdin=subprocess.PIPE)
+        assert process.communicate("exit 3\n", timeout=20)[1].startswith("architrave: debug shell")
+        assert process.returncode == 3
+    assert agent("bash", "-c", "exit 5").wait(20) == 5
