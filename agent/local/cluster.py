@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from agent.errors import CANNOT_WRITE, NO_OBJECT, USAGE, AgentError
+from agent.local import leftovers
 from agent.local.containers import Containers
 from agent.local.follow import Follower
 from agent.local.hurts import CUT, DELAY, KILL, Hurt
@@ -138,9 +139,13 @@ class Cluster:
     def _open(self) -> None:
         job = self.job
         _prepare_results(job.results_dir)
+        leftovers.remove_directories()
         directory = self._stack.enter_context(
-            tempfile.TemporaryDirectory(prefix="architrave-", ignore_cleanup_errors=True)
+            tempfile.TemporaryDirectory(
+                prefix=leftovers.DIRECTORY_PREFIX, ignore_cleanup_errors=True
+            )
         )
+        leftovers.mark(Path(directory))
         self.s3 = EmbeddedS3(Path(directory) / "s3")
         place = self._place(Path(directory))
         # The nodes end before S3 does: an agent that is told to stop still uploads.
@@ -161,7 +166,7 @@ class Cluster:
         if self.job.image is None:
             return Processes(directory, self.job.nodes)
         # A job id may be chosen by the user; what a container may be called is for Docker to say.
-        short = directory.name.removeprefix("architrave-").replace("_", "0")
+        short = directory.name.removeprefix(leftovers.DIRECTORY_PREFIX).replace("_", "0")
         return Containers(f"architrave-{short}", self.job.image, self.job.docker_args)
 
     def _start(self, place: Place, index: int, delay: float) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import IO
 
 from agent.errors import S3_UNREACHABLE, AgentError
-from agent.local import spawn
+from agent.local import leftovers, spawn
 
 _ANSWER_SECONDS = 20.0
 _LABEL = "architrave.cluster"
+_OWNER = "architrave.owner"
 UNAVAILABLE = S3_UNREACHABLE  # 69, EX_UNAVAILABLE: something this job needs does not answer
 
 
@@ -46,6 +47,7 @@ class Containers:
                 code=UNAVAILABLE,
                 hint=f"scripts/build-image -t {self._image}, docker pull, or --no-docker",
             ) from error
+        _remove_leftovers()
         _docker("network", "create", "--driver", "bridge", *self._label, self._name)
         template = "{{(index .IPAM.Config 0).Gateway}}"
         self.host_address = _docker("network", "inspect", "--format", template, self._name)
@@ -79,8 +81,8 @@ class Containers:
         return node
 
     @property
-    def _label(self) -> tuple[str, str]:
-        return "--label", f"{_LABEL}={self._name}"
+    def _label(self) -> tuple[str, ...]:
+        return "--label", f"{_LABEL}={self._name}", "--label", f"{_OWNER}={leftovers.owner()}"
 
 
 class Container:
@@ -137,6 +139,18 @@ class Container:
         _try("rm", "--force", "--volumes", self.name)
         self._follower.kill()
         self._follower.wait()
+
+
+def _remove_leftovers() -> None:
+    """Remove containers and networks of clusters that were killed before they could do it."""
+    form = '{{.ID}} {{.Label "' + _OWNER + '"}}'
+    for kind, remove in (("container", ("rm", "--force", "--volumes")), ("network", ("rm",))):
+        every = ("--all",) if kind == "container" else ()
+        listed = _try(kind, "ls", *every, "--filter", f"label={_OWNER}", "--format", form)
+        for line in listed.splitlines():
+            identity, _, owner = line.partition(" ")
+            if leftovers.is_gone(owner):
+                _try(kind, *remove, identity)
 
 
 def _by_name(env: Mapping[str, str]) -> list[str]:

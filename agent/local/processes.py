@@ -12,15 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-import psutil
-
 import agent
 from agent.errors import USAGE, AgentError
-from agent.local import ports, spawn
+from agent.local import leftovers, ports, spawn
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _GRACE_SECONDS = 5.0
-_SWEEP_SECONDS = 5.0
 _MOST_NODES = 250
 
 
@@ -111,13 +108,8 @@ class Process:
             self.process.send_signal(number)
 
     def kill(self) -> None:
-        """End everything that runs on the node: a container's end does that by itself."""
-        deadline = time.monotonic() + _SWEEP_SECONDS
-        while (found := self._processes()) and time.monotonic() < deadline:
-            for each in found:
-                with suppress(psutil.NoSuchProcess):
-                    each.kill()
-            psutil.wait_procs(found, timeout=1.0)
+        """End everything that runs on the node."""
+        leftovers.end_processes(self.root, self.process.pid)
 
     def cut(self) -> None:
         """Refuse: all nodes share the loopback interface."""
@@ -135,32 +127,3 @@ class Process:
     def thaw(self) -> None:
         """Let a stopped agent go on."""
         self.signal(signal.SIGCONT)
-
-    def _processes(self) -> list[psutil.Process]:
-        """Return the node's processes: the agent's session, what names its root, their children.
-
-        sshd's children carry neither the session nor the root, so descent counts too.
-        """
-        found: dict[int, psutil.Process] = {}
-        for each in psutil.process_iter():
-            with suppress(psutil.Error, ProcessLookupError):
-                if each.pid != os.getpid() and self._owns(each):
-                    for member in (each, *each.children(recursive=True)):
-                        found[member.pid] = member
-        return [each for each in found.values() if _lives(each)]
-
-    def _owns(self, process: psutil.Process) -> bool:
-        if os.getsid(process.pid) == self.process.pid:
-            return True
-        root = str(self.root)
-        with suppress(psutil.AccessDenied):
-            if any(f"{root}/" in f"{word}/" for word in (process.cwd(), *process.cmdline())):
-                return True
-            return process.environ().get("ARCHITRAVE_ROOT") == root
-        return False
-
-
-def _lives(process: psutil.Process) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
