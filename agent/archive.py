@@ -96,10 +96,12 @@ def _check_tree(target: str, path: str) -> None:
             full = os.path.join(folder, name)
             mode = os.lstat(full).st_mode
             if stat.S_ISLNK(mode):
+                # 7-Zip turns an absolute one into one that holds for its target only.
+                absolute = os.path.isabs(os.readlink(full))
                 points_to = os.path.normpath(
                     os.path.join(os.path.realpath(folder), os.readlink(full))
                 )
-                if os.path.commonpath([inside, points_to]) != inside:
+                if absolute or os.path.commonpath([inside, points_to]) != inside:
                     raise _bad(path, f"the link {name} leads out of it", "pack the file itself")
             elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise _bad(path, f"{name} is no file", "leave it out")

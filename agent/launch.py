@@ -152,7 +152,7 @@ class Application:
             wait(lambda: self._output.ended, self._loop.clock() + _LAST_WORDS_SECONDS)
         left = self._loop.children.end_orphans()
         if left:
-            self._log.warning("ended what the application left behind", processes=left)
+            self._log.info("ended what the application left behind", processes=left)
             wait(lambda: self._output.ended, self._loop.clock() + _LAST_WORDS_SECONDS)
         user, system = (child.user_seconds, child.system_seconds) if child else (0.0, 0.0)
         self._output.append(time_lines(self.real_seconds, user, system))

@@ -24,7 +24,7 @@ def log_lines(err):
 
 def test_the_readme_s_line(job, root):
     """The code is the application's, and time.log has its output and bash's lines."""
-    env = LAMBDA | {"APP_BIN": "/bin/sh", "APP_PARAMS": '-c "echo \'a  b\'; exit 3"'}
+    env = LAMBDA | {"APP_BIN": "/bin/sh", "APP_PARAMS": "-c \"echo 'a  b'; exit 3\""}
     code, out, _ = job(**env)
     assert code == 3
     log = (root / "tmp/time.log").read_text()

@@ -79,7 +79,9 @@ def test_missing_and_not_executable(agent, tmp_path):
 
 def test_orphans_are_reaped(agent):
     """What a double fork leaves becomes no zombie, and is not mistaken for the command."""
-    script = "for i in 1 2 3 4 5 6 7 8; do (sleep 0 & exec true) ; done; wait; echo $$; exec sleep 60"
+    script = (
+        "for i in 1 2 3 4 5 6 7 8; do (sleep 0 & exec true) ; done; wait; echo $$; exec sleep 60"
+    )
     process = agent("sh", "-c", script)
     read_line(process)
 
@@ -115,7 +117,9 @@ def test_the_environment_is_the_given_one(agent):
 
 def test_closed_descriptors_stay_closed(root):
     """Without stdin, stdout and stderr the exit code is still the command's."""
-    line = f"exec {sys.executable} -m agent sh -c 'ls /proc/self/fd >/dev/null; exit 6' <&- >&- 2>&-"
+    line = (
+        f"exec {sys.executable} -m agent sh -c 'ls /proc/self/fd >/dev/null; exit 6' <&- >&- 2>&-"
+    )
     assert subprocess.run(["sh", "-c", line], timeout=20).returncode == 6
 
 

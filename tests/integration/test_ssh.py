@@ -1,0 +1,189 @@
+"""Keys and sshd: the job's own, checked strictly both ways, with the real OpenSSH."""
+
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agent import identity
+from agent.errors import AgentError
+from agent.remote import Remote
+from tests.conftest import until
+
+USER = os.environ.get("USER") or "root"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def prepare(directory, key, port, job="job", attempt=1):
+    (directory / "batch").mkdir(parents=True, exist_ok=True)
+    identity.prepare(
+        {
+            "key_file": str(key),
+            "directory": str(directory),
+            "batch": str(directory / "batch"),
+            "job": job,
+            "attempt": attempt,
+            "address": "127.0.0.1",
+            "port": port,
+            "user": USER,
+            "nodes": 2,
+            "heartbeat": 2,
+            "path": "/only/this:/usr/bin:/bin",
+            "library_path": "",
+        },
+        None,
+    )
+    return directory
+
+
+@pytest.fixture
+def server(tmp_path, keys):
+    """Run sshd as the agent does; return (directory, port)."""
+    port = free_port()
+    directory = prepare(tmp_path / "server", keys / "ssh_host_rsa_key", port)
+    if os.geteuid() == 0:
+        os.makedirs("/run/sshd", exist_ok=True)
+    process = subprocess.Popen(
+        [
+            shutil.which("sshd", path="/usr/sbin:/usr/bin"),
+            "-D",
+            "-e",
+            "-f",
+            directory / "sshd_config",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "Server listening" in process.stderr.readline()
+    yield directory, port
+    process.kill()
+    process.wait()
+
+
+def ssh(directory, *words):
+    return subprocess.run(
+        ["ssh", "-F", directory / "ssh_config", "127.0.0.1", *words],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def connect(directory, port):
+    return Remote("127.0.0.1", port, USER, str(directory), 10)
+
+
+def test_same_archive_same_keys(tmp_path, keys):
+    """Every node derives the same identity; another job, attempt or archive gives another one."""
+    key = keys / "ssh_host_rsa_key"
+    other = tmp_path / "other_key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", other], check=True)
+    made = {
+        name: (prepare(tmp_path / name, path, 2222, job, attempt) / "known_hosts").read_text()
+        for name, path, job, attempt in (
+            ("a", key, "job", 1),
+            ("b", key, "job", 1),
+            ("c", key, "job", 2),
+            ("d", key, "job2", 1),
+            ("e", other, "job", 1),
+        )
+    }
+    assert made["a"] == made["b"]
+    assert len(set(made.values())) == 4
+    user = (tmp_path / "a/authorized_keys").read_text().split()[-1]
+    assert user != made["a"].split()[-1]
+
+
+def test_only_the_owner_can_read(tmp_path, keys):
+    directory = prepare(tmp_path / "x", keys / "ssh_host_rsa_key", 2222)
+    for name in ("host_key", "user_key", "authorized_keys"):
+        assert (directory / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_session_finds_the_programs(server):
+    """What mpirun starts on another node has this job's PATH."""
+    done = ssh(server[0], "echo $PATH")
+    assert done.returncode == 0, done.stderr
+    # The user's own shell may put more in front.
+    assert "/only/this" in done.stdout.strip().split(":")
+
+
+def test_paramiko_comes_in_and_writes(server):
+    directory, port = server
+    with connect(directory, port) as remote:
+        remote.write("one.json", b"{}")
+        remote.write("one.json", b"{2}")
+        with pytest.raises(OSError):
+            remote.write("one.json", b"{3}", replace=False)
+        assert remote.read("one.json") == b"{2}"
+        assert remote.own_address == "127.0.0.1"
+    assert sorted(os.listdir(directory / "batch")) == ["one.json"]
+
+
+def test_wrong_host_key_is_refused(server, tmp_path, keys):
+    """A server with another job's host key gets nothing: neither from ssh nor from paramiko."""
+    directory, port = server
+    other = prepare(tmp_path / "other", keys / "ssh_host_rsa_key", port, job="another")
+    shutil.copy(directory / "user_key", other / "user_key")
+    done = ssh(other, "true")
+    assert done.returncode == 255 and "verification failed" in done.stderr
+    with pytest.raises(AgentError) as caught:
+        connect(other, port)
+    assert caught.value.code == 77 and "host key" in caught.value.cause
+
+
+def test_a_stranger_s_key_is_refused(server, tmp_path, keys):
+    directory, port = server
+    other = prepare(tmp_path / "other", keys / "ssh_host_rsa_key", port, job="another")
+    shutil.copy(directory / "known_hosts", other / "known_hosts")
+    assert ssh(other, "true").returncode == 255
+    with pytest.raises(AgentError) as caught:
+        connect(other, port)
+    assert caught.value.code == 77 and "refuses" in caught.value.cause
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-o", "PreferredAuthentications=password"],
+        ["-o", "PreferredAuthentications=keyboard-interactive"],
+        ["-l", "daemon"],
+    ],
+)
+def test_only_this_key_and_this_user(server, words):
+    assert ssh(server[0], *words, "true").returncode == 255
+
+
+def test_no_forwarding(server):
+    directory, _ = server
+    done = ssh(
+        directory, "-o", "ExitOnForwardFailure=yes", "-R", f"{free_port()}:127.0.0.1:1", "true"
+    )
+    assert done.returncode == 255
+
+
+def test_nothing_of_the_system_is_touched(server):
+    """Neither the host's ssh configuration nor a home directory's is read or written."""
+    assert "UserKnownHostsFile" in (server[0] / "ssh_config").read_text()
+    before = Path("/etc/ssh").stat().st_mtime
+    ssh(server[0], "true")
+    assert Path("/etc/ssh").stat().st_mtime == before
+
+
+@pytest.mark.parametrize("content", [None, "", "no key\n"])
+def test_no_key_in_the_archive(tmp_path, content):
+    key = tmp_path / "ssh_host_rsa_key"
+    if content is not None:
+        key.write_text(content)
+    with pytest.raises(AgentError) as caught:
+        prepare(tmp_path / "x", key, 2222)
+    assert caught.value.code == 65 and "ssh_host_rsa_key" in str(caught.value)
+    assert until(lambda: caught.value.hint)
