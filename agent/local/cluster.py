@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -159,8 +160,11 @@ class Cluster:
             self.s3.put_file(BUCKET, key, path)
         self.view.opened(self.states, place.description)
         delays = {hurt.index: hurt.seconds for hurt in job.hurts if hurt.kind == DELAY}
-        for index in job.start_order:
-            self._start(place, index, delays.get(index, 0.0))
+        self._start_main(place, delays.pop(job.main_index, 0.0))
+        workers = [index for index in job.start_order if index != job.main_index]
+        self._launch(place, [index for index in workers if index not in delays])
+        for index, delay in delays.items():
+            self._after(delay, partial(self._launch, place, [index]))
 
     def _place(self, directory: Path) -> Place:
         if self.job.image is None:
@@ -169,31 +173,28 @@ class Cluster:
         short = directory.name.removeprefix(leftovers.DIRECTORY_PREFIX).replace("_", "0")
         return Containers(f"architrave-{short}", self.job.image, self.job.docker_args)
 
-    def _start(self, place: Place, index: int, delay: float) -> None:
-        """Start a node; the main node at once and frozen, so that its address is known."""
-        if index != self.job.main_index:
-            self._after(delay, lambda: self._launch(place, index))
-            return
-        node = self._launch(place, index)
+    def _start_main(self, place: Place, delay: float) -> None:
+        """Start the main node; a late one at once and frozen, since workers need its address."""
+        self._launch(place, [self.job.main_index])
         if delay:
+            node = self.nodes[self.job.main_index]
             node.freeze()
             self._after(delay, node.thaw)
 
-    def _launch(self, place: Place, index: int) -> RunningNode:
+    def _launch(self, place: Place, indexes: list[int]) -> None:
         main = self.nodes.get(self.job.main_index)
-        env = self.s3.environment() | self.job.environment(index, main.address if main else "")
-        node = self.nodes[index] = place.start(index, env)
-        state = self.states[index]
-        state.address, state.started = node.address, time.time()
-        self.view.started(state)
-        self._followers.append(Follower(node, state, self.view, self._changed))
-        return node
+        address = main.address if main else ""
+        s3 = self.s3.environment()
+        envs = {index: s3 | self.job.environment(index, address) for index in indexes}
+        for index, node in place.start(envs).items():
+            self.nodes[index] = node
+            state = self.states[index]
+            state.address, state.started = node.address, time.time()
+            self.view.started(state)
+            self._followers.append(Follower(node, state, self.view, self._changed))
 
     def _after(self, delay: float, action: Callable[[], object]) -> None:
-        if delay:
-            self._later.append((time.monotonic() + delay, action))
-        else:
-            action()
+        self._later.append((time.monotonic() + delay, action))
 
     def _until(self, reached: Callable[[], bool], seconds: float | None) -> bool:
         """Wait, doing meanwhile what is due; tell whether the condition was reached."""

@@ -57,5 +57,5 @@ class Place(Protocol):
     def close(self) -> None:
         """Remove every node and all that belongs to the place; never raise."""
 
-    def start(self, index: int, env: Mapping[str, str]) -> RunningNode:
-        """Start one node."""
+    def start(self, envs: Mapping[int, Mapping[str, str]]) -> Mapping[int, RunningNode]:
+        """Start a node for each index, with its environment."""

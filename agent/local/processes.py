@@ -52,7 +52,11 @@ class Processes:
         for node in self._nodes:
             node.kill()
 
-    def start(self, index: int, env: Mapping[str, str]) -> Process:
+    def start(self, envs: Mapping[int, Mapping[str, str]]) -> dict[int, Process]:
+        """Start an agent for each index."""
+        return {index: self._start(index, env) for index, env in envs.items()}
+
+    def _start(self, index: int, env: Mapping[str, str]) -> Process:
         """Start an agent with an environment as clean as a container's."""
         root = self._directory / f"node-{index}"
         for directory in (root / "opt", root / "tmp"):
