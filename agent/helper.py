@@ -20,10 +20,6 @@ def task_named(name: str) -> Callable[..., dict[str, Any]]:
         from agent import staging
 
         return {"stage_in": staging.stage_in, "stage_out": staging.stage_out}[name]
-    if name == "identity":
-        from agent.identity import prepare
-
-        return prepare
     from agent import link
 
     return {"join": link.join, "tell": link.tell}[name]

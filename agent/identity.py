@@ -21,7 +21,7 @@ AUTHORIZED_KEYS, KNOWN_HOSTS = "authorized_keys", "known_hosts"
 SSHD_CONFIG, SSH_CONFIG = "sshd_config", "ssh_config"
 
 
-def prepare(request: dict[str, Any], emit: object) -> dict[str, Any]:
+def prepare(request: dict[str, Any]) -> None:
     """Write keys and configurations into `directory`. Runs in a helper process.
 
     `request`: key_file, directory, batch, job, attempt, address, port, user, nodes, heartbeat,
@@ -42,7 +42,6 @@ def prepare(request: dict[str, Any], emit: object) -> dict[str, Any]:
     }
     for name, text in files.items():
         _write(os.path.join(directory, name), text)
-    return {"host_key": host_public}
 
 
 def _seeds(path: str, job: str, attempt: int) -> Any:

@@ -99,10 +99,12 @@ class Job(Delivery):
         deps_dir = settings.path("/tmp/deps")
         place = self.place
         probe = place / f"node-{settings.topology.index}/.write-probe" if place else None
-        if not (settings.private or settings.deps or probe):
+        several = settings.topology.count > 1
+        if not (settings.private or settings.deps or probe or several):
             return
         make_directory(deps_dir, "S3_BATCH_DEPS_REL_PATH")
         request = {
+            "identity": self._identity() if several else None,
             "private": fields(settings.private),
             "deps": fields(settings.deps),
             "probe": fields(probe),
@@ -228,38 +230,47 @@ class Job(Delivery):
 
     # -- what several nodes have in common
 
-    def open_sshd(self) -> dict[str, Any]:
-        """Make this attempt's keys, start sshd; return what requests to other nodes need."""
+    def _identity(self) -> dict[str, Any]:
+        """Return what this attempt's keys and the configurations of sshd and ssh are made from.
+
+        They are made by the helper that unpacks the archive with the key: one start less.
+        """
         settings = self.settings
-        user = _user_name()
         address = network.own_address(
             settings.address, settings.interface, settings.topology.main_address
         )
         self.node = Node(settings.topology.index, address, self.slots, __version__)
         env = self.app_env()
-        directory = os.path.join(settings.runtime_dir, "ssh")
-        request = {
+        return {
             "key_file": settings.path(f"/opt/{settings.key_name}"),
-            "directory": directory,
+            "directory": self._ssh_directory,
             "batch": settings.path("/tmp/batch"),
             "job": settings.topology.job,
             "attempt": settings.topology.attempt,
             "address": address,
             "port": settings.ssh_port,
-            "user": user,
+            "user": _user_name(),
             "nodes": settings.topology.count,
             "heartbeat": settings.heartbeat,
             "path": env.get("PATH", ""),
             "library_path": env.get("LD_LIBRARY_PATH", ""),
         }
-        self.call("identity", "make this job's SSH keys", request, _SMALL_STEP_SECONDS)
-        self.sshd = Sshd(self.loop, self.log, f"{directory}/sshd_config", settings.app_env)
+
+    @property
+    def _ssh_directory(self) -> str:
+        return os.path.join(self.settings.runtime_dir, "ssh")
+
+    def open_sshd(self) -> dict[str, Any]:
+        """Start sshd; return what requests to other nodes need."""
+        settings = self.settings
+        config = f"{self._ssh_directory}/sshd_config"
+        self.sshd = Sshd(self.loop, self.log, config, settings.app_env)
         if self.sshd.child is not None:
             self.own_pids.add(self.sshd.child.pid)
         return {
             "port": settings.ssh_port,
-            "user": user,
-            "directory": directory,
+            "user": _user_name(),
+            "directory": self._ssh_directory,
             "timeout": max(2.0, 2 * settings.heartbeat),
         }
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from agent import archive, model, packages
+from agent import archive, identity, model, packages
 from agent.errors import AgentError, NotThere, why
 from agent.integrity import digests
 from agent.model import Emit
@@ -30,13 +30,32 @@ def _place(fields: dict[str, str] | None) -> S3Place | None:
 
 
 def stage_in(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Fetch, check, unpack and install what the settings name, all at once.
+    """Fetch, check, unpack and install what the settings name, all at once; then make the keys.
 
     `request`: deps, private, probe (places or null), path_style, runtime_dir, opt, deps_dir,
-    password, system. Returns {"fetched", "path", "library_path", "installed", "skipped"}.
+    password, system, identity (null on a single node, see `identity.prepare`). Returns {"fetched",
+    "path", "library_path", "installed", "skipped"}.
     """
-    storage = Storage(emit, path_style=request["path_style"])
     private, deps, probe = (_place(request[name]) for name in ("private", "deps", "probe"))
+    answer: dict[str, Any] = {"fetched": [], "path": [], "library_path": []}
+    if private or deps or probe:
+        answer |= _fetch_and_unpack(private, deps, probe, request, emit)
+    if request["identity"]:
+        given = request["identity"]
+        for name in ("path", "library_path"):
+            given[name] = ":".join([*answer[name], *([given[name]] if given[name] else [])])
+        identity.prepare(given)
+    return answer
+
+
+def _fetch_and_unpack(
+    private: S3Place | None,
+    deps: S3Place | None,
+    probe: S3Place | None,
+    request: dict[str, Any],
+    emit: Emit,
+) -> dict[str, Any]:
+    storage = Storage(emit, path_style=request["path_style"])
     answer: dict[str, Any] = {"fetched": [], "path": [], "library_path": []}
     # Not waited for when one fails: the process ends, and with it what the others do.
     pool = ThreadPoolExecutor(3)
