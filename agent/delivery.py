@@ -11,7 +11,9 @@ from typing import Any
 from agent import cgroup, outputs, report
 from agent.errors import CANNOT_WRITE, AgentError, HelperDied
 from agent.helpers import Helper
+from agent.loop import Timer
 from agent.model import AGENT, Node, Outcome
+from agent.sampling import SAMPLE_SECONDS, Sampler
 from agent.settings import S3Place
 from agent.supervisor import Supervisor
 
@@ -26,6 +28,8 @@ class Delivery(Supervisor):
     command: tuple[str, ...] = ()
     before: dict[str, outputs.Stamp] | None = None
     fetched: list[dict[str, Any]]
+    sampler: Sampler | None = None
+    _sampling: Timer | None = None
     _files: list[str]
     _uploader: Helper | None = None
     _uploaded: dict[str, Any] | None = None
@@ -42,6 +46,24 @@ class Delivery(Supervisor):
         """Tell whether S3 is asked with the bucket in the path: a given endpoint has no DNS."""
         env = self.settings.helper_env
         return bool(env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"))
+
+    def sample(self) -> None:
+        """Begin to sample the job's processes on this node; psutil is imported a second later."""
+        if self._sampling is not None:
+            return
+        start = self.loop.clock()
+
+        def one() -> None:
+            if self.sampler is None:
+                self.sampler = Sampler(self.own_pids, start)
+            self.sampler.sample(self.loop.clock())
+
+        self._sampling = self.loop.every(SAMPLE_SECONDS, one)
+
+    def stop_sampling(self) -> None:
+        """Take no more samples."""
+        if self._sampling is not None:
+            self._sampling.cancel()
 
     def results(self) -> list[str]:
         """Return the result files of this node, relative to the output directory."""
@@ -144,7 +166,7 @@ class Delivery(Supervisor):
 
     def record(self, uploaded: dict[str, Any]) -> dict[str, Any]:
         """Return what this node tells about itself."""
-        sampler = self.application.sampler if self.application else None
+        sampler = self.sampler
         return report.node_record(
             self.node,
             self.spans,

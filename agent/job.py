@@ -6,9 +6,10 @@ import os
 import pwd
 import shutil
 import traceback
+from dataclasses import replace
 from typing import Any
 
-from agent import __version__, cgroup, model, network, outputs, plan
+from agent import __version__, cgroup, hostfile, model, network, outputs, plan
 from agent.console import Outlet
 from agent.delivery import Delivery, fields
 from agent.errors import BAD_SETTINGS, BUG, CANNOT_WRITE, NO_PERMISSION, AgentError, why
@@ -34,6 +35,7 @@ class Job(Delivery):
         self._path, self._library_path, self.fetched = [], [], []
         self.output_dir = self.settings.output_dir
         self.command = self.settings.command
+        self.log.info("start", mode=self.settings.mode, version=__version__, built=_build_date())
         outcome = self._guarded(self.work)
         outcome = self._guarded(lambda: self.end(outcome), outcome)
         self.write_exit_code(outcome.code)
@@ -148,6 +150,8 @@ class Job(Delivery):
             self.command = tuple(argv)
         if launcher == "each":
             env |= self.each_env()
+            if self.settings.topology.count == 1:
+                self.write_hostfiles([])
         self.open_output()
         assert self._output is not None
         application = Application(self.loop, self.log, self._output, grace=settings.grace)
@@ -156,9 +160,11 @@ class Job(Delivery):
         application.start(argv, env, settings.workdir, settings.timeout)
         if self.failure is not None:
             application.stop(self.failure)
+        self.on_started()
         self.log.open()
-        application.sample(self.own_pids)
+        self.sample()
         self.loop.wait(lambda: application.ended)
+        self.stop_sampling()
         application.finish(self.loop.wait)
         outcome = application.outcome(launcher_aborts=launcher == "mpirun")
         self.log.info(
@@ -171,6 +177,9 @@ class Job(Delivery):
             self.log.error(outcome.cause, hint=outcome.hint or None)
         return outcome
 
+    def on_started(self) -> None:
+        """Be told that the application runs; the end may have been told before it began."""
+
     def launcher(self, env: dict[str, str]) -> str:
         """Return which launcher is used: what is set, or what the image has."""
         chosen = self.settings.launcher
@@ -181,6 +190,16 @@ class Job(Delivery):
         if chosen == "auto":
             return "mpirun" if found else "direct"
         return chosen
+
+    def write_hostfiles(self, workers: list[Node]) -> None:
+        """Write the hostfile, and the one with each address once; this node comes first."""
+        own = self.node if self.node.address else replace(self.node, address="127.0.0.1")
+        for name, text in (
+            ("/tmp/hostfile", hostfile.write([own, *workers])),
+            ("/tmp/hostfile-deduped", hostfile.deduped([own, *workers])),
+        ):
+            with open(self.settings.path(name), "w", encoding="ascii") as file:
+                file.write(text)
 
     def each_env(self) -> dict[str, str]:
         """Return what every copy of the application is told in the launcher `each`."""
@@ -279,6 +298,15 @@ class Job(Delivery):
         sshd = self.sshd
         assert sshd is not None
         self.wait("sshd listens", lambda: sshd.listening, _SMALL_STEP_SECONDS)
+
+
+def _build_date() -> str | None:
+    """Return the first line of /build_date, if the image has one."""
+    try:
+        with open("/build_date", encoding="utf-8", errors="replace") as file:
+            return file.readline().strip()
+    except OSError:
+        return None
 
 
 def _user_name() -> str:

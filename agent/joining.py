@@ -23,6 +23,7 @@ class WorkerMeeting(Meeting):
         self.output_dir = ""
         self.main_lost = False
         self.outcome: Outcome | None = None
+        self.on_outcome: Callable[[Outcome], None] = lambda outcome: None
         self.go: dict[str, Any] | None = None
         self._node = node
         self._own_dir = output_dir
@@ -114,6 +115,7 @@ class WorkerMeeting(Meeting):
             if (message["job"], message["attempt"]) != (self._topology.job, self._topology.attempt):
                 raise Refused("it is of another job or attempt")
             self.outcome = Outcome(**message["outcome"])
+            self.on_outcome(self.outcome)
         elif kind == GO and name == "go.json":
             self.go = json.loads(data)
 

@@ -15,7 +15,6 @@ from agent.loop import Loop, Timer
 from agent.model import AGENT, APPLICATION, Outcome
 from agent.output import Output, time_lines
 from agent.process import Child, has_terminal
-from agent.sampling import SAMPLE_SECONDS, Sampler
 
 # A process that SIGKILL doesn't end within this is stuck in the kernel.
 _KILL_SECONDS = 2.0
@@ -51,7 +50,6 @@ class Application:
 
     def __init__(self, loop: Loop, log: Log, output: Output, *, grace: float) -> None:
         self.child: Child | None = None
-        self.sampler: Sampler | None = None
         self.stopped_for: AgentError | None = None
         self.real_seconds = 0.0
         self._loop = loop
@@ -85,16 +83,6 @@ class Application:
             self._timers.append(
                 self._loop.call_at(self._start + time_limit, lambda: self._out_of_time(time_limit))
             )
-
-    def sample(self, own: set[int]) -> None:
-        """Begin to sample; psutil is imported a second after the application has started."""
-
-        def one() -> None:
-            if self.sampler is None:
-                self.sampler = Sampler(own, self._start)
-            self.sampler.sample(self._loop.clock())
-
-        self._timers.append(self._loop.every(SAMPLE_SECONDS, one))
 
     @property
     def ended(self) -> bool:

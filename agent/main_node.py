@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 from typing import Any
 
-from agent import hostfile, model, network, plan
+from agent import model, network, plan
 from agent.errors import NOT_FOUND, TRY_AGAIN, AgentError
 from agent.job import Job, make_directory
 from agent.model import AGENT, Outcome
@@ -45,10 +45,11 @@ class MainNode(Job):
             settings.heartbeat,
             ssh,
             self.start_helper,
-            self._worker_failed,
+            self.fail,
             output_dir=self.output_dir,
         )
         self.meeting = meeting
+        meeting.on_ended = self._copy_ended
         # Before a worker on the same file system makes it in this node's stead.
         make_directory(self.output_dir, "TMP_OUTPUT_DIR")
         meeting.watch()
@@ -61,17 +62,8 @@ class MainNode(Job):
         )
         if not joined:
             raise meeting.missing()
-        nodes = [self.node, *meeting.nodes]
-        for name, text in (
-            ("/tmp/hostfile", hostfile.write(nodes)),
-            ("/tmp/hostfile-deduped", hostfile.deduped(nodes)),
-        ):
-            with open(settings.path(name), "w", encoding="ascii") as file:
-                file.write(text)
+        self.write_hostfiles(meeting.nodes)
         self.log.info("all nodes joined", nodes=settings.topology.count)
-
-    def _worker_failed(self, error: AgentError) -> None:
-        self.fail(error)
 
     def _ask_version(self) -> None:
         """Learn Open MPI's version while the workers are on their way."""
@@ -123,6 +115,20 @@ class MainNode(Job):
         self.wait("every worker is told to launch", lambda: helper.done, 2 * _VERSION_SECONDS)
         self._check_told(helper.outcome()["untold"])
 
+    def _copy_ended(self, index: int, outcome: Outcome) -> None:
+        """End this node's copy of the application when a worker's has failed, as mpirun would."""
+        if outcome.code and self.application is not None:
+            cause = f"its copy on worker {index} ended with {outcome.code}"
+            hint = f"look at the log of worker {index}"
+            error = AgentError("finish the application", cause, code=outcome.code, hint=hint)
+            if self.application.stopped_for is None:
+                self.application.stop(error)
+
+    def on_started(self) -> None:
+        """Look at what workers told before the application ran here."""
+        for index, outcome in self.meeting.ended.items() if self.meeting else ():
+            self._copy_ended(index, outcome)
+
     def _check_told(self, untold: dict[str, str]) -> None:
         for index, cause in untold.items():
             hint = f"look at the log of worker {index}"
@@ -132,8 +138,8 @@ class MainNode(Job):
         """Return the outcome of all nodes: a worker that was lost, or whose copy failed, counts."""
         meeting = self.meeting
         assert meeting is not None
-        if self.settings.launcher == "each" and not outcome.code:
-            outcome = self._outcome_of_each(outcome)
+        if self.settings.launcher == "each":
+            return self._outcome_of_each(outcome)
         if outcome.code and outcome.spoke != AGENT:
             # mpirun also fails when a node is gone; a node that gives no sign of life is the cause.
             ended = self.loop.clock()
@@ -148,6 +154,8 @@ class MainNode(Job):
         """Wait for every node's copy of the application; the first that failed decides."""
         meeting = self.meeting
         assert meeting is not None
+        if outcome.code and (self.failure or outcome.spoke != AGENT):
+            return outcome
         workers = self.settings.topology.workers
 
         def decided() -> bool:

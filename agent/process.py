@@ -143,15 +143,17 @@ class Children:
             pids = _children_by_status()
         return sorted(pids - self._by_pid.keys())
 
-    def end_orphans(self) -> int:
-        """Kill every orphan, and what they leave to us in turn; return how many there were."""
+    def end_orphans(self) -> list[str]:
+        """Kill every orphan, and what they leave to us in turn; return their names."""
         ended = set[int]()
+        names = []
         while left := set(self.orphans()) - ended:
             for pid in left:
+                names.append(_name(pid))
                 os.kill(pid, signal.SIGKILL)  # ours to reap, so the number can't be another's
             ended |= left
             self.reap_orphans(left)
-        return len(ended)
+        return names
 
     def reap_orphans(self, pids: set[int]) -> None:
         """Wait for killed orphans; one that hangs in the kernel is left to the next reaping."""
@@ -219,6 +221,14 @@ class Children:
 def start_failure_code(number: int) -> int:
     """Return 127 when there is no such program, else 126, as a shell does."""
     return NOT_FOUND if number in (errno.ENOENT, errno.ENOTDIR) else NOT_EXECUTABLE
+
+
+def _name(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return str(pid)
 
 
 def _children_by_status() -> set[int]:

@@ -113,6 +113,7 @@ class MainMeeting(Meeting):
         self.ended: dict[int, Outcome] = {}
         self.lost: set[int] = set()
         self.leaving = False
+        self.on_ended: Callable[[int, Outcome], None] = lambda index, outcome: None
         self._greeting = os.path.join(self._batch, "main.json")
         self._count = 0
         greeting = {
@@ -183,6 +184,7 @@ class MainMeeting(Meeting):
             fields = json.loads(data)
             if kind == ENDED:
                 self.ended[index] = Outcome(**fields)
+                self.on_ended(index, self.ended[index])
             elif kind == LEAVING:
                 self._leaves(index, fields)
             else:

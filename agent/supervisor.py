@@ -58,6 +58,8 @@ class Supervisor:
 
     def enter(self, phase: str) -> None:
         """Begin a phase; the one before it ends."""
+        if self.spans and self.spans[-1].phase == phase:
+            return
         now = self.loop.clock()
         if self.spans:
             self.spans[-1].end = now

@@ -6,7 +6,7 @@ from typing import Any
 
 from agent import model, outputs
 from agent.errors import TRY_AGAIN, AgentError
-from agent.job import Job
+from agent.job import Job, make_directory
 from agent.joining import WorkerMeeting
 from agent.model import Node, Outcome
 from agent.rendezvous import ENDED, LEAVING, LEFT
@@ -30,6 +30,7 @@ class Worker(Job):
         meeting = self.meeting
         assert meeting is not None
         self.enter(model.RUN)
+        self.sample()
         if self.settings.launcher == "each":
             self.wait("main launches", lambda: meeting.go or meeting.outcome, _FOREVER)
             if meeting.go:
@@ -78,6 +79,7 @@ class Worker(Job):
             output_dir=self.output_dir,
         )
         self.meeting = meeting
+        meeting.on_outcome = self._main_ended
         meeting.watch()
         self.wait_for_sshd()
         meeting.join(settings.join_timeout)
@@ -96,7 +98,23 @@ class Worker(Job):
                 hint="look at the main node's log",
             )
         self.node = Node(self.node.index, meeting.address, self.node.slots, self.node.version)
+        # mpirun's ranks begin in main's working directory, on every node.
+        if settings.workdir:
+            make_directory(settings.workdir, "ARCHITRAVE_WORKDIR")
         self.before = outputs.snapshot(self.output_dir)
+
+    def _main_ended(self, outcome: Outcome) -> None:
+        """End this node's copy of the application: the job is over."""
+        if self.application is not None and self.application.stopped_for is None:
+            cause = "the job has ended on the main node"
+            hint = "look at the main node's log"
+            code = outcome.code or 143
+            self.application.stop(AgentError("finish the application", cause, code=code, hint=hint))
+
+    def on_started(self) -> None:
+        """Look at what the main node told before the application ran here."""
+        if self.meeting is not None and self.meeting.outcome is not None:
+            self._main_ended(self.meeting.outcome)
 
     def _run_own_copy(self, meeting: WorkerMeeting) -> None:
         """Launch the application here too, and tell the main node how it ended."""
@@ -113,6 +131,7 @@ class Worker(Job):
         """Upload, and give the main node this node's part of the manifest."""
         meeting = self.meeting
         self.shielded = True
+        self.stop_sampling()
         self.enter(model.PART)
         self.begin_upload()
         if meeting is None or not meeting.joined:
