@@ -1,0 +1,57 @@
+"""Time the whole job on three containers: from the first one's start to the last one's end.
+
+The application sleeps for 1.2 s under mpirun; private.7z comes from S3, results and the record go
+there. Run by hand: .venv/bin/python benchmarks/whole_job.py [RUNS]
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from agent.local.cluster import Cluster
+from agent.local.job import Job
+
+APPLICATION_SECONDS = 1.2
+
+
+def run(directory: Path, private: Path) -> dict[str, float]:
+    """Run the job once; return seconds in all, and those of the agents alone."""
+    job = Job(
+        nodes=3,
+        private=private,
+        env={"APP_BIN": "/bin/sleep", "APP_PARAMS": str(APPLICATION_SECONDS)},
+        results=directory,
+    )
+    with Cluster(job) as cluster:
+        result = cluster.wait()
+        assert result.code == 0, directory
+        starts = [state.started or 0.0 for state in cluster.states]
+        ends = [state.ended or 0.0 for state in cluster.states]
+    seconds = max(ends) - min(starts)
+    record = json.loads((directory / "run.json").read_text())
+    return {"seconds": seconds, "agent_seconds": seconds - record["times"]["real"]}
+
+
+def main() -> None:
+    """Run several times and print medians."""
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        keys = directory / "keys"
+        keys.mkdir()
+        key = keys / "ssh_host_rsa_key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", key], check=True)
+        private = directory / "private.7z"
+        subprocess.run(["7zz", "a", "-bso0", private, "."], cwd=keys, check=True)
+        found = [run(directory / f"run-{number}", private) for number in range(runs)]
+    medians = {key: round(statistics.median(one[key] for one in found), 2) for key in found[0]}
+    print(json.dumps({"runs": runs, "median": medians, "all": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
