@@ -21,6 +21,7 @@ from agent.sshd import Sshd
 
 _STAGE_SECONDS, _UPLOAD_SECONDS = 3600.0, 3600.0
 _SMALL_STEP_SECONDS = 60.0
+_LOG_SECONDS = 0.2
 
 
 class Job(Delivery):
@@ -161,7 +162,8 @@ class Job(Delivery):
         if self.failure is not None:
             application.stop(self.failure)
         self.on_started()
-        self.log.open()
+        # A short application must not wait to be reaped while structlog is imported.
+        self.loop.call_at(self.loop.clock() + _LOG_SECONDS, self.log.open)
         self.sample()
         self.loop.wait(lambda: application.ended)
         self.stop_sampling()
