@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agent import __version__
-from agent.errors import USAGE, AgentError
+from agent.errors import BUG, USAGE, AgentError
 
 if TYPE_CHECKING:
     from agent.job import Job
@@ -44,6 +44,11 @@ def main(words: Sequence[str] | None = None) -> int:
     except AgentError as error:
         _say(f"{error}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return error.code
+    except Exception:
+        import traceback
+
+        _say(f"{traceback.format_exc()}cannot go on: a bug\nhint: report it with the lines above\n")
+        return BUG
 
 
 def _dispatch(words: list[str]) -> int:
