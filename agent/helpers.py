@@ -6,7 +6,6 @@ and a helper that hangs or is killed can be bounded and tried again.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sys
@@ -18,7 +17,6 @@ from agent.loop import Loop
 from agent.process import Child
 
 _SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "helper.py")
-_PIPE_SIZE = 1 << 20
 _LAST_WORDS = 2000
 
 
@@ -40,11 +38,11 @@ class Helper:
         self._on_message = on_message
         self._partial = b""
         self._last_words = b""
+        self._unsent = b""
+        self._waits_for_room = False
         stdin, self._requests = os.pipe()
         self._messages, stdout = os.pipe()
         self._complaints, stderr = os.pipe()
-        # A request must fit into the pipe: the agent never waits for a helper to read.
-        fcntl.fcntl(self._requests, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         for fd in (self._requests, self._messages, self._complaints):
             os.set_blocking(fd, False)
         command = [sys.executable, "-I", _SCRIPT, task]
@@ -60,12 +58,34 @@ class Helper:
         loop.watch(self._complaints, self._hear_complaint)
 
     def ask(self, request: Mapping[str, Any]) -> bool:
-        """Send a request; tell whether the helper could take it."""
-        line = json.dumps(request).encode() + b"\n"
-        try:
-            return os.write(self._requests, line) == len(line)
-        except OSError:
+        """Send a request; tell whether the helper could take it.
+
+        What the pipe has no room for follows when the helper has read: how large a pipe may be is
+        for the kernel to say, which counts a user's pipes in all containers of a machine.
+        """
+        if self._requests < 0:
             return False
+        self._unsent += json.dumps(request).encode() + b"\n"
+        if not self._waits_for_room:
+            self._send()
+        return self._requests >= 0
+
+    def _send(self) -> None:
+        """Write what fits; wait for room for the rest."""
+        try:
+            self._unsent = self._unsent[os.write(self._requests, self._unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:  # nobody reads any more
+            self._unsent = b""
+            self._close("_requests")
+        if bool(self._unsent) == self._waits_for_room:
+            return
+        self._waits_for_room = not self._waits_for_room
+        if self._waits_for_room:
+            self._loop.watch(self._requests, self._send, write=True)
+        else:
+            self._loop.unwatch(self._requests)
 
     @property
     def done(self) -> bool:
