@@ -1,0 +1,99 @@
+"""What the cluster tests share: a packed program, a place to run it, a look at the results."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from agent.local import ports
+from agent.local.cluster import Cluster
+from agent.local.job import Job
+from tests.conftest import PASSWORD, pack, until
+
+PROGRAM = Path(__file__).parent / "program.py"
+
+
+@pytest.fixture(scope="session")
+def private(tmp_path_factory, keys):
+    """Return an encrypted private.7z with the program and a key pair."""
+    directory = tmp_path_factory.mktemp("private") / "content"
+    shutil.copytree(keys, directory)
+    shutil.copy(PROGRAM, directory / "program")
+    (directory / "program").chmod(0o755)
+    return pack(directory, directory.parent / "private.7z", PASSWORD)
+
+
+@pytest.fixture(params=["processes", "containers"])
+def place(request):
+    """Return the image of the nodes, and None where they are processes."""
+    return None if request.param == "processes" else request.getfixturevalue("image")
+
+
+@pytest.fixture
+def cluster(private, tmp_path):
+    """Return what makes the cluster of a job that runs the program."""
+
+    def make(image, params, nodes=3, env=None, **options):
+        env = {
+            "PRIVATE_PASSWD": PASSWORD,
+            "APP_BIN": "/opt/program",
+            "APP_PARAMS": params,
+            "ARCHITRAVE_LAUNCHER": "mpirun",
+            "ARCHITRAVE_HEARTBEAT_SECONDS": "1",
+        } | (env or {})
+        options = {"private": private, "results": tmp_path / "results", "timeout": 100} | options
+        return Cluster(Job(nodes=nodes, image=image, env=env, **options))
+
+    return make
+
+
+@pytest.fixture
+def meet():
+    """Return the parameters by which all ranks meet and then end with a code."""
+    # Nodes that are processes share the machine's ports with whatever else runs there.
+    return f"meet {ports.free_ports('127.0.0.1', 1)[0]}"
+
+
+def codes(result):
+    """Return the exit codes of all nodes, by index."""
+    return [node.code for node in result.nodes]
+
+
+def run_json(result):
+    return json.loads((result.results / "run.json").read_text())
+
+
+def ranks(result):
+    """Return what every rank wrote, by rank, from whichever node it came."""
+    found = {}
+    for path in sorted(result.results.glob("node-*/rank-*.json")):
+        seen = json.loads(path.read_text())
+        found[seen["rank"]] = seen
+    return [found[rank] for rank in sorted(found)]
+
+
+def check_manifest(result):
+    """Compare the manifest with every file that was downloaded."""
+    manifest = json.loads((result.results / "manifest.json").read_text())
+    listed = {file["path"]: (file["size"], file["sha256"]) for file in manifest["files"]}
+    downloaded = {}
+    for path in result.files:
+        name = str(path.relative_to(result.results))
+        if name.startswith("node-"):
+            content = path.read_bytes()
+            downloaded[name] = (len(content), hashlib.sha256(content).hexdigest())
+    assert listed == downloaded
+    assert manifest["nodes"] == len(result.nodes)
+    return listed
+
+
+def wait_ready(cluster, count, main=0, seconds=60):
+    """Wait until so many ranks have said that they run and have written their file."""
+    until(lambda: cluster.states[main].stdout.count(b"ready ") >= count, seconds)
+
+
+def errors(state):
+    """Return a node's errors as one text."""
+    return "\n".join(str(record["event"]) for record in state.errors)

@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""The closed program of these tests: says where it runs, then ends as it is told.
+
+program meet PORT CODE   every rank writes its file, all wait for each other, all end with CODE
+program fail RANK CODE   that rank ends with CODE at once, the others stay
+program exit CODE        every rank writes its file and ends with CODE
+program hold             every rank writes its file and stays
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+
+
+def main():
+    rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("NODE_RANK", "0")))
+    size = int(os.environ.get("OMPI_COMM_WORLD_SIZE", os.environ.get("NODE_COUNT", "1")))
+    addresses = os.environ.get("SSH_CONNECTION", "").split()
+    seen = {
+        "rank": rank,
+        "size": size,
+        "hostname": socket.gethostname(),
+        # sshd tells both ends of the connection that this rank was started by.
+        "main": addresses[0] if addresses else "",
+        "address": addresses[2] if addresses else "",
+        "words": sys.argv[1:],
+        "env": dict(os.environ),
+    }
+    if rank == 0 and os.path.exists(hostfile()):
+        with open(hostfile()) as file:
+            seen["hostfile"] = file.read()
+        seen["address"] = seen["address"] or seen["hostfile"].split()[0]
+    directory = os.environ["TMP_OUTPUT_DIR"]
+    with open(os.path.join(directory, f"rank-{rank}.json"), "w") as file:
+        json.dump(seen, file)
+    print(f"ready {rank} of {size}", flush=True)
+    what, *numbers = sys.argv[1:]
+    if what == "meet":
+        meet(rank, size, seen["main"], int(numbers[0]))
+    if what in ("meet", "exit") or (what == "fail" and rank == int(numbers[0])):
+        return int(numbers[-1])
+    while True:
+        signal.pause()
+
+
+def hostfile():
+    root = os.path.dirname(os.path.dirname(sys.argv[0]))
+    return os.environ.get("HOSTFILE") or os.path.join(root, "tmp/hostfile")
+
+
+def meet(rank, size, main, port):
+    """Wait until every rank has come: mpirun ends the others when one fails."""
+    if rank:
+        with connect(main, port) as connection:
+            connection.recv(1)
+        return
+    with socket.create_server(("", port)) as server:
+        others = [server.accept()[0] for _ in range(size - 1)]
+        for other in others:
+            other.sendall(b"x")
+            other.close()
+
+
+def connect(address, port):
+    while True:
+        try:
+            return socket.create_connection((address, port))
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+
+
+sys.exit(main())

@@ -1,0 +1,31 @@
+"""Look for secrets in all processes of a container: their names come as JSON on standard input.
+
+Prints {"processes": COUNT, "found": [[program, file, name], ...]} for each that is found in /proc/PID/cmdline or /proc/PID/environ.
+This process itself has the container's environment, as whatever is started by `docker exec`.
+"""
+
+import json
+import os
+import sys
+
+needles = json.load(sys.stdin)
+found = []
+pids = [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+for pid in pids:
+    texts = {}
+    for file in ("cmdline", "environ"):
+        try:
+            with open(f"/proc/{pid}/{file}", "rb") as content:
+                texts[file] = content.read().decode("utf-8", "replace")
+        except OSError:
+            continue
+    words = texts.get("cmdline", "").split("\0")
+    if pid == "1":
+        program = "agent"
+    elif any(word.endswith("/agent/helper.py") for word in words):
+        program = "helper"
+    else:
+        program = words[0]
+    for file, text in texts.items():
+        found += [[program, file, name] for name, value in needles.items() if value in text]
+print(json.dumps({"processes": len(pids), "found": found}))

@@ -1,0 +1,47 @@
+"""The application's exit code is every node's, and what it wrote on every node is on S3."""
+
+import pytest
+
+from agent.model import APPLICATION
+from tests.cluster.conftest import check_manifest, codes, ranks, run_json
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.mark.parametrize(
+    ("place", "code"),
+    [("containers", code) for code in (0, 1, 7, 137, 255)] + [("processes", 0), ("processes", 7)],
+    indirect=["place"],
+)
+def test_three_nodes(cluster, place, meet, code):
+    """Every node ends with the application's code, and the manifest lists every node's files."""
+    with cluster(place, f"{meet} {code}") as running:
+        result = running.wait()
+    assert codes(result) == [code] * 3
+    run = run_json(result)
+    assert (run["exit"]["code"], run["exit"]["spoke"]) == (code, APPLICATION)
+    assert [node["index"] for node in run["nodes"]] == [0, 1, 2]
+    listed = check_manifest(result)
+    assert "node-0/time.log" in listed
+    # Processes share a file system: what they write into main's directory is main's.
+    owners = [0, 1, 2] if place else [0, 0, 0]
+    assert {f"node-{owner}/rank-{rank}.json" for rank, owner in enumerate(owners)} <= listed.keys()
+    assert [seen["rank"] for seen in ranks(result)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_one_node(cluster, place, code):
+    """A node that is alone behaves alike."""
+    with cluster(place, f"exit {code}", nodes=1, env={"ARCHITRAVE_SLOTS": "1"}) as running:
+        result = running.wait()
+    assert codes(result) == [code]
+    assert run_json(result)["exit"]["code"] == code
+    assert {"node-0/rank-0.json", "node-0/time.log"} == check_manifest(result).keys()
+
+
+def test_the_code_of_a_rank_on_a_worker(cluster, place):
+    """A rank that fails on a worker ends all others, and its code is the job's."""
+    with cluster(place, "fail 2 7") as running:
+        result = running.wait()
+    assert codes(result) == [7] * 3
+    assert run_json(result)["exit"]["spoke"] == APPLICATION

@@ -1,0 +1,115 @@
+"""Where the application's processes run, and what they are told."""
+
+import re
+
+import pytest
+
+from tests.cluster.conftest import check_manifest, codes, errors, ranks, run_json
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def hosts(text):
+    """Return (address, slots) per line of a hostfile."""
+    found = [re.fullmatch(r"(\S+) slots=(\d+)", line) for line in text.splitlines()]
+    return [(line[1], int(line[2])) for line in found]
+
+
+def check_ranks(result, count, main=0):
+    """Check that rank after rank runs on its own node: main first, then the workers by index."""
+    seen = ranks(result)
+    order = [main, *(index for index in range(count) if index != main)]
+    addresses = [result.nodes[index].address for index in order]
+    assert [one["address"] for one in seen] == addresses
+    assert len(set(addresses)) == count
+    assert hosts(seen[0]["hostfile"]) == [(address, 1) for address in addresses]
+    assert [node["address"] for node in run_json(result)["nodes"]] == [
+        node.address for node in result.nodes
+    ]
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("place", "count", "main"),
+    [("containers", 2, 1), ("processes", 4, 2)],
+    indirect=["place"],
+)
+def test_every_rank_on_its_own_node(cluster, place, meet, count, main):
+    """Mpirun reaches every node by ssh in the hostfile's order, whichever node is the main one."""
+    with cluster(place, f"{meet} 0", nodes=count, main_index=main) as running:
+        result = running.wait()
+    assert codes(result) == [0] * count
+    seen = check_ranks(result, count, main)
+    if place:
+        assert [one["hostname"] for one in seen] == ["node-1", "node-0"]
+    assert run_json(result)["main_node"] == main
+
+
+@pytest.mark.timeout(240)
+def test_sixteen_containers(cluster, image, meet):
+    """Sixteen nodes start, run as one program, and part."""
+    with cluster(image, f"{meet} 5", nodes=16, timeout=200) as running:
+        result = running.wait()
+    assert codes(result) == [5] * 16
+    seen = check_ranks(result, 16)
+    assert [one["hostname"] for one in seen] == [f"node-{index}" for index in range(16)]
+    assert {f"node-{index}/rank-{index}.json" for index in range(16)} < check_manifest(
+        result
+    ).keys()
+
+
+def test_slots(cluster, image, meet):
+    """Every node says how many processes it takes, and so many run there."""
+    node_env = {0: {"ARCHITRAVE_SLOTS": "1"}, 1: {"ARCHITRAVE_SLOTS": "3"}}
+    with cluster(image, f"{meet} 0", nodes=2, node_env=node_env) as running:
+        result = running.wait()
+    assert codes(result) == [0] * 2
+    seen = ranks(result)
+    assert [slots for _, slots in hosts(seen[0]["hostfile"])] == [1, 3]
+    assert [one["hostname"] for one in seen] == ["node-0", "node-1", "node-1", "node-1"]
+
+
+def test_each(cluster, place):
+    """With the launcher `each` every node starts the application, and tells it where it is."""
+    with cluster(place, "exit 0", env={"ARCHITRAVE_LAUNCHER": "each"}) as running:
+        result = running.wait()
+    assert codes(result) == [0] * 3
+    seen = ranks(result)
+    addresses = [node.address for node in result.nodes]
+    for index, one in enumerate(seen):
+        assert one["env"]["NODE_RANK"] == str(index)
+        assert one["env"]["NODE_COUNT"] == "3"
+        assert one["env"]["MAIN_ADDR"] == addresses[0]
+    assert hosts(seen[0]["hostfile"]) == [(address, 1) for address in addresses]
+    files = check_manifest(result)
+    assert {f"node-{index}/rank-{index}.json" for index in range(3)} <= files.keys()
+    assert {f"node-{index}/time.log" for index in range(3)} <= files.keys()
+
+
+def test_each_with_a_copy_that_fails(cluster, place):
+    """A copy that fails on a worker ends the others, and its code is the job's."""
+    with cluster(place, "fail 2 9", env={"ARCHITRAVE_LAUNCHER": "each"}) as running:
+        result = running.wait()
+    assert codes(result) == [9] * 3
+
+
+def test_direct(cluster, image):
+    """With the launcher `direct` only the main node starts the application; all end alike."""
+    with cluster(image, "exit 3", env={"ARCHITRAVE_LAUNCHER": "direct"}) as running:
+        result = running.wait()
+    assert codes(result) == [3] * 3
+    assert [one["hostname"] for one in ranks(result)] == ["node-0"]
+    assert run_json(result)["command"] == ["/opt/program", "exit", "3"]
+    assert {"node-0/rank-0.json", "node-0/time.log"} == check_manifest(result).keys()
+
+
+def test_output_directory_of_the_main_node(cluster, place, tmp_path):
+    """Where every node has another TMP_OUTPUT_DIR, ranks write to main's and all results arrive."""
+    base = tmp_path if place is None else "/tmp"
+    node_env = {index: {"TMP_OUTPUT_DIR": f"{base}/random-{index}"} for index in range(3)}
+    with cluster(place, "exit 0", node_env=node_env) as running:
+        result = running.wait()
+    assert codes(result) == [0] * 3, "\n".join(errors(node) for node in result.nodes)
+    seen = ranks(result)
+    assert [one["env"]["TMP_OUTPUT_DIR"] for one in seen] == [f"{base}/random-0"] * 3
+    check_manifest(result)

@@ -1,0 +1,132 @@
+"""Nodes that are lost, late, told to end, or not of this job: every node ends, and says why."""
+
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from agent.local.hurts import DELAY, Hurt
+from tests.cluster.conftest import codes, errors, ranks, run_json, wait_ready
+from tests.conftest import PASSWORD, pack
+
+pytestmark = pytest.mark.timeout(120)
+
+# What the contract promises with the heartbeat of two seconds that is the default.
+DEFAULT_BEAT = {"ARCHITRAVE_HEARTBEAT_SECONDS": "2"}
+END_SECONDS = 20
+
+
+def end_within(running, indexes, seconds=END_SECONDS):
+    """Return the codes of nodes that must all end so soon."""
+    deadline = time.monotonic() + seconds
+    return [running.wait_end(index, deadline - time.monotonic()) for index in indexes]
+
+
+def test_worker_killed(cluster, place):
+    """A worker that dies in the run ends the job with 75 on all others, who name it."""
+    with cluster(place, "hold", env=DEFAULT_BEAT) as running:
+        wait_ready(running, 3)
+        running.nodes[2].kill()
+        assert end_within(running, [0, 1]) == [75, 75]
+        result = running.wait()
+    assert "worker 2" in errors(result.nodes[0])
+    exit_ = run_json(result)["exit"]
+    assert (exit_["code"], exit_["spoke"]) == (75, "agent")
+    assert "worker 2" in exit_["cause"]
+    # What is there is on S3, but not all of it: the list that says so isn't.
+    assert 0 in [one["rank"] for one in ranks(result)]
+    assert not (result.results / "manifest.json").exists()
+
+
+def test_main_killed(cluster, place):
+    """Workers whose main node dies in the run end with 75, and nothing of theirs goes on."""
+    with cluster(place, "hold", env=DEFAULT_BEAT) as running:
+        wait_ready(running, 3)
+        running.nodes[0].kill()
+        assert end_within(running, [1, 2]) == [75, 75]
+        result = running.wait()
+    for node in result.nodes[1:]:
+        assert "main" in errors(node)
+
+
+def test_worker_cut_off(cluster, image):
+    """A worker whose network goes away without a word is missed like a dead one, on both sides."""
+    # Mpirun waits for the daemon that it can't reach until the grace period is over.
+    env = {"ARCHITRAVE_GRACE_SECONDS": "3"}
+    with cluster(image, "hold", env=env) as running:
+        wait_ready(running, 3)
+        running.nodes[1].cut()
+        assert end_within(running, [0, 2]) == [75, 75]
+        assert end_within(running, [1], 60) == [75]
+
+
+def test_worker_that_never_starts(cluster, place):
+    """The main node gives up at the limit, names who is missing, and ends those who came."""
+    late = Hurt(DELAY, 2, seconds=1000)
+    env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "6"}
+    with cluster(place, "hold", env=env, hurts=(late,)) as running:
+        running.wait_phase(0, "join")
+        start = time.monotonic()
+        assert end_within(running, [0, 1], 16) == [75, 75]
+        assert time.monotonic() - start > 5
+        result = running.wait()
+    assert "worker 2" in errors(result.nodes[0])
+    assert "ready" not in result.nodes[0].stdout.decode()
+
+
+def test_all_are_told_to_end(cluster, place):
+    """SIGTERM to every node, as Batch ends a job: 143 everywhere, and partial results are kept."""
+    with cluster(place, "hold") as running:
+        wait_ready(running, 3)
+        for node in running.nodes.values():
+            node.signal(signal.SIGTERM)
+        assert end_within(running, range(3)) == [143] * 3
+        result = running.wait()
+    assert [one["rank"] for one in ranks(result)] == [0, 1, 2]
+    assert "ready 0 of 3" in (result.results / "node-0/time.log").read_text()
+
+
+@pytest.mark.parametrize("phase", ["fetch", "join"])
+def test_told_to_end_before_the_run(cluster, image, phase):
+    """SIGTERM counts in every phase."""
+    late = Hurt(DELAY, 1, seconds=1000)
+    with cluster(image, "hold", nodes=2, hurts=(late,)) as running:
+        running.wait_phase(0, phase)
+        running.nodes[0].signal(signal.SIGTERM)
+        assert end_within(running, [0]) == [143]
+
+
+@pytest.fixture
+def strangers(tmp_path):
+    """Return a private.7z with another key pair."""
+    directory = tmp_path / "strangers"
+    directory.mkdir()
+    key = directory / "ssh_host_rsa_key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", key], check=True)
+    shutil.copy("/bin/true", directory / "program")
+    return pack(directory, tmp_path / "strangers.7z", PASSWORD)
+
+
+def test_node_with_another_key(cluster, place, strangers):
+    """A node with another key isn't let in: it ends with 77, the others miss it."""
+    node_env = {2: {"S3_BATCH_PRIVATE_REL_PATH": "batch/strangers.7z"}}
+    env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "8"}
+    files = {"batch/strangers.7z": strangers}
+    with cluster(place, "hold", env=env, node_env=node_env, files=files) as running:
+        result = running.wait()
+    assert codes(result) == [75, 75, 77]
+    assert "worker 2" in errors(result.nodes[0])
+    assert "ready" not in result.nodes[0].stdout.decode()
+
+
+def test_two_nodes_with_one_index(cluster, image):
+    """Of two nodes that claim one index the second one is refused, and the job doesn't run."""
+    node_env = {2: {"AWS_BATCH_JOB_NODE_INDEX": "1"}}
+    env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "8"}
+    with cluster(image, "hold", env=env, node_env=node_env) as running:
+        result = running.wait()
+    assert result.code == 75
+    assert 0 not in codes(result)
+    assert "worker 2" in errors(result.nodes[0])
