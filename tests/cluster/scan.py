@@ -1,6 +1,6 @@
 """Look for secrets in all processes of a container: their names come as JSON on standard input.
 
-Prints {"processes": COUNT, "found": [[program, file, name], ...]} for each that is found in /proc/PID/cmdline or /proc/PID/environ.
+Prints {"processes": COUNT, "found": [[program, file, name], ...]}; the file is cmdline or environ.
 This process itself has the container's environment, as whatever is started by `docker exec`.
 """
 
