@@ -10,7 +10,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.mark.parametrize(
     ("place", "code"),
-    [("containers", code) for code in (0, 1, 7, 137, 255)] + [("processes", 0), ("processes", 7)],
+    [("containers", code) for code in (0, 7, 137)] + [("processes", code) for code in (0, 1, 255)],
     indirect=["place"],
 )
 def test_three_nodes(cluster, place, meet, code):
@@ -39,9 +39,9 @@ def test_one_node(cluster, place, code):
     assert {"node-0/rank-0.json", "node-0/time.log"} == check_manifest(result).keys()
 
 
-def test_the_code_of_a_rank_on_a_worker(cluster, place):
+def test_the_code_of_a_rank_on_a_worker(cluster, image):
     """A rank that fails on a worker ends all others, and its code is the job's."""
-    with cluster(place, "fail 2 7") as running:
+    with cluster(image, "fail 2 7") as running:
         result = running.wait()
     assert codes(result) == [7] * 3
     assert run_json(result)["exit"]["spoke"] == APPLICATION
