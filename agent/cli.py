@@ -89,18 +89,23 @@ def _dispatch(words: list[str]) -> int:
 
 def _job(arguments: list[str], *, shell: bool) -> int:
     """Run the job of this environment, or open the shell."""
-    from agent.loop import Loop
+    from agent.loop import OWN_FAULTS, Loop
     from agent.process import Children
 
     # First of all: from here on a signal counts.
-    loop = Loop(Children())
+    loop = Loop(Children(), not_ours=OWN_FAULTS)
     from agent import settings as settings_
     from agent.console import LineQueue, Outlet
     from agent.environ import environment
     from agent.log import Log
+    from agent.supervisor import put_exit_code
 
     env = environment()
-    settings = settings_.read(env | {"EXEC_TYPE": "shell"} if shell else env)
+    try:
+        settings = settings_.read(env | {"EXEC_TYPE": "shell"} if shell else env)
+    except AgentError as error:
+        put_exit_code(env.get("AWS_BATCH_EXIT_CODE_FILE") or "/tmp/batch-exit-code", error.code)
+        raise
     outlet = Outlet(2)
     queue = LineQueue(outlet, loop)
     console = settings.log_format == "console" or (settings.log_format == "auto" and os.isatty(2))

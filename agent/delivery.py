@@ -31,6 +31,7 @@ class Delivery(Supervisor):
     sampler: Sampler | None = None
     _sampling: Timer | None = None
     _files: list[str]
+    _unreadable: list[str]
     _uploader: Helper | None = None
     _uploaded: dict[str, Any] | None = None
 
@@ -54,9 +55,13 @@ class Delivery(Supervisor):
         start = self.loop.clock()
 
         def one() -> None:
-            if self.sampler is None:
-                self.sampler = Sampler(self.own_pids, start)
-            self.sampler.sample(self.loop.clock())
+            try:
+                if self.sampler is None:
+                    self.sampler = Sampler(self.own_pids, start)
+                self.sampler.sample(self.loop.clock())
+            except Exception as error:  # curves must not end a job
+                self.stop_sampling()
+                self.log.warning("cannot sample the job's processes", cause=str(error))
 
         self._sampling = self.loop.every(SAMPLE_SECONDS, one)
 
@@ -72,7 +77,6 @@ class Delivery(Supervisor):
             self.settings.runtime_dir,
             f"{self.settings.runtime_dir}.lock",
             self.settings.exit_code_file,
-            os.path.join(self.output_dir, "run.json"),
             *(
                 path(p)
                 for p in ("/tmp/deps", "/tmp/batch", "/tmp/hostfile", "/tmp/hostfile-deduped")
@@ -81,13 +85,26 @@ class Delivery(Supervisor):
         ]
         if self.before is None:
             return []  # nothing ran here, so nothing is this job's
-        return outputs.results(self.output_dir, self.before, own, self.settings.exclude)
+        self._unreadable = []
+        exclude = self.settings.exclude
+        return outputs.results(self.output_dir, self.before, own, exclude, self._unreadable)
+
+    def stop_application(self) -> None:
+        """End an application that still runs because something else has failed."""
+        application = self.application
+        if application is None or application.child is None or application.finished:
+            return
+        if application.stopped_for is None and self.failure is not None:
+            application.stop(self.failure)
+        self.loop.wait(lambda: application.ended)
+        application.finish(self.loop.wait)
 
     def begin_upload(self) -> None:
         """Start to upload this node's results; the helper stays for what `deliver` gives it."""
         place = self.place
         if place is None:
             return
+        self._unreadable = []
         self._files = self.results() if os.path.isdir(self.output_dir) else []
         if not self._files and not self.settings.topology.is_main:
             return  # a worker has no record to write either
@@ -118,6 +135,10 @@ class Delivery(Supervisor):
                 "files": [],
                 "failed": [{"name": name, **error.to_json()} for name in self._files],
             }
+        answer["failed"] += [
+            {"name": path, "what": f"read {path}", "cause": "permission denied", "hint": ""}
+            for path in self._unreadable
+        ]
         for failed in answer["failed"]:
             self.log.error(
                 f"cannot {failed['what']}: {failed['cause']}",
@@ -194,7 +215,8 @@ class Delivery(Supervisor):
             topology, outcome, self.log.scrub(self.command), nodes.values(), times
         )
         with contextlib.suppress(OSError):
-            if os.path.isdir(self.output_dir):
+            # The application's own file of this name is a result, and stays.
+            if os.path.isdir(self.output_dir) and "run.json" not in self.results():
                 with open(os.path.join(self.output_dir, "run.json"), "w", encoding="utf-8") as file:
                     file.write(run)
         if self.place is None:

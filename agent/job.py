@@ -12,14 +12,22 @@ from typing import Any
 from agent import __version__, cgroup, hostfile, model, network, outputs, plan
 from agent.console import Outlet
 from agent.delivery import Delivery, fields
-from agent.errors import BAD_SETTINGS, BUG, CANNOT_WRITE, NO_PERMISSION, AgentError, why
+from agent.errors import (
+    BAD_SETTINGS,
+    BUG,
+    CANNOT_WRITE,
+    NO_PERMISSION,
+    S3_UNREACHABLE,
+    AgentError,
+    why,
+)
 from agent.launch import Application, resolve
 from agent.model import Node, Outcome
 from agent.output import Output
 from agent.settings import BATCH, LAMBDA
 from agent.sshd import Sshd
 
-_STAGE_SECONDS, _UPLOAD_SECONDS = 3600.0, 3600.0
+_STAGE_SECONDS = 3600.0
 _SMALL_STEP_SECONDS = 60.0
 _LOG_SECONDS = 0.2
 
@@ -38,8 +46,9 @@ class Job(Delivery):
         self.command = self.settings.command
         self.log.info("start", mode=self.settings.mode, version=__version__, built=_build_date())
         outcome = self._guarded(self.work)
-        outcome = self._guarded(lambda: self.end(outcome), outcome)
-        self.write_exit_code(outcome.code)
+        if self.alone:
+            outcome = self._guarded(lambda: self.end(outcome), outcome)
+            self.write_exit_code(outcome.code)
         if outcome.code and self.settings.hold and not self.ending:
             self.log.warning(
                 "holding this container for a debugger",
@@ -82,13 +91,14 @@ class Job(Delivery):
         if self.settings.mode == BATCH:
             self.log.open()
         self.prepare()
-        if self.settings.mode == BATCH:
+        if self.settings.mode == BATCH or self.place:
             self.stage_in()
         return self.launch()
 
     def end(self, outcome: Outcome) -> Outcome:
         """Upload what there is, and write the record."""
         self.shielded = True
+        self.stop_application()
         self.enter(model.UPLOAD)
         self.begin_upload()
         uploaded = self.finish_upload()
@@ -118,7 +128,7 @@ class Job(Delivery):
             "password": settings.password,
             "system": os.geteuid() == 0 and settings.root == "/",
         }
-        answer = self.call("stage_in", "stage in", request, _STAGE_SECONDS)
+        answer = self.call("stage_in", "stage in", request, _STAGE_SECONDS, code=S3_UNREACHABLE)
         self.fetched = answer["fetched"]
         self._path, self._library_path = answer["path"], answer["library_path"]
 
@@ -285,9 +295,7 @@ class Job(Delivery):
         """Start sshd; return what requests to other nodes need."""
         settings = self.settings
         config = f"{self._ssh_directory}/sshd_config"
-        self.sshd = Sshd(self.loop, self.log, config, settings.app_env)
-        if self.sshd.child is not None:
-            self.own_pids.add(self.sshd.child.pid)
+        self.sshd = Sshd(self.loop, self.log, config, settings.app_env, self.own_pids)
         return {
             "port": settings.ssh_port,
             "user": _user_name(),

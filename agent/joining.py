@@ -20,9 +20,9 @@ class WorkerMeeting(Meeting):
         super().__init__(*arguments)
         self.joined = False
         self.address = ""
-        self.output_dir = ""
         self.main_lost = False
         self.outcome: Outcome | None = None
+        self.final: Outcome | None = None
         self.on_outcome: Callable[[Outcome], None] = lambda outcome: None
         self.go: dict[str, Any] | None = None
         self._node = node
@@ -34,7 +34,7 @@ class WorkerMeeting(Meeting):
         self._seen_count = -1.0
 
     def join(self, seconds: float) -> None:
-        """Start to join; `joined` becomes true, or `failure()` raises."""
+        """Start to join; `joined` becomes true, or `check` raises."""
         request = self._ssh | {
             "address": self._topology.main_address,
             "seconds": seconds,
@@ -77,7 +77,6 @@ class WorkerMeeting(Meeting):
         if "joined" in message:
             self.joined, self._heard = True, now
             self.address = message["joined"]["own_address"]
-            self.output_dir = message["joined"]["output_dir"]
             self._log.info("joined", main=self._topology.main_address, address=self.address)
             return
         self._asked = False
@@ -95,7 +94,10 @@ class WorkerMeeting(Meeting):
             return
         if self._helper.done:
             self._helper.close()
-            self.join(self._silence)
+            try:
+                self.join(self._silence)
+            except (AgentError, OSError) as error:
+                self._log.warning("cannot start the link again", cause=str(error))
         elif not self._asked:
             self._asked = self._helper.ask({"do": "beat"})
         if self._loop.clock() - self._heard > self._silence:
@@ -110,12 +112,16 @@ class WorkerMeeting(Meeting):
             )
 
     def _take(self, kind: str, name: str, data: bytes) -> None:
-        if kind == DONE and name == "done":
+        if kind == DONE and name in ("done", "final"):
             message = json.loads(data)
             if (message["job"], message["attempt"]) != (self._topology.job, self._topology.attempt):
                 raise Refused("it is of another job or attempt")
-            self.outcome = Outcome(**message["outcome"])
-            self.on_outcome(self.outcome)
+            outcome = Outcome(**message["outcome"])
+            if name == "final":
+                self.final = outcome
+                return
+            self.outcome = outcome
+            self.on_outcome(outcome)
         elif kind == GO and name == "go.json":
             self.go = json.loads(data)
 

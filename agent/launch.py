@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -46,12 +47,13 @@ def resolve(program: str, path: str) -> str:
 
 
 class Application:
-    """The one application of this node. `interpret` is told what the exit means when it ends."""
+    """The one application of this node."""
 
     def __init__(self, loop: Loop, log: Log, output: Output, *, grace: float) -> None:
         self.child: Child | None = None
         self.stopped_for: AgentError | None = None
         self.real_seconds = 0.0
+        self.finished = False
         self._loop = loop
         self._log = log
         self._output = output
@@ -101,24 +103,30 @@ class Application:
         if self.child is not None and self.child.running:
             self.child.kill_group(number)
 
-    def stop(self, reason: AgentError, number: int = signal.SIGTERM) -> None:
-        """Ask it to end, and end it after the grace period; asked again, end it now."""
+    def stop(
+        self, reason: AgentError, number: int = signal.SIGTERM, most: float = math.inf
+    ) -> None:
+        """Ask it to end, and end it after the grace period; asked again, end it now.
+
+        `most` bounds the grace period, in seconds.
+        """
         if self.child is None or not self.child.running:
             return
         if self.stopped_for is not None:
             self._kill()
             return
         self.stopped_for = reason
+        grace = min(self._grace, most)
         self._log.info(
-            "stopping the application", signal=number, grace_seconds=self._grace, cause=reason.cause
+            "stopping the application", signal=number, grace_seconds=grace, cause=reason.cause
         )
         self.child.kill_group(number)
         self.child.kill_group(signal.SIGCONT)
-        self._timers.append(self._loop.call_at(self._loop.clock() + self._grace, self._kill))
+        self._timers.append(self._loop.call_at(self._loop.clock() + grace, self._kill))
 
     def _kill(self) -> None:
         if self.child is not None and self.child.running and not self._killed_at:
-            self._log.warning("killing the application", grace_seconds=self._grace)
+            self._log.warning("killing the application")
             self._killed_at = self._loop.clock()
             self.child.kill_group(signal.SIGKILL)
             self._loop.call_at(self._killed_at + _KILL_SECONDS, lambda: None)
@@ -131,6 +139,7 @@ class Application:
     def finish(self, wait: Callable[[Callable[[], object], float], bool]) -> None:
         """End what it left behind, take its last output, write the time lines."""
         child = self.child
+        self.finished = True
         self.real_seconds = (self._ended_at or self._loop.clock()) - self._start
         for timer in self._timers:
             timer.cancel()

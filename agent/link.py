@@ -165,39 +165,52 @@ def share_directory(main: str, own: str) -> None:
 
 
 def tell(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Put a file on other nodes, all at once, each tried until the deadline.
+    """Put a file on other nodes, all at once, each tried until the deadline; then the next one.
 
-    `request`: nodes [{index, address}], path, data, port, user, directory, timeout, seconds.
-    Returns {"untold": {index: cause}}.
+    `request`: nodes [{index, address}], path, data, port, user, directory, timeout, seconds; a
+    further line on standard input replaces what it names. Emits {"told": index} for each node, and
+    {"round": {index: cause}} with those that could not be told.
     """
+    while True:
+        emit({"round": _tell_all(request, emit)})
+        line = sys.stdin.readline()
+        if not line:
+            return {}
+        request |= json.loads(line)
+
+
+def _tell_all(request: dict[str, Any], emit: Emit) -> dict[str, str]:
     deadline = time.monotonic() + request["seconds"]
     untold = {}
-
-    def tell_one(node: dict[str, Any]) -> None:
-        backoff = _FIRST_BACKOFF
-        while True:
-            try:
-                with Remote(
-                    node["address"],
-                    request["port"],
-                    request["user"],
-                    request["directory"],
-                    max(0.5, min(request["timeout"], deadline - time.monotonic())),
-                ) as remote:
-                    remote.write(request["path"], request["data"].encode())
-                return
-            except (AgentError, OSError, EOFError):
-                if time.monotonic() + backoff > deadline:
-                    raise
-            time.sleep(backoff * random.uniform(0.5, 1.0))
-            backoff = min(2 * backoff, _LONGEST_BACKOFF)
-
     with ThreadPoolExecutor(_TELL_AT_ONCE) as pool:
-        told = {pool.submit(tell_one, node): node["index"] for node in request["nodes"]}
+        told = {
+            pool.submit(_tell_one, node, request, deadline): node["index"]
+            for node in request["nodes"]
+        }
         for future in as_completed(told):
             error = future.exception()
             if error is None:
                 emit({"told": told[future]})
             else:
                 untold[str(told[future])] = str(error)
-    return {"untold": untold}
+    return untold
+
+
+def _tell_one(node: dict[str, Any], request: dict[str, Any], deadline: float) -> None:
+    backoff = _FIRST_BACKOFF
+    while True:
+        try:
+            with Remote(
+                node["address"],
+                request["port"],
+                request["user"],
+                request["directory"],
+                max(0.5, min(request["timeout"], deadline - time.monotonic())),
+            ) as remote:
+                remote.write(request["path"], request["data"].encode())
+            return
+        except (AgentError, OSError):
+            if time.monotonic() + backoff > deadline:
+                raise
+        time.sleep(backoff * random.uniform(0.5, 1.0))
+        backoff = min(2 * backoff, _LONGEST_BACKOFF)

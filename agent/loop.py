@@ -12,7 +12,17 @@ from collections.abc import Callable
 
 from agent.process import Child, Children
 
-_NOT_OURS = {signal.SIGKILL, signal.SIGSTOP}
+_UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
+# The first two come from writes of our own, which report the error. After a handler for the others
+# a faulting instruction would run again, for ever.
+OWN_FAULTS = {
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+}
 
 
 class Timer:
@@ -34,10 +44,11 @@ class Loop:
     """The one event loop of the process.
 
     `on_signal(number)` is called for each signal but SIGCHLD; `wait` runs callbacks until its
-    condition holds. Callbacks never block and never raise but to end the current wait.
+    condition holds. Callbacks never block and never raise but to end the current wait. Signals
+    `not_ours` keep their disposition: a program that only forwards takes all, one that writes not.
     """
 
-    def __init__(self, children: Children) -> None:
+    def __init__(self, children: Children, *, not_ours: set[signal.Signals] | None = None) -> None:
         self.children = children
         self.on_signal: Callable[[int], object] = lambda number: None
         self.on_child: Callable[[Child], None] = lambda child: None
@@ -47,7 +58,7 @@ class Loop:
         self._order = itertools.count()
         self._wakeup, self._alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.watch(self._wakeup, self._signals)
-        self._take_signals()
+        self._take_signals(_UNCATCHABLE | (not_ours or set()))
 
     def watch(self, fd: int, action: Callable[[], object], *, write: bool = False) -> None:
         """Call `action` whenever `fd` can be read (or written)."""
@@ -108,9 +119,9 @@ class Loop:
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 
-    def _take_signals(self) -> None:
+    def _take_signals(self, not_ours: set[signal.Signals]) -> None:
         signal.set_wakeup_fd(self._alarm, warn_on_full_buffer=False)
-        for number in signal.valid_signals() - _NOT_OURS:
+        for number in signal.valid_signals() - not_ours:
             try:
                 signal.signal(number, lambda *_: None)
             except (OSError, ValueError):

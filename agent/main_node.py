@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from agent import model, network, plan
-from agent.errors import NOT_FOUND, TRY_AGAIN, AgentError
+from agent.errors import NOT_FOUND, TIME_LIMIT, TRY_AGAIN, AgentError
 from agent.job import Job, make_directory
 from agent.model import AGENT, Outcome
 from agent.rendezvous import DONE, GO, SILENT_BEATS, MainMeeting
 
-_VERSION_SECONDS = 10.0
+_VERSION_SECONDS, _TELL_SECONDS = 10.0, 20.0
 _PART_SECONDS = 3600.0
 
 
@@ -111,9 +111,13 @@ class MainNode(Job):
         assert self.meeting is not None
         with open(self.settings.path("/tmp/hostfile"), encoding="ascii") as file:
             go = {"hostfile": file.read(), "main_address": self.node.address}
-        helper = self.meeting.tell(GO, "go.json", go)
-        self.wait("every worker is told to launch", lambda: helper.done, 2 * _VERSION_SECONDS)
-        self._check_told(helper.outcome()["untold"])
+        meeting = self.meeting
+        meeting.tell(GO, "go.json", go)
+        self.wait("every worker is told to launch", lambda: not meeting.telling, _TELL_SECONDS)
+        for index in sorted({node.index for node in meeting.nodes} - meeting.told):
+            cause = meeting.untold.get(str(index), "not told in time")
+            hint = f"look at the log of worker {index}"
+            raise AgentError(f"reach worker {index}", cause, code=TRY_AGAIN, hint=hint)
 
     def _copy_ended(self, index: int, outcome: Outcome) -> None:
         """End this node's copy of the application when a worker's has failed, as mpirun would."""
@@ -129,18 +133,13 @@ class MainNode(Job):
         for index, outcome in self.meeting.ended.items() if self.meeting else ():
             self._copy_ended(index, outcome)
 
-    def _check_told(self, untold: dict[str, str]) -> None:
-        for index, cause in untold.items():
-            hint = f"look at the log of worker {index}"
-            raise AgentError(f"reach worker {index}", cause, code=TRY_AGAIN, hint=hint)
-
     def _with_workers(self, outcome: Outcome) -> Outcome:
         """Return the outcome of all nodes: a worker that was lost, or whose copy failed, counts."""
         meeting = self.meeting
         assert meeting is not None
         if self.settings.launcher == "each":
             return self._outcome_of_each(outcome)
-        if outcome.code and outcome.spoke != AGENT:
+        if outcome.code and outcome.spoke != AGENT and not self.ending:
             # mpirun also fails when a node is gone; a node that gives no sign of life is the cause.
             ended = self.loop.clock()
             self.wait(
@@ -162,27 +161,38 @@ class MainNode(Job):
             failed = any(one.code for one in meeting.ended.values())
             return failed or all(index in meeting.ended for index in workers)
 
-        self.wait("the application ends on every node", decided, self.settings.timeout or 1e9)
+        settings = self.settings
+        # Each copy has the same time limit, and then the grace period.
+        limit = settings.timeout + settings.grace + _TELL_SECONDS if settings.timeout else 1e9
+        if not self.wait("the application ends on every node", decided, limit):
+            left = ", ".join(str(index) for index in workers if index not in meeting.ended)
+            raise AgentError(
+                "finish the application",
+                f"its copy on worker {left} did not end in time",
+                code=TIME_LIMIT,
+                hint="raise ARCHITRAVE_TIMEOUT_SECONDS",
+            )
         return next((one for one in meeting.ended.values() if one.code), outcome)
 
     def end(self, outcome: Outcome) -> Outcome:
         """Tell the workers, upload, collect their parts, write the record."""
         self.shielded = True
+        self.stop_application()
         meeting = self.meeting
         if meeting is None:
             return super().end(outcome)
         self.enter(model.PART)
         meeting.leaving = True
-        topology = self.settings.topology
-        message = {"job": topology.job, "attempt": topology.attempt, "outcome": outcome.to_json()}
+        meeting.tell(DONE, "done", self._message(outcome))
         self.begin_upload()
-        telling = meeting.tell(DONE, "done", message)
-        self.wait("every worker is told the end", lambda: telling.done, 2 * _VERSION_SECONDS)
+        self.wait("every worker is told the end", lambda: not meeting.telling, _TELL_SECONDS)
+        again = self.loop.every(self.settings.heartbeat, meeting.tell_again)
         self.enter(model.UPLOAD)
         uploaded = self.finish_upload()
         self.wait(
             "workers part", lambda: not meeting.awaited(), _PART_SECONDS, lambda: meeting.awaited()
         )
+        again.cancel()
         outcome = self.judged(outcome, uploaded)
         outcome = self._judged_by_workers(outcome)
         nodes: dict[int, dict[str, Any]] = {self.node.index: self.record(uploaded)}
@@ -190,8 +200,15 @@ class MainNode(Job):
             index: part["record"] for index, part in meeting.parts.items() if part.get("record")
         }
         outcome = self.write_record(outcome, nodes)
+        # What was found out since they were told: a worker ends with the main node's code.
+        meeting.tell(DONE, "final", self._message(outcome))
+        self.wait("every worker knows the exit code", lambda: not meeting.telling, _TELL_SECONDS)
         meeting.close()
         return outcome
+
+    def _message(self, outcome: Outcome) -> dict[str, Any]:
+        topology = self.settings.topology
+        return {"job": topology.job, "attempt": topology.attempt, "outcome": outcome.to_json()}
 
     def _judged_by_workers(self, outcome: Outcome) -> Outcome:
         """Return the outcome with what the workers' parts say of it."""

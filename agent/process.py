@@ -8,6 +8,7 @@ import fcntl
 import os
 import select
 import signal
+import time
 from collections.abc import Mapping, Sequence
 
 from agent.errors import NOT_EXECUTABLE, NOT_FOUND, OS_ERROR, AgentError, why
@@ -15,7 +16,7 @@ from agent.errors import NOT_EXECUTABLE, NOT_FOUND, OS_ERROR, AgentError, why
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # The kernel picks a child and not the agent when memory runs out.
 CHILD_OOM_SCORE = "500"
-_ORPHAN_MILLISECONDS = 500
+_ORPHAN_SECONDS = 0.5
 _ALL_SIGNALS = signal.valid_signals()
 _UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
 
@@ -150,26 +151,13 @@ class Children:
         while left := set(self.orphans()) - ended:
             for pid in left:
                 names.append(_name(pid))
-                os.kill(pid, signal.SIGKILL)  # ours to reap, so the number can't be another's
-            ended |= left
-            self.reap_orphans(left)
-        return names
-
-    def reap_orphans(self, pids: set[int]) -> None:
-        """Wait for killed orphans; one that hangs in the kernel is left to the next reaping."""
-        for pid in pids:
-            try:
-                fd = os.pidfd_open(pid)
-            except OSError:
-                continue
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
-            if poll.poll(_ORPHAN_MILLISECONDS):
                 try:
-                    os.waitpid(pid, os.WNOHANG)
-                except ChildProcessError:
-                    pass
-            os.close(fd)
+                    os.kill(pid, signal.SIGKILL)  # ours to reap: the number can't be another's
+                except OSError:
+                    continue  # another user's, and we are not root
+            ended |= left
+            _await_and_reap(left)
+        return names
 
     def _become(
         self,
@@ -229,6 +217,30 @@ def _name(pid: int) -> str:
             return file.read().strip()
     except OSError:
         return str(pid)
+
+
+def _await_and_reap(pids: set[int]) -> None:
+    """Wait for killed orphans, all together; one that hangs in the kernel is left behind."""
+    poll = select.poll()
+    open_ = {}
+    for pid in pids:
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:
+            continue
+        open_[fd] = pid
+        poll.register(fd, select.POLLIN)
+    deadline = time.monotonic() + _ORPHAN_SECONDS
+    while open_ and (left := deadline - time.monotonic()) > 0:
+        for fd, _ in poll.poll(1000 * left):
+            poll.unregister(fd)
+            os.close(fd)
+            try:
+                os.waitpid(open_.pop(fd), os.WNOHANG)
+            except ChildProcessError:
+                pass
+    for fd in open_:
+        os.close(fd)
 
 
 def _children_by_status() -> set[int]:

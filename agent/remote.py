@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import posixpath
 import uuid
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -94,7 +97,7 @@ class Remote:
 
     def read(self, path: str, limit: int = 1 << 20) -> bytes:
         """Return the beginning of a file."""
-        with self._sftp.open(path, "rb") as file:
+        with _as_os_error(), self._sftp.open(path, "rb") as file:
             return bytes(file.read(limit))
 
     def write(self, path: str, data: bytes, *, replace: bool = True) -> None:
@@ -104,21 +107,35 @@ class Remote:
         """
         folder, name = posixpath.split(path)
         temporary = posixpath.join(folder, f".{name}.{uuid.uuid4().hex}")
-        with self._sftp.open(temporary, "wb") as file:
-            file.write(data)
-        try:
-            (self._sftp.posix_rename if replace else self._sftp.rename)(temporary, path)
-        except OSError:
-            self._sftp.remove(temporary)
-            raise
+        with _as_os_error():
+            with self._sftp.open(temporary, "wb") as file:
+                file.write(data)
+            try:
+                (self._sftp.posix_rename if replace else self._sftp.rename)(temporary, path)
+            except OSError:
+                self._sftp.remove(temporary)
+                raise
 
     def touch(self, path: str) -> None:
         """Set a file's times to now."""
-        self._sftp.utime(path, None)
+        with _as_os_error():
+            self._sftp.utime(path, None)
 
     def modified(self, path: str) -> float:
         """Return when a file was last changed, in seconds of that node's clock (whole ones)."""
-        return float(self._sftp.stat(path).st_mtime or 0)
+        with _as_os_error():
+            return float(self._sftp.stat(path).st_mtime or 0)
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Turn paramiko's word for a dropped connection, which is no OSError, into one."""
+    import paramiko
+
+    try:
+        yield
+    except (paramiko.SSHException, EOFError) as error:
+        raise ConnectionResetError(errno.ECONNRESET, str(error) or "connection lost") from error
 
 
 def _decode(encoded: str) -> bytes:

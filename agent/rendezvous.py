@@ -91,7 +91,7 @@ class Meeting(ABC):
             self._take(kind, name, data)
         except FileNotFoundError:
             pass
-        except (Refused, OSError, ValueError, KeyError, TypeError) as error:
+        except (Refused, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             self._log.warning("refused", file=f"{kind}/{name}", cause=str(error))
 
     @abstractmethod
@@ -113,6 +113,11 @@ class MainMeeting(Meeting):
         self.ended: dict[int, Outcome] = {}
         self.lost: set[int] = set()
         self.leaving = False
+        self.told: set[int] = set()
+        self.untold: dict[str, str] = {}
+        self._message: dict[str, str] = {}
+        self._teller: Helper | None = None
+        self._in_round = False
         self.on_ended: Callable[[int, Outcome], None] = lambda index, outcome: None
         self._greeting = os.path.join(self._batch, "main.json")
         self._count = 0
@@ -129,13 +134,13 @@ class MainMeeting(Meeting):
         """Return the workers that are in, by index."""
         return [node for _, node in sorted(self.roster.nodes.items())]
 
-    def missing(self, code: int = TRY_AGAIN) -> AgentError:
+    def missing(self) -> AgentError:
         """Return the error that names who is not there."""
         names = ", ".join(str(index) for index in self.roster.missing)
         return AgentError(
             f"meet {self._topology.count} nodes",
             f"not joined in time: worker {names}",
-            code=code,
+            code=TRY_AGAIN,
             hint="look at their logs; raise ARCHITRAVE_JOIN_TIMEOUT_SECONDS if they start late",
         )
 
@@ -148,25 +153,48 @@ class MainMeeting(Meeting):
         present = self.roster.nodes.keys() - self.lost - self.parts.keys()
         return all(self.roster.heard(index) >= when for index in present)
 
-    def tell(self, directory: str, name: str, message: dict[str, Any]) -> Helper:
-        """Put a file on every worker, all at once; the helper is done within its bound."""
-        nodes = [
-            {"index": n.index, "address": n.address} for n in self.nodes if n.index not in self.lost
-        ]
-        request = self._ssh | {
-            "nodes": nodes,
-            "path": f"{directory}/{name}",
-            "data": json.dumps(message),
+    def tell(self, directory: str, name: str, message: dict[str, Any]) -> None:
+        """Put a file on every worker, all at once; `telling` until they are told or the bound."""
+        self.told = set()
+        self._message = {"path": f"{directory}/{name}", "data": json.dumps(message)}
+        self._tell([node for node in self.nodes if node.index not in self.lost])
+
+    def tell_again(self) -> None:
+        """Tell those who could not be told, or came when the others had been told already."""
+        untold = self.awaited()
+        if not self.telling and set(untold) - self.told:
+            self._tell([self.roster.nodes[index] for index in untold if index not in self.told])
+
+    def _tell(self, nodes: list[Node]) -> None:
+        self.untold = {}
+        self._in_round = True
+        request = self._message | {
+            "nodes": [{"index": node.index, "address": node.address} for node in nodes],
             "seconds": min(_TELL_SECONDS, 2 * self._silence),
         }
-        return self._start_helper("tell", request, lambda message: None)
+        if self._teller is None or self._teller.done or not self._teller.ask(request):
+            if self._teller is not None:
+                self._teller.close()
+            self._teller = self._start_helper("tell", self._ssh | request, self._hear_teller)
+
+    def _hear_teller(self, message: dict[str, Any]) -> None:
+        if "told" in message:
+            self.told.add(message["told"])
+        elif "round" in message:
+            self.untold = message["round"]
+            self._in_round = False
+
+    @property
+    def telling(self) -> bool:
+        """Tell whether the workers are still being told something."""
+        return self._in_round and self._teller is not None and not self._teller.done
 
     def _take(self, kind: str, name: str, data: bytes) -> None:
         now = self._loop.clock()
         index = index_of(name)
         if kind == READY:
-            if index in self.roster.nodes and index not in self.lost:
-                self.roster.beat(index, now)  # touched: a heartbeat
+            if index in self.lost or index in self.parts:
+                return  # a late sign of life of somebody who is not expected any more
             node = self.roster.offer(name, data, now)
             if node is not None:
                 joined = len(self.roster.nodes) + 1
@@ -182,6 +210,8 @@ class MainMeeting(Meeting):
             if index is None or index not in self.roster.nodes:
                 raise Refused(f"{name}: no such worker is in")
             fields = json.loads(data)
+            if not isinstance(fields, dict):
+                raise Refused(f"{name}: it is no object")
             if kind == ENDED:
                 self.ended[index] = Outcome(**fields)
                 self.on_ended(index, self.ended[index])
@@ -191,10 +221,12 @@ class MainMeeting(Meeting):
                 self._part(index, fields)
 
     def _part(self, index: int, fields: dict[str, Any]) -> None:
+        record, failure = fields["record"], fields["failure"]
+        if record["index"] != index or not isinstance(record["files"], list):
+            raise Refused(f"{index}.json: its record is another node's")
         self.roster.leave(index)
         self.parts[index] = fields
-        failure = fields.get("failure")
-        self._log.info("parted", worker=index, files=len(fields.get("files", ())))
+        self._log.info("parted", worker=index, files=len(record["files"]))
         if failure:
             self._leaves(index, failure)
 
@@ -224,6 +256,12 @@ class MainMeeting(Meeting):
                     hint=f"look at the log of worker {index}; was it killed for memory?",
                 )
             )
+
+    def close(self) -> None:
+        """End what tells the workers too."""
+        super().close()
+        if self._teller is not None:
+            self._teller.close()
 
 
 def _empty(batch: str) -> None:

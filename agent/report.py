@@ -61,7 +61,7 @@ def run_json(
         "nodes": sorted(nodes, key=lambda node: int(node["index"])),
         **more,
     }
-    return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(record, indent=1) + "\n"
 
 
 def manifest_json(topology: Topology, parts: Mapping[int, Iterable[Mapping[str, Any]]]) -> str:
@@ -78,4 +78,4 @@ def manifest_json(topology: Topology, parts: Mapping[int, Iterable[Mapping[str, 
         "nodes": topology.count,
         "files": files,
     }
-    return json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(manifest, indent=1) + "\n"

@@ -13,6 +13,8 @@ from agent.model import Topology
 
 LAMBDA, BATCH, SHELL = "lambda", "batch", "shell"
 OFF = ("", "<none>")
+# In the runtime directory: what of /opt came out of private.7z.
+JOURNAL = "unpacked.list"
 LAUNCHERS = ("auto", "mpirun", "direct", "each")
 LOG_FORMATS = ("auto", "console", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -120,8 +122,8 @@ def read(env: Mapping[str, str]) -> Settings:
         root=root,
         output_dir=os.path.abspath(output_dir),
         workdir=env.get("ARCHITRAVE_WORKDIR") or (_below(root, "/tmp") if mode == BATCH else ""),
-        deps=_place(env, bucket, "S3_BATCH_DEPS_REL_PATH", "batch/deps.tar.gz"),
-        private=_place(env, bucket, "S3_BATCH_PRIVATE_REL_PATH", "batch/private.7z"),
+        deps=_place(env, bucket, mode, "S3_BATCH_DEPS_REL_PATH", "batch/deps.tar.gz"),
+        private=_place(env, bucket, mode, "S3_BATCH_PRIVATE_REL_PATH", "batch/private.7z"),
         output=_output(env, mode, bucket),
         exclude=tuple(env.get("ARCHITRAVE_OUTPUT_EXCLUDE", "").split()),
         key_name=env.get("SSH_PRIV_FILE_KEY") or "ssh_host_rsa_key",
@@ -202,9 +204,11 @@ def _application(app_bin: str, root: str) -> str:
     return _below(root, app_bin) if root != "/" and app_bin.startswith("/opt/") else app_bin
 
 
-def _place(env: Mapping[str, str], bucket: S3Place, name: str, default: str) -> S3Place | None:
+def _place(
+    env: Mapping[str, str], bucket: S3Place, mode: str, name: str, default: str
+) -> S3Place | None:
     relative = env.get(name, default)
-    if relative in OFF:
+    if relative in OFF or mode == LAMBDA:  # Lambda's image has everything in it
         return None
     key = S3Place.parse(f"{bucket.bucket}/{relative}", name).key
     return bucket / key

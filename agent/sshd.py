@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping
+from functools import partial
 
 from agent.errors import OS_ERROR, AgentError
 from agent.log import Log
@@ -19,7 +20,9 @@ _PRIVSEP = "/run/sshd"
 class Sshd:
     """The SSH server of one node; it is started again when it dies, a bounded number of times."""
 
-    def __init__(self, loop: Loop, log: Log, config: str, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, loop: Loop, log: Log, config: str, env: Mapping[str, str], own_pids: set[int]
+    ) -> None:
         self.listening = False
         self.failure: AgentError | None = None
         self.child: Child | None = None
@@ -27,9 +30,10 @@ class Sshd:
         self._log = log
         self._config = config
         self._env = env
+        self._own_pids = own_pids
         self._words = b""
         self._last = ""
-        self._pipe = -1
+        self._pipes: set[int] = set()
         self._starts = 0
         self._closing = False
         path = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
@@ -47,8 +51,8 @@ class Sshd:
 
     def _start(self) -> None:
         self._starts += 1
-        self._pipe, stderr = os.pipe()
-        os.set_blocking(self._pipe, False)
+        pipe, stderr = os.pipe()
+        os.set_blocking(pipe, False)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             self.child = self._loop.children.spawn(
@@ -63,17 +67,18 @@ class Sshd:
         finally:
             os.close(null)
             os.close(stderr)
-        self._loop.watch(self._pipe, self._hear)
+        # Sessions keep the pipe of the sshd that began them, so there may be several.
+        self._own_pids.add(self.child.pid)
+        self._pipes.add(pipe)
+        self._loop.watch(pipe, partial(self._hear, pipe))
 
-    def _hear(self) -> None:
+    def _hear(self, pipe: int) -> None:
         try:
-            data = os.read(self._pipe, 1 << 14)
+            data = os.read(pipe, 1 << 14)
         except BlockingIOError:
             return
         if not data:
-            self._loop.unwatch(self._pipe)
-            os.close(self._pipe)
-            self._pipe = -1
+            self._close(pipe)
             return
         self._words = (self._words + data)[-4096:]
         *lines, rest = self._words.split(b"\n")
@@ -90,8 +95,8 @@ class Sshd:
         if self._closing or self.child is None:
             return
         code, self.child = self.child.code, None
-        if self._pipe >= 0:
-            self._hear()
+        for pipe in tuple(self._pipes):
+            self._hear(pipe)
         if self._starts > _RESTARTS or not self.listening:
             port = "set ARCHITRAVE_SSH_PORT to a free port, or look at the log with level debug"
             cause = self._last or f"it ended with {code}"
@@ -100,15 +105,27 @@ class Sshd:
         self._log.warning("sshd ended, starting it again", code=code, start=self._starts + 1)
         self._loop.call_at(
             self._loop.clock() + _BACKOFF * 2**self._starts,
-            lambda: None if self._closing else self._start(),
+            self._start_again,
         )
+
+    def _start_again(self) -> None:
+        if self._closing:
+            return
+        try:
+            self._start()
+        except (AgentError, OSError) as error:
+            self._log.warning("cannot start sshd again", cause=str(error))
+            self._loop.call_at(self._loop.clock() + _BACKOFF * 2**self._starts, self._start_again)
 
     def close(self) -> None:
         """End sshd; its sessions end with the processes in them."""
         self._closing = True
         if self.child is not None and self.child.running:
             self.child.kill_group(signal.SIGTERM)
-        if self._pipe >= 0:
-            self._loop.unwatch(self._pipe)
-            os.close(self._pipe)
-            self._pipe = -1
+        for pipe in tuple(self._pipes):
+            self._close(pipe)
+
+    def _close(self, pipe: int) -> None:
+        self._loop.unwatch(pipe)
+        os.close(pipe)
+        self._pipes.discard(pipe)

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from agent import archive, identity, model, packages
-from agent.errors import AgentError, NotThere, why
+from agent.errors import CANNOT_WRITE, NO_PERMISSION, AgentError, NotThere, why
 from agent.integrity import digests
 from agent.model import Emit
-from agent.settings import S3Place
+from agent.settings import JOURNAL, S3Place
 from agent.storage import Progress, Storage
 
 _UPLOADS_AT_ONCE = 8
 # What the image keeps in /opt and no archive may replace.
 OWN_NAMES = {"architrave", "run.sh", "run_batch.sh"}
-JOURNAL = "unpacked.list"
 
 
 def _place(fields: dict[str, str] | None) -> S3Place | None:
@@ -111,7 +110,7 @@ def _unpack_private(path: str, request: dict[str, Any]) -> dict[str, Any]:
         raise AgentError(
             f"unpack into {opt}",
             why(error),
-            code=77,
+            code=NO_PERMISSION,
             hint=f"run as root, or make {opt} writable for this user",
         ) from error
     try:
@@ -194,12 +193,19 @@ def stage_out(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     return {"written": [name for name, _ in documents]}
 
 
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
 def _upload(
     storage: Storage, place: S3Place, request: dict[str, Any], emit: Emit
 ) -> dict[str, Any]:
     directory = request["directory"]
-    sizes = {name: os.path.getsize(os.path.join(directory, name)) for name in request["files"]}
-    progress = Progress(emit, "results", sum(sizes.values()))
+    size = sum(_size(os.path.join(directory, name)) for name in request["files"])
+    progress = Progress(emit, "results", size)
 
     def upload(name: str) -> dict[str, Any]:
         path = os.path.join(directory, name)
@@ -215,10 +221,12 @@ def _upload(
                 done.append(future.result())
             except AgentError as error:
                 failed.append({"name": uploads[future], **error.to_json()})
-            except OSError as error:
-                what = f"upload {uploads[future]}"
-                failed.append(
-                    {"name": uploads[future]} | AgentError(what, why(error), code=73).to_json()
-                )
+            except FileNotFoundError:
+                # A temporary file of somebody's who was still cleaning up: no result.
+                emit({"log": "warning", "event": "vanished", "file": uploads[future]})
+            except Exception as error:
+                cause = why(error) if isinstance(error, OSError) else str(error)
+                wrong = AgentError(f"upload {uploads[future]!r}", cause, code=CANNOT_WRITE)
+                failed.append({"name": uploads[future], **wrong.to_json()})
     done.sort(key=lambda file: str(file["name"]))
     return {"files": done, "failed": failed}

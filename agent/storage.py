@@ -196,7 +196,7 @@ class Storage:
 
 def _raise(error: Exception, what: str, *, missing: int = NO_OBJECT) -> NoReturn:
     """Turn what boto3 raises into our words, with the exit code and the next thing to do."""
-    from boto3.exceptions import S3UploadFailedError
+    from boto3.exceptions import Boto3Error, S3UploadFailedError
     from botocore.exceptions import (
         BotoCoreError,
         ClientError,
@@ -222,7 +222,7 @@ def _raise(error: Exception, what: str, *, missing: int = NO_OBJECT) -> NoReturn
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         hint = "give the job a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         raise AgentError(what, "no AWS credentials found", code=NO_PERMISSION, hint=hint) from error
-    if isinstance(error, BotoCoreError | S3UploadFailedError):
+    if isinstance(error, BotoCoreError | Boto3Error):
         hint = "check the network, AWS_ENDPOINT_URL_S3 and AWS_REGION"
         raise AgentError(what, str(error), code=S3_UNREACHABLE, hint=hint) from error
     if isinstance(error, OSError):

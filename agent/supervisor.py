@@ -24,14 +24,15 @@ from agent.log import Log
 from agent.loop import Loop
 from agent.model import AGENT, Outcome, Span
 from agent.process import Child
-from agent.settings import Settings
+from agent.settings import JOURNAL, Settings
 from agent.sshd import Sshd
 
 # From SIGTERM to SIGKILL Batch gives 30 s: out before, results and all (AWS Batch job timeouts).
-STOP_SECONDS = 27.0
+STOP_SECONDS = 24.0
+# Of these the application has at most so much, so that its results still go up.
+MOST_GRACE_SECONDS = 15.0
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _CLEANUP_SECONDS = 2.0
-JOURNAL = "unpacked.list"
 
 
 class Supervisor:
@@ -51,6 +52,7 @@ class Supervisor:
         self.last_moment: float | None = None
         self._helpers: list[Helper] = []
         self._lock = -1
+        self._taken = False
         loop.on_signal = self._signal
         loop.on_child = self._child
 
@@ -80,9 +82,10 @@ class Supervisor:
         if self.last_moment is not None:
             deadline = min(deadline, self.last_moment)
         self.log.info("waiting", what=what, at_most_seconds=round(deadline - start, 1))
-        came = self.loop.wait(lambda: done() or self._must_stop(), deadline)
+        self.loop.wait(lambda: done() or self._must_stop() or self._too_late(), deadline)
+        came = bool(done())
         took = round(self.loop.clock() - start, 3)
-        if self._must_stop():
+        if self._must_stop() and not came:
             self.log.info("gave up waiting", what=what, seconds=took, missing=missing())
             assert self.failure is not None
             raise self.failure
@@ -90,6 +93,10 @@ class Supervisor:
             "came" if came else "did not come", what=what, seconds=took, missing=missing()
         )
         return came
+
+    def _too_late(self) -> bool:
+        """Tell whether the time that the platform leaves after a signal is over."""
+        return self.last_moment is not None and self.loop.clock() >= self.last_moment
 
     def _must_stop(self) -> bool:
         return self.failure is not None and not self.shielded
@@ -115,21 +122,27 @@ class Supervisor:
         self.own_pids.add(helper.child.pid)
         return helper
 
-    def call(self, task: str, what: str, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Run a helper and return its result; one that dies or hangs is tried once more."""
+    def call(
+        self, task: str, what: str, request: dict[str, Any], seconds: float, code: int
+    ) -> dict[str, Any]:
+        """Run a helper and return its result; one that dies or hangs is tried once more.
+
+        `code` is the phase's own, for when that doesn't help.
+        """
         for again in (True, False):
             helper = self.start_helper(task, request, self.hear)
             try:
                 if not self.wait(what, partial(_is_done, helper), seconds):
-                    raise HelperDied(
-                        what, f"not done after {seconds:g} s", code=BUG, hint="look at the network"
-                    )
+                    cause = f"not done after {seconds:g} s"
+                    raise HelperDied(what, cause, code=code, hint="look at the network")
                 return helper.outcome()
             except AgentError as error:
                 if error.code == BUG and helper.last_words:
                     self.log.error("bug", traceback=helper.last_words)
-                if not isinstance(error, HelperDied) or not again or self.last_moment is not None:
+                if not isinstance(error, HelperDied):
                     raise
+                if not again or self.last_moment is not None:
+                    raise AgentError(what, error.cause, code=code, hint=error.hint) from error
                 self.log.warning("trying once more", what=what, cause=error.cause)
             finally:
                 helper.close()
@@ -164,15 +177,12 @@ class Supervisor:
         self.ending = self.ending or number
         if first:
             self.last_moment = self.loop.clock() + STOP_SECONDS
+            self.loop.call_at(self.last_moment, lambda: None)
         if self.application is not None and not self.application.ended:
             # The application hears the signal that the agent heard; a second one means now.
-            self.application.stop(error, number)
+            self.application.stop(error, number, most=MOST_GRACE_SECONDS)
         if first:
             self.fail(error)
-        self.on_ending()
-
-    def on_ending(self) -> None:
-        """Be told that a signal asks for the end; the roles have more to do then."""
 
     def _child(self, child: Child) -> None:
         if child.running:
@@ -190,8 +200,6 @@ class Supervisor:
             self.sshd.child_ended()
             if self.sshd.failure is not None and not self.shielded:
                 self.fail(self.sshd.failure)
-            elif self.sshd.child is not None:
-                self.own_pids.add(self.sshd.child.pid)
 
     # -- the agent's own directory
 
@@ -211,6 +219,7 @@ class Supervisor:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._lock = lock
         except BlockingIOError as error:
+            self._taken = True
             raise AgentError(
                 "start the job",
                 "another agent runs one in this container",
@@ -250,6 +259,8 @@ class Supervisor:
         except OSError:
             pass
         _remove(self.settings.path("/opt/.architrave-incoming"))
+        if self.settings.topology.count > 1:
+            _remove(self.settings.path("/tmp/batch"))
         _remove(directory)
         _remove(f"{directory}.lock")
 
@@ -259,14 +270,26 @@ class Supervisor:
         """Return the outcome that a failure of the agent's own makes."""
         return Outcome(error.code, AGENT, cause=str(error), hint=error.hint)
 
+    @property
+    def alone(self) -> bool:
+        """Tell whether this agent is the one that runs a job here, not a second one."""
+        return not self._taken
+
     def write_exit_code(self, code: int) -> None:
         """Put the exit code where a surrounding program looks for it."""
-        path = self.settings.exit_code_file
-        try:
-            with open(path, "w", encoding="ascii") as file:
-                file.write(f"{code}\n")
-        except OSError as error:
-            self.log.warning(f"cannot write {path}: {why(error)}", code=CANNOT_WRITE)
+        error = put_exit_code(self.settings.exit_code_file, code)
+        if error:
+            self.log.warning(error, code=CANNOT_WRITE)
+
+
+def put_exit_code(path: str, code: int) -> str:
+    """Write an exit code as a number; return the error's text, if there is one."""
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(f"{code}\n")
+    except OSError as error:
+        return f"cannot write {path}: {why(error)}"
+    return ""
 
 
 def _is_done(helper: Helper) -> bool:

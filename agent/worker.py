@@ -81,6 +81,11 @@ class Worker(Job):
         self.meeting = meeting
         meeting.on_outcome = self._main_ended
         meeting.watch()
+        # Before main may launch: mpirun's ranks begin in main's working directory on every node,
+        # and what they write from then on is a result.
+        if settings.workdir:
+            make_directory(settings.workdir, "ARCHITRAVE_WORKDIR")
+        self.before = outputs.snapshot(self.output_dir)
         self.wait_for_sshd()
         meeting.join(settings.join_timeout)
 
@@ -98,10 +103,6 @@ class Worker(Job):
                 hint="look at the main node's log",
             )
         self.node = Node(self.node.index, meeting.address, self.node.slots, self.node.version)
-        # mpirun's ranks begin in main's working directory, on every node.
-        if settings.workdir:
-            make_directory(settings.workdir, "ARCHITRAVE_WORKDIR")
-        self.before = outputs.snapshot(self.output_dir)
 
     def _main_ended(self, outcome: Outcome) -> None:
         """End this node's copy of the application: the job is over."""
@@ -131,6 +132,7 @@ class Worker(Job):
         """Upload, and give the main node this node's part of the manifest."""
         meeting = self.meeting
         self.shielded = True
+        self.stop_application()
         self.stop_sampling()
         self.enter(model.PART)
         self.begin_upload()
@@ -144,12 +146,20 @@ class Worker(Job):
         part: dict[str, Any] = {
             "index": self.node.index,
             "record": self.record(uploaded),
-            "files": [file["name"] for file in uploaded["files"]],
             "failure": self.failure.to_json() if self.failure is not None else None,
         }
         arrived = meeting.put(LEFT, part)
         self.wait(
             "main has this node's part", lambda: arrived() or meeting.main_lost, _PART_SECONDS
         )
+        self.wait(
+            "main tells the exit code",
+            lambda: meeting.final or meeting.main_lost,
+            _PART_SECONDS if meeting.outcome else 0.0,
+        )
         meeting.close()
+        if meeting.final is not None:
+            return meeting.final
+        if meeting.main_lost and not judged.code and self.failure is not None:
+            return self.outcome_of(self.failure)
         return judged

@@ -41,10 +41,10 @@ def test_death_by_signal_is_128_plus_n(agent, number):
 def test_every_signal_is_forwarded(agent, number):
     """A child that says which signal it got says the one that the agent was sent."""
     code = (
-        "import signal, sys\n"
-        "def got(n, f): print(n, flush=True); sys.exit(n)\n"
+        "import os, signal, sys\n"
+        "def got(n, f): os.write(1, b'%d\\n' % n); os._exit(n)\n"
         f"signal.signal({number}, got)\n"
-        "print('ready', flush=True)\n"
+        "os.write(1, b'ready\\n')\n"
         "while True: signal.pause()\n"
     )
     process = agent(sys.executable, "-c", code)

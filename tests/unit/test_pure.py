@@ -148,7 +148,7 @@ def test_results_are_what_is_new_or_changed(tmp_path):
     (tmp_path / "sub/no.tmp").write_text("5")
     (tmp_path / "batch/y").write_text("6")
     os.mkfifo(tmp_path / "pipe")
-    found = outputs.results(str(tmp_path), before, [str(tmp_path / "batch")], ["*.tmp"])
+    found = outputs.results(str(tmp_path), before, [str(tmp_path / "batch")], ["*.tmp"], [])
     assert found == ["changed", "new", "sub/deep"]
 
 
