@@ -245,3 +245,55 @@ def test_ps_shows_no_password(agent):
     assert [int(line.split()[0]) for line in holders] == [process.pid]
     process.terminate()
     process.wait(20)
+
+
+def test_early_leaving_reader_costs_nothing(root):
+    """A reader that leaves in the middle of much output doesn't end the application."""
+    env = {"PATH": os.environ["PATH"], "ARCHITRAVE_ROOT": str(root)}
+    env |= shell("head -c 3000000 /dev/zero; sleep 0.2; head -c 3000000 /dev/zero; exit 6")
+    line = f"{sys.executable} -m agent run 2>/dev/null | head -c 10"
+    script = line + " >/dev/null; exit ${PIPESTATUS[0]}"
+    assert subprocess.run(["bash", "-c", script], env=env, timeout=30).returncode == 6
+    assert (root / "tmp/time.log").stat().st_size > 6_000_000
+
+
+def test_parameters_that_are_no_text(agent, root):
+    """A byte that isn't UTF-8 reaches the application, and the record is written."""
+    env = LAMBDA | {"APP_BIN": "/usr/bin/printf", "APP_PARAMS": os.fsdecode(b"h\xff")}
+    process = agent("run", env=env, text=False)
+    assert process.communicate(timeout=30)[0].startswith(b"h\xff\nreal")
+    assert json.loads((root / "tmp/run.json").read_text())["exit"]["code"] == 0
+
+
+def test_own_run_json_is_kept(job, root):
+    """A result that happens to be called run.json is the application's, and stays."""
+    assert job(**shell("echo mine >$TMP_OUTPUT_DIR/run.json"))[0] == 0
+    assert (root / "tmp/run.json").read_text() == "mine\n"
+
+
+def test_settings_error_is_in_the_exit_code_file(job, tmp_path):
+    path = tmp_path / "code"
+    assert job(EXEC_TYPE="btach", AWS_BATCH_EXIT_CODE_FILE=str(path))[0] == 64
+    assert path.read_text() == "64\n"
+
+
+def test_second_agent_leaves_the_first_one_s_record(agent, job, root):
+    """It ends with 75, and touches neither the exit code's file nor anything of the run."""
+    process = agent("run", env=shell("echo ready; sleep 60"))
+    read_line(process)
+    assert job(**shell("true"))[0] == 75
+    assert not (root / "tmp/batch-exit-code").exists() and not (root / "tmp/run.json").exists()
+    process.terminate()
+    assert process.wait(20) == 143
+    assert (root / "tmp/batch-exit-code").read_text() == "143\n"
+
+
+def test_grace_is_bounded_by_the_platform(agent):
+    """However long the grace period is set, a signal's end comes inside Batch's 30 s."""
+    env = shell(
+        'trap "" TERM; echo ready; while :; do sleep 1; done', ARCHITRAVE_GRACE_SECONDS="99"
+    )
+    process = agent("run", env=env)
+    read_line(process)
+    process.terminate()
+    assert process.wait(24) == 143

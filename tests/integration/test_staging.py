@@ -320,3 +320,14 @@ def test_package_of_another_architecture(job, batch, root, put, tmp_path):
     put(f"{prefix_of(batch)}/batch/deps.tar.gz", tmp_path / "deps.tar.gz")
     code, _, err = job(**batch | {"S3_BATCH_DEPS_REL_PATH": "batch/deps.tar.gz"})
     assert code == 65 and "s390x" in errors(err)[0]["event"]
+
+
+def test_one_odd_result_does_not_cost_the_others(job, batch, root, s3):
+    """A name that isn't UTF-8 fails alone: the others go up, the code is 73, no manifest comes."""
+    app = b"#!/bin/sh\ncd $TMP_OUTPUT_DIR; echo 1 >good; echo 2 >\"$(printf 'odd\\377')\"\n"
+    (root / "opt/app").write_bytes(app)
+    code, _, err = job(**batch)
+    assert code == 73, err
+    place = f"{prefix_of(batch)}/output/{batch['AWS_BATCH_JOB_ID']}/attempt-1"
+    names = [key.removeprefix(place + "/") for key in s3.keys("bucket", place)]
+    assert sorted(names) == ["node-0/good", "node-0/time.log", "run.json"]
