@@ -85,7 +85,7 @@ class Supervisor:
         self.loop.wait(lambda: done() or self._must_stop() or self._too_late(), deadline)
         came = bool(done())
         took = round(self.loop.clock() - start, 3)
-        if self._must_stop() and not came:
+        if self._must_stop():
             self.log.info("gave up waiting", what=what, seconds=took, missing=missing())
             assert self.failure is not None
             raise self.failure
