@@ -1,13 +1,15 @@
 """What the cluster tests share: a packed program, a place to run it, a look at the results."""
 
+import contextlib
 import hashlib
 import json
+import random
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 
-from agent.local import ports
 from agent.local.cluster import Cluster
 from agent.local.job import Job
 from tests.conftest import PASSWORD, pack, until
@@ -52,8 +54,13 @@ def cluster(private, tmp_path):
 @pytest.fixture
 def meet():
     """Return the parameters by which all ranks meet and then end with a code."""
-    # Nodes that are processes share the machine's ports with whatever else runs there.
-    return f"meet {ports.free_ports('127.0.0.1', 1)[0]}"
+    # Nodes that are processes share the machine's ports with whatever else runs there. One that
+    # the kernel gives to outgoing connections could be anybody's by then, even a rank's that calls
+    # before rank 0 listens.
+    for port in random.sample(range(20000, 32000), 100):
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return f"meet {port}"
+    raise AssertionError("no port is free")
 
 
 def codes(result):

@@ -17,7 +17,7 @@ def test_three_nodes(cluster, place, meet, code):
     """Every node ends with the application's code, and the manifest lists every node's files."""
     with cluster(place, f"{meet} {code}") as running:
         result = running.wait()
-    assert codes(result) == [code] * 3
+    assert codes(result) == [code] * 3, result.nodes[0].stdout.decode()
     run = run_json(result)
     assert (run["exit"]["code"], run["exit"]["spoke"]) == (code, APPLICATION)
     assert [node["index"] for node in run["nodes"]] == [0, 1, 2]
