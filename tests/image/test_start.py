@@ -145,7 +145,8 @@ def test_shell_on_a_terminal(containers, image):
         expect(leader, "# ")
         os.write(leader, b"case $- in *i*) echo inter''active;; esac\n")
         expect(leader, "interactive")
-        os.write(leader, b"echo go''ing; sleep 100\n")
+        # The signal is for a program that runs, not for a shell that is about to start it.
+        os.write(leader, b"sh -c 'echo go\"\"ing; exec sleep 100'\n")
         expect(leader, "going")
         os.write(leader, b"\x03")
         expect(leader, "# ")
