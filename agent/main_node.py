@@ -141,7 +141,8 @@ class MainNode(Job):
             return self._outcome_of_each(outcome)
         if outcome.code and outcome.spoke != AGENT and not self.ending:
             # mpirun also fails when a node is gone; a node that gives no sign of life is the cause.
-            ended = self.loop.clock()
+            # A beat that was on its way when mpirun ended doesn't count.
+            ended = self.loop.clock() + self.settings.heartbeat / 2
             self.wait(
                 "every worker is alive",
                 lambda: meeting.heard_since(ended),

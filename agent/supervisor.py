@@ -30,7 +30,7 @@ from agent.sshd import Sshd
 # From SIGTERM to SIGKILL Batch gives 30 s: out before, results and all (AWS Batch job timeouts).
 STOP_SECONDS = 24.0
 # Of these the application has at most so much, so that its results still go up.
-MOST_GRACE_SECONDS = 15.0
+MOST_GRACE_SECONDS, LOST_GRACE_SECONDS = 15.0, 5.0
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _CLEANUP_SECONDS = 2.0
 
@@ -109,7 +109,9 @@ class Supervisor:
         if self.failure is None:
             self.failure = error
             if self.application is not None and self.application.stopped_for is None:
-                self.application.stop(error)
+                # mpirun waits in vain for the daemon of a node that is gone.
+                most = LOST_GRACE_SECONDS if error.code == TRY_AGAIN else MOST_GRACE_SECONDS
+                self.application.stop(error, most=most)
 
     # -- helpers
 
