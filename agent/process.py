@@ -206,7 +206,7 @@ class Children:
                 os.close(target)
 
 
-def start_failure_code(number: int) -> int:
+def _start_failure_code(number: int) -> int:
     """Return 127 when there is no such program, else 126, as a shell does."""
     return NOT_FOUND if number in (errno.ENOENT, errno.ENOTDIR) else NOT_EXECUTABLE
 
@@ -270,7 +270,7 @@ def _start_error(name: str, number: int, step: int) -> AgentError:
         hint = f"file {name}: it must be built for {os.uname().machine}, or begin with #!"
     elif number == errno.EACCES:
         hint = f"chmod +x {name}; a directory or a file system without exec cannot be run"
-    return AgentError(f"run {name}", cause, code=start_failure_code(number), hint=hint)
+    return AgentError(f"run {name}", cause, code=_start_failure_code(number), hint=hint)
 
 
 def _occupy_closed_descriptors() -> set[int]:

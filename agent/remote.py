@@ -47,19 +47,12 @@ class Remote:
             channel = self._sftp.get_channel()
             assert channel is not None
             channel.settimeout(timeout)
-        except paramiko.BadHostKeyException as error:
+        except (paramiko.BadHostKeyException, paramiko.AuthenticationException) as error:
             self._client.close()
+            wrong_host = isinstance(error, paramiko.BadHostKeyException)
             raise AgentError(
                 what,
-                "its host key is not this job's",
-                code=NO_PERMISSION,
-                hint="the nodes must have the same private.7z, and run the same attempt",
-            ) from error
-        except paramiko.AuthenticationException as error:
-            self._client.close()
-            raise AgentError(
-                what,
-                "it refuses this job's key",
+                "its host key is not this job's" if wrong_host else "it refuses this job's key",
                 code=NO_PERMISSION,
                 hint="the nodes must have the same private.7z, and run the same attempt",
             ) from error
