@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.errors import BAD_SETTINGS, NO_PERMISSION, TRY_AGAIN, AgentError, why
 from agent.model import Emit
-from agent.remote import Remote
+from agent.remote import Remote, load
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 5.0
 _TELL_AT_ONCE = 64
@@ -167,50 +167,67 @@ def share_directory(main: str, own: str) -> None:
 def tell(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Put a file on other nodes, all at once, each tried until the deadline; then the next one.
 
-    `request`: nodes [{index, address}], path, data, port, user, directory, timeout, seconds; a
-    further line on standard input replaces what it names. Emits {"told": index} for each node, and
-    {"round": {index: cause}} with those that could not be told.
+    `request`: round (its number), nodes [{index, address}], path, data, port, user, directory,
+    timeout, seconds; a further line on standard input replaces what it names. Emits {"told": index}
+    for each node, and {"round": number, "untold": {index: cause}} at the end of each round.
     """
+    teller = _Teller(emit)
     while True:
-        emit({"round": _tell_all(request, emit)})
+        emit({"round": request["round"], "untold": teller.tell(request)})
         line = sys.stdin.readline()
         if not line:
             return {}
         request |= json.loads(line)
 
 
-def _tell_all(request: dict[str, Any], emit: Emit) -> dict[str, str]:
-    deadline = time.monotonic() + request["seconds"]
-    untold = {}
-    with ThreadPoolExecutor(_TELL_AT_ONCE) as pool:
-        told = {
-            pool.submit(_tell_one, node, request, deadline): node["index"]
-            for node in request["nodes"]
-        }
-        for future in as_completed(told):
-            error = future.exception()
-            if error is None:
-                emit({"told": told[future]})
-            else:
-                untold[str(told[future])] = str(error)
-    return untold
+class _Teller:
+    """The connections of the main node to the workers, kept from one round to the next."""
 
+    def __init__(self, emit: Emit) -> None:
+        load()
+        self._emit = emit
+        self._kept: dict[int, Remote] = {}
 
-def _tell_one(node: dict[str, Any], request: dict[str, Any], deadline: float) -> None:
-    backoff = _FIRST_BACKOFF
-    while True:
-        try:
-            with Remote(
-                node["address"],
-                request["port"],
-                request["user"],
-                request["directory"],
-                max(0.5, min(request["timeout"], deadline - time.monotonic())),
-            ) as remote:
+    def tell(self, request: dict[str, Any]) -> dict[str, str]:
+        """Do one round; return who could not be told, and why."""
+        deadline = time.monotonic() + request["seconds"]
+        untold = {}
+        with ThreadPoolExecutor(_TELL_AT_ONCE) as pool:
+            told = {
+                pool.submit(self._tell_one, node, request, deadline): node["index"]
+                for node in request["nodes"]
+            }
+            for future in as_completed(told):
+                error = future.exception()
+                if error is None:
+                    self._emit({"told": told[future]})
+                else:
+                    untold[str(told[future])] = str(error)
+        return untold
+
+    def _tell_one(self, node: dict[str, Any], request: dict[str, Any], deadline: float) -> None:
+        backoff = _FIRST_BACKOFF
+        while True:
+            seconds = max(0.5, min(request["timeout"], deadline - time.monotonic()))
+            remote = self._kept.pop(node["index"], None)
+            again = remote is not None
+            try:
+                if remote is None:
+                    where = (request["port"], request["user"], request["directory"])
+                    remote = Remote(node["address"], *where, seconds)
                 remote.write(request["path"], request["data"].encode())
-            return
-        except (AgentError, OSError):
-            if time.monotonic() + backoff > deadline:
-                raise
-        time.sleep(backoff * random.uniform(0.5, 1.0))
-        backoff = min(2 * backoff, _LONGEST_BACKOFF)
+            except (AgentError, OSError):
+                if remote is not None:
+                    remote.close()
+                if not again and time.monotonic() + backoff > deadline:
+                    raise
+            else:
+                # Each costs a thread and a descriptor here, and a process there.
+                if len(self._kept) < _TELL_AT_ONCE:
+                    self._kept[node["index"]] = remote
+                else:
+                    remote.close()
+                return
+            if not again:
+                time.sleep(backoff * random.uniform(0.5, 1.0))
+                backoff = min(2 * backoff, _LONGEST_BACKOFF)

@@ -15,6 +15,8 @@ from agent.rendezvous import DONE, GO, SILENT_BEATS, MainMeeting
 
 _VERSION_SECONDS, _TELL_SECONDS = 10.0, 20.0
 _PART_SECONDS = 3600.0
+# A short run shall not wait for paramiko's import, a long one not hold its memory.
+_WARM_SECONDS = 10.0
 
 
 class MainNode(Job):
@@ -53,6 +55,7 @@ class MainNode(Job):
         # Before a worker on the same file system makes it in this node's stead.
         make_directory(self.output_dir, "TMP_OUTPUT_DIR")
         meeting.watch()
+        meeting.warm()
         self._ask_version()
         joined = self.wait(
             "workers join",
@@ -103,8 +106,10 @@ class MainNode(Job):
 
     def launch(self) -> Outcome:
         """Launch; with the launcher `each`, on every node at once."""
+        assert self.meeting is not None
         if self.settings.launcher == "each":
             self._send_go()
+        self.loop.call_at(self.loop.clock() + _WARM_SECONDS, self.meeting.cool)
         return super().launch()
 
     def _send_go(self) -> None:

@@ -15,6 +15,11 @@ from agent import identity
 from agent.errors import NO_PERMISSION, TRY_AGAIN, AgentError
 
 
+def load() -> None:
+    """Import what a connection needs, ahead of the first one."""
+    import paramiko  # noqa: F401
+
+
 class Remote:
     """An SFTP session with one node, whose host key is the job's own; `timeout` is in seconds."""
 

@@ -117,7 +117,7 @@ class MainMeeting(Meeting):
         self.untold: dict[str, str] = {}
         self._message: dict[str, str] = {}
         self._teller: Helper | None = None
-        self._in_round = False
+        self._round, self._rounds_done = 0, 0
         self.on_ended: Callable[[int, Outcome], None] = lambda index, outcome: None
         self._greeting = os.path.join(self._batch, "main.json")
         self._count = 0
@@ -165,10 +165,21 @@ class MainMeeting(Meeting):
         if not self.telling and set(untold) - self.told:
             self._tell([self.roster.nodes[index] for index in untold if index not in self.told])
 
+    def warm(self) -> None:
+        """Start what tells the workers before there is anything to tell: its imports take time."""
+        self._message = {"path": "", "data": ""}
+        self._tell([])
+
+    def cool(self) -> None:
+        """End it again: a long run shall not hold its memory."""
+        if self._teller is not None and not self.leaving:
+            self._teller.close()
+
     def _tell(self, nodes: list[Node]) -> None:
         self.untold = {}
-        self._in_round = True
+        self._round += 1
         request = self._message | {
+            "round": self._round,
             "nodes": [{"index": node.index, "address": node.address} for node in nodes],
             "seconds": min(_TELL_SECONDS, 2 * self._silence),
         }
@@ -181,13 +192,13 @@ class MainMeeting(Meeting):
         if "told" in message:
             self.told.add(message["told"])
         elif "round" in message:
-            self.untold = message["round"]
-            self._in_round = False
+            self.untold, self._rounds_done = message["untold"], message["round"]
 
     @property
     def telling(self) -> bool:
         """Tell whether the workers are still being told something."""
-        return self._in_round and self._teller is not None and not self._teller.done
+        waiting = self._rounds_done < self._round
+        return waiting and self._teller is not None and not self._teller.done
 
     def _take(self, kind: str, name: str, data: bytes) -> None:
         now = self._loop.clock()

@@ -1,5 +1,7 @@
 """Time the whole job on three containers: from the first one's start to the last one's end.
 
+Both are the Docker engine's own times, so that the client's don't count.
+
 The application sleeps for 1.2 s under mpirun; private.7z comes from S3, results and the record go
 there. Run by hand: .venv/bin/python benchmarks/whole_job.py [RUNS]
 """
@@ -11,9 +13,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from datetime import datetime
 from pathlib import Path
 
 from agent.local.cluster import Cluster
+from agent.local.containers import Container
 from agent.local.job import Job
 
 APPLICATION_SECONDS = 1.2
@@ -30,11 +34,18 @@ def run(directory: Path, private: Path) -> dict[str, float]:
     with Cluster(job) as cluster:
         result = cluster.wait()
         assert result.code == 0, directory
-        starts = [state.started or 0.0 for state in cluster.states]
-        ends = [state.ended or 0.0 for state in cluster.states]
-    seconds = max(ends) - min(starts)
+        spans = [span(node.name) for node in cluster.nodes.values() if isinstance(node, Container)]
+    seconds = (max(end for _, end in spans) - min(start for start, _ in spans)).total_seconds()
     record = json.loads((directory / "run.json").read_text())
     return {"seconds": seconds, "agent_seconds": seconds - record["times"]["real"]}
+
+
+def span(container: str) -> list[datetime]:
+    """Return when a container started and ended."""
+    form = "{{.State.StartedAt}} {{.State.FinishedAt}}"
+    command = ["docker", "inspect", "--format", form, container]
+    words = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return [datetime.fromisoformat(word) for word in words]
 
 
 def main() -> None:

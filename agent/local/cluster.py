@@ -160,9 +160,7 @@ class Cluster:
             self.s3.put_file(BUCKET, key, path)
         self.view.opened(self.states, place.description)
         delays = {hurt.index: hurt.seconds for hurt in job.hurts if hurt.kind == DELAY}
-        self._start_main(place, delays.pop(job.main_index, 0.0))
-        workers = [index for index in job.start_order if index != job.main_index]
-        self._launch(place, [index for index in workers if index not in delays])
+        self._launch(place, [index for index in job.start_order if index not in delays])
         for index, delay in delays.items():
             self._after(delay, partial(self._launch, place, [index]))
 
@@ -173,23 +171,14 @@ class Cluster:
         short = directory.name.removeprefix(leftovers.DIRECTORY_PREFIX).replace("_", "0")
         return Containers(f"architrave-{short}", self.job.image, self.job.docker_args)
 
-    def _start_main(self, place: Place, delay: float) -> None:
-        """Start the main node; a late one at once and frozen, since workers need its address."""
-        self._launch(place, [self.job.main_index])
-        if delay:
-            node = self.nodes[self.job.main_index]
-            node.freeze()
-            self._after(delay, node.thaw)
-
     def _launch(self, place: Place, indexes: list[int]) -> None:
-        main = self.nodes.get(self.job.main_index)
-        address = main.address if main else ""
+        address = place.address_of(self.job.main_index)
         s3 = self.s3.environment()
         envs = {index: s3 | self.job.environment(index, address) for index in indexes}
         for index, node in place.start(envs).items():
             self.nodes[index] = node
             state = self.states[index]
-            state.address, state.started = node.address, time.time()
+            state.address, state.started = node.address, node.started
             self.view.started(state)
             self._followers.append(Follower(node, state, self.view, self._changed))
 

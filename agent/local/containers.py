@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO
@@ -37,9 +39,14 @@ class Containers:
         self._image = image
         self._docker_args = docker_args
         self._nodes: list[Container] = []
+        self._subnet: ipaddress.IPv4Network
 
     def open(self) -> None:
-        """Check the image and create the network; raise AgentError (69)."""
+        """Check the image and create the network; raise AgentError (69).
+
+        Addresses can be chosen only in a subnet that was given, so the engine's own choice is asked
+        for and then given: workers are told the main node's address before it runs.
+        """
         try:
             _docker("image", "inspect", "--format", "{{.Id}}", self._image)
         except AgentError as error:
@@ -50,9 +57,20 @@ class Containers:
                 hint=f"scripts/build-image -t {self._image}, docker pull, or --no-docker",
             ) from error
         _remove_leftovers()
-        _docker("network", "create", "--driver", "bridge", *self._label, self._name)
-        template = "{{(index .IPAM.Config 0).Gateway}}"
-        self.host_address = _docker("network", "inspect", "--format", template, self._name)
+        create = ("network", "create", "--driver", "bridge", *self._label)
+        for again in (True, False):
+            _docker(*create, self._name)
+            template = "{{(index .IPAM.Config 0).Subnet}}"
+            subnet = _docker("network", "inspect", "--format", template, self._name)
+            _docker("network", "rm", self._name)
+            try:
+                _docker(*create, "--subnet", subnet, self._name)
+                break
+            except AgentError:  # somebody else was given it meanwhile
+                if not again:
+                    raise
+        self._subnet = ipaddress.IPv4Network(subnet)
+        self.host_address = str(self._subnet[1])
 
     def close(self) -> None:
         """Remove the containers and the network."""
@@ -64,20 +82,29 @@ class Containers:
             _try("rm", "--force", "--volumes", *listed.split())
         _try("network", "rm", self._name)
 
+    def address_of(self, index: int) -> str:
+        """Return a node's address, also before it starts."""
+        return str(self._subnet[index + 2])  # after the network's own and the gateway's
+
     def start(self, envs: Mapping[int, Mapping[str, str]]) -> dict[int, Container]:
         """Create and start a container for each index, several at once; raise AgentError (69)."""
         with ThreadPoolExecutor(_STARTS_AT_ONCE) as pool:
-            names = dict(zip(envs, pool.map(self._run, envs, envs.values()), strict=True))
+            names = dict(zip(envs, pool.map(self._create, envs, envs.values()), strict=True))
+            started = dict(zip(envs, pool.map(_start, names.values()), strict=True))
         # In this thread: what follows a container's output ends with the thread that started it.
-        nodes = {index: Container(name, self._name) for index, name in names.items()}
+        nodes = {
+            index: Container(name, self._name, self.address_of(index), started[index])
+            for index, name in names.items()
+        }
         self._nodes += nodes.values()
         return nodes
 
-    def _run(self, index: int, env: Mapping[str, str]) -> str:
+    def _create(self, index: int, env: Mapping[str, str]) -> str:
         container = f"{self._name}-{index}"
         _docker(
             "create",
-            *("--name", container, "--hostname", f"node-{index}", "--network", self._name),
+            *("--name", container, "--hostname", f"node-{index}"),
+            *("--network", self._name, "--ip", self.address_of(index)),
             *self._label,
             *("--log-driver", "json-file"),
             *_by_name(env),
@@ -85,7 +112,6 @@ class Containers:
             self._image,
             env=env,
         )
-        _docker("start", container)
         return container
 
     @property
@@ -96,11 +122,11 @@ class Containers:
 class Container:
     """One container, and the docker program that follows its output."""
 
-    def __init__(self, name: str, network: str) -> None:
+    def __init__(self, name: str, network: str, address: str, started: float) -> None:
         self.name = name
+        self.address = address
+        self.started = started
         self._network = network
-        template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-        self.address = _docker("inspect", "--format", template, name)
         self._follower = spawn.start([_program(), "logs", "--follow", name])
 
     @property
@@ -147,6 +173,12 @@ class Container:
         _try("rm", "--force", "--volumes", self.name)
         self._follower.kill()
         self._follower.wait()
+
+
+def _start(container: str) -> float:
+    """Start a container and return when that was done."""
+    _docker("start", container)
+    return time.time()
 
 
 def _remove_leftovers() -> None:

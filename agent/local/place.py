@@ -14,6 +14,10 @@ class RunningNode(Protocol):
         """Return the address that the other nodes reach."""
 
     @property
+    def started(self) -> float:
+        """Return when the node had started, in seconds of the system's clock."""
+
+    @property
     def stdout(self) -> IO[bytes]:
         """Return the node's standard output."""
 
@@ -56,6 +60,9 @@ class Place(Protocol):
 
     def close(self) -> None:
         """Remove every node and all that belongs to the place; never raise."""
+
+    def address_of(self, index: int) -> str:
+        """Return a node's address, also before it starts."""
 
     def start(self, envs: Mapping[int, Mapping[str, str]]) -> Mapping[int, RunningNode]:
         """Start a node for each index, with its environment."""

@@ -52,6 +52,10 @@ class Processes:
         for node in self._nodes:
             node.kill()
 
+    def address_of(self, index: int) -> str:
+        """Return a node's address, also before it starts."""
+        return self._addresses[index]
+
     def start(self, envs: Mapping[int, Mapping[str, str]]) -> dict[int, Process]:
         """Start an agent for each index."""
         return {index: self._start(index, env) for index, env in envs.items()}
@@ -81,6 +85,7 @@ class Process:
     def __init__(self, root: Path, address: str, env: Mapping[str, str]) -> None:
         self.root = root
         self.address = address
+        self.started = time.time()
         self.process = spawn.start(
             [sys.executable, "-m", "agent", "run"],
             env,
