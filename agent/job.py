@@ -17,12 +17,13 @@ from agent.errors import (
     BUG,
     CANNOT_WRITE,
     NO_PERMISSION,
+    NOT_FOUND,
     S3_UNREACHABLE,
     AgentError,
     why,
 )
 from agent.launch import Application, resolve
-from agent.model import Node, Outcome
+from agent.model import AGENT, Node, Outcome
 from agent.output import Output
 from agent.settings import BATCH, LAMBDA
 from agent.sshd import Sshd
@@ -30,6 +31,7 @@ from agent.sshd import Sshd
 _STAGE_SECONDS = 3600.0
 _SMALL_STEP_SECONDS = 60.0
 _LOG_SECONDS = 0.2
+_ASK_SECONDS = 10.0
 
 
 class Job(Delivery):
@@ -179,6 +181,7 @@ class Job(Delivery):
         self.stop_sampling()
         application.finish(self.loop.wait)
         outcome = application.outcome(launcher_aborts=launcher == "mpirun")
+        outcome = self._explained(outcome, program, env)
         self.log.info(
             "application ended",
             code=outcome.code,
@@ -188,6 +191,31 @@ class Job(Delivery):
         if outcome.code and self.failure is None:
             self.log.error(outcome.cause, hint=outcome.hint or None)
         return outcome
+
+    def ask(self, what: str, argv: list[str], env: dict[str, str]) -> str:
+        """Run a small program and return what it says, in its first 64 KiB."""
+        reader, writer = os.pipe()
+        with os.fdopen(reader, "rb") as pipe:
+            try:
+                child = self.loop.children.spawn(argv, env, cwd="/", stdout=writer, stderr=writer)
+            finally:
+                os.close(writer)
+            self.wait(what, lambda: not child.running, _ASK_SECONDS)
+            os.set_blocking(reader, False)
+            return (pipe.read() or b"").decode("utf-8", "replace")
+
+    def _explained(self, outcome: Outcome, program: str, env: dict[str, str]) -> Outcome:
+        """Return the outcome with the libraries that the program misses, if that was it."""
+        ldd = shutil.which("ldd", path=env.get("PATH", os.defpath))
+        if outcome.code != NOT_FOUND or outcome.spoke == AGENT or self.failure or ldd is None:
+            return outcome
+        lines = self.ask("ldd tells what is missing", [ldd, program], env).splitlines()
+        missing = ", ".join(line.split()[0] for line in lines if line.endswith("=> not found"))
+        if not missing:
+            return outcome
+        cause = f"{program} needs libraries that are not here: {missing}"
+        hint = "add the packages that have them to deps.tar.gz, or set LD_LIBRARY_PATH"
+        return replace(outcome, cause=cause, hint=hint)
 
     def on_started(self) -> None:
         """Be told that the application runs; the end may have been told before it began."""

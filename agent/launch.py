@@ -46,6 +46,13 @@ def resolve(program: str, path: str) -> str:
     return found
 
 
+def _mount_of(path: str) -> str:
+    """Return where the file system that holds a path is mounted."""
+    while not os.path.ismount(path):
+        path = os.path.dirname(path)
+    return path
+
+
 class Application:
     """The one application of this node."""
 
@@ -160,7 +167,7 @@ class Application:
         if self._output.unwritten:
             self._log.error(
                 f"cannot write {self._output.path}: {self._output.cause}",
-                hint="give its file system more room: df -h",
+                hint=f"give the file system {_mount_of(self._output.path)} more room",
                 bytes_lost=self._output.unwritten,
             )
 

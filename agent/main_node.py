@@ -13,7 +13,7 @@ from agent.job import Job, make_directory
 from agent.model import AGENT, Outcome
 from agent.rendezvous import DONE, GO, SILENT_BEATS, MainMeeting
 
-_VERSION_SECONDS, _TELL_SECONDS = 10.0, 20.0
+_TELL_SECONDS = 20.0
 _PART_SECONDS = 3600.0
 # A short run shall not wait for paramiko's import, a long one not hold its memory.
 _WARM_SECONDS = 10.0
@@ -73,18 +73,8 @@ class MainNode(Job):
         env = self.app_env()
         if self.launcher(env) != "mpirun":
             return
-        reader, writer = os.pipe()
         program = shutil.which("mpirun", path=env.get("PATH", os.defpath)) or "mpirun"
-        try:
-            child = self.loop.children.spawn(
-                [program, "--version"], env, cwd="/", stdout=writer, stderr=writer
-            )
-        finally:
-            os.close(writer)
-        self.wait("mpirun tells its version", lambda: not child.running, _VERSION_SECONDS)
-        os.set_blocking(reader, False)
-        with os.fdopen(reader, "rb") as pipe:
-            text = (pipe.read() or b"").decode("utf-8", "replace")
+        text = self.ask("mpirun tells its version", [program, "--version"], env)
         self._mpi_major = plan.mpi_version(text)
 
     def mpirun_options(self, env: dict[str, str]) -> plan.MpiRun:

@@ -118,8 +118,14 @@ class Supervisor:
     def start_helper(
         self, task: str, request: dict[str, Any], on_message: Callable[[dict[str, Any]], None]
     ) -> Helper:
-        """Start a helper process; it is ended with the job."""
-        helper = Helper(self.loop, self.settings.helper_env, task, request, on_message)
+        """Start a helper process; it is ended with the job.
+
+        Only those that reach S3 are given its credentials.
+        """
+        env = self.settings.helper_env
+        if not task.startswith("stage_"):
+            env = {name: value for name, value in env.items() if not name.startswith("AWS_")}
+        helper = Helper(self.loop, env, task, request, on_message)
         self._helpers.append(helper)
         self.own_pids.add(helper.child.pid)
         return helper

@@ -11,11 +11,21 @@ from pathlib import Path
 import pytest
 
 from agent.local.s3 import EmbeddedS3
+from tests.faults.page import Page
 
 REPOSITORY = Path(__file__).parent.parent
 IMAGE = os.environ.get("ARCHITRAVE_TEST_IMAGE", "architrave:test")
 LAMBDA_IMAGE = f"{IMAGE}-lambda"
 PASSWORD = "geheim, with blanks & $igns"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--faults-page", type=Path, help="write the page of faults to this file")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "cell(name, ...): the faults that a test proves")
+    config.pluginmanager.register(Page(config.getoption("--faults-page")))
 
 
 def engine_answers():
@@ -142,3 +152,19 @@ def pack(directory, archive, password="", *options):
         start_new_session=True,
     )
     return archive
+
+
+@pytest.fixture
+def containers():
+    """Return what starts containers; none of them outlives the test."""
+    from tests.containers import Docker
+
+    started = Docker()
+    yield started
+    started.remove()
+
+
+@pytest.fixture
+def lambda_image(image):
+    """Return the image of the target lambda."""
+    return LAMBDA_IMAGE

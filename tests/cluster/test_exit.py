@@ -13,6 +13,7 @@ pytestmark = pytest.mark.timeout(120)
     [("containers", code) for code in (0, 7, 137)] + [("processes", code) for code in (0, 1, 255)],
     indirect=["place"],
 )
+@pytest.mark.cell("application.code")
 def test_three_nodes(cluster, place, meet, code):
     """Every node ends with the application's code, and the manifest lists every node's files."""
     with cluster(place, f"{meet} {code}") as running:
@@ -30,6 +31,7 @@ def test_three_nodes(cluster, place, meet, code):
 
 
 @pytest.mark.parametrize("code", [0, 7])
+@pytest.mark.cell("application.code")
 def test_one_node(cluster, place, code):
     """A node that is alone behaves alike."""
     with cluster(place, f"exit {code}", nodes=1, env={"ARCHITRAVE_SLOTS": "1"}) as running:
@@ -39,6 +41,7 @@ def test_one_node(cluster, place, code):
     assert {"node-0/rank-0.json", "node-0/time.log"} == check_manifest(result).keys()
 
 
+@pytest.mark.cell("application.rank-dies")
 def test_the_code_of_a_rank_on_a_worker(cluster, image):
     """A rank that fails on a worker ends all others, and its code is the job's."""
     with cluster(image, "fail 2 7") as running:

@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.image.conftest import LAMBDA, docker
+from tests.containers import LAMBDA, docker
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.conftest import until
-from tests.image.conftest import LAMBDA
+from tests.containers import LAMBDA
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -132,6 +132,7 @@ def test_shell_takes_commands(containers, target, words, env):
     assert "/opt/app x" in done.stderr
 
 
+@pytest.mark.cell("signals.job-control")
 def test_shell_on_a_terminal(containers, image):
     """With a terminal it is interactive: a prompt, an answer, Ctrl-C that doesn't end it."""
     leader, follower = pty.openpty()
@@ -185,6 +186,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
 
 
 @pytest.mark.parametrize("options", [(), ("--init",)])
+@pytest.mark.cell("signals.orphans", "machine.init")
 def test_no_zombies(containers, lambda_image, options):
     """Orphans are reaped, whether the agent is PID 1 or docker's init is."""
     script = "for i in 1 2 3 4 5; do (sleep 0.1 & exec true); done; echo started; exec sleep 100"
@@ -203,6 +205,7 @@ def test_no_zombies(containers, lambda_image, options):
     assert code == 143 and seconds < 10
 
 
+@pytest.mark.cell("signals.end")
 def test_stop_a_command(containers, target):
     """`docker stop` ends a foreign command at once with 143."""
     container = containers.start(target, "exec", "--", "sh", "-c", "echo up; exec sleep 100")
@@ -212,6 +215,7 @@ def test_stop_a_command(containers, target):
 
 
 @pytest.mark.parametrize("options", [(), ("--init",)])
+@pytest.mark.cell("signals.end", "machine.init")
 def test_stop_a_job(containers, target, results, options):
     """`docker stop` ends a job with 143; time.log is complete."""
     env = README_LINE | {"APP_PARAMS": "-c 'echo up; sleep 100'"}
@@ -222,6 +226,7 @@ def test_stop_a_job(containers, target, results, options):
     assert time_log(results) == (["up"], ["real", "user", "sys"])
 
 
+@pytest.mark.cell("signals.at-once")
 def test_stop_in_the_first_moment(containers, lambda_image):
     """A SIGTERM that comes as soon as the container is there isn't lost."""
     env = README_LINE | {"APP_PARAMS": "-c 'sleep 100'"}
@@ -231,6 +236,7 @@ def test_stop_in_the_first_moment(containers, lambda_image):
         assert code == 143 and seconds < 20
 
 
+@pytest.mark.cell("machine.read-only", "machine.not-root")
 def test_without_rights(containers, target, results):
     """A user without a passwd entry, on a read-only file system with a /tmp, as Lambda has it."""
     options = ("--user", "993", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")
@@ -240,6 +246,7 @@ def test_without_rights(containers, target, results):
     assert done.stdout.startswith("993\n/tmp\n")
 
 
+@pytest.mark.cell("machine.read-only", "machine.not-root")
 def test_without_rights_and_with_the_default_launcher(containers, image):
     """The same where mpirun is there to launch."""
     options = ("--user", "993", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")
@@ -249,6 +256,7 @@ def test_without_rights_and_with_the_default_launcher(containers, image):
     assert "993\n" in done.stdout
 
 
+@pytest.mark.cell("machine.read-only")
 def test_command_on_a_read_only_system(containers, target):
     """A foreign command needs not even a /tmp."""
     options = ("--user", "993", "--read-only", "--cap-drop", "ALL")

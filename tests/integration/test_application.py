@@ -35,6 +35,7 @@ def test_the_readme_s_line(job, root):
 
 @pytest.mark.parametrize("launcher", ["direct", "mpirun"])
 @pytest.mark.parametrize("code", [0, 1, 7, 137, 255])
+@pytest.mark.cell("application.code")
 def test_exit_codes(job, root, code, launcher):
     """Each code is the job's, with and without mpirun, and run.json says who spoke."""
     assert job(**shell(f"exit {code}", ARCHITRAVE_LAUNCHER=launcher))[0] == code
@@ -43,11 +44,13 @@ def test_exit_codes(job, root, code, launcher):
 
 
 @pytest.mark.parametrize("number", [1, 2, 6, 9, 11, 15])
+@pytest.mark.cell("application.signal")
 def test_killed_by_a_signal(job, root, number):
     assert job(**shell(f"kill -{number} $$"))[0] == 128 + number
     assert json.loads((root / "tmp/run.json").read_text())["exit"]["signal"] == number
 
 
+@pytest.mark.cell("application.output")
 def test_output_is_kept_byte_for_byte(agent, root, tmp_path):
     """NULs, no newline, bytes that are no text, long lines; both streams in their order."""
     program = tmp_path / "app.py"
@@ -75,6 +78,7 @@ def test_output_comes_as_it_is_written(agent):
     assert process.wait(20) == 143
 
 
+@pytest.mark.cell("application.blocked-stdout")
 def test_nobody_reads(agent, root):
     """A console that nobody reads neither stops the application nor loses a byte of time.log."""
     reader, writer = os.pipe()
@@ -88,6 +92,7 @@ def test_nobody_reads(agent, root):
     assert missed and missed[0]["bytes"] > 4_000_000
 
 
+@pytest.mark.cell("application.blocked-stdout")
 def test_reader_is_gone(agent, root):
     process = agent("run", env=shell("echo one; sleep 0.3; echo two"))
     read_line(process)
@@ -96,6 +101,7 @@ def test_reader_is_gone(agent, root):
     assert (root / "tmp/time.log").read_text().startswith("one\ntwo\n\nreal")
 
 
+@pytest.mark.cell("application.blocked-stdout")
 def test_sigterm_while_nobody_reads(agent):
     reader, writer = os.pipe()
     process = agent("run", env=shell("yes"), stdout=writer, stderr=writer)
@@ -106,6 +112,7 @@ def test_sigterm_while_nobody_reads(agent):
     os.close(reader)
 
 
+@pytest.mark.cell("application.ignores-sigterm")
 def test_grace_then_kill(agent):
     """An application that ignores SIGTERM is killed with its group after the grace period."""
     env = shell('trap "" TERM; sleep 60 & echo ready; wait; sleep 60', ARCHITRAVE_GRACE_SECONDS="1")
@@ -115,6 +122,7 @@ def test_grace_then_kill(agent):
     assert process.wait(20) == 143
 
 
+@pytest.mark.cell("signals.second")
 def test_second_sigterm_shortens_the_grace(agent):
     process = agent("run", env=shell('trap "echo asked" TERM; echo ready; while :; do wait; done'))
     assert read_line(process) == "ready\n"
@@ -124,6 +132,7 @@ def test_second_sigterm_shortens_the_grace(agent):
     assert process.wait(8) == 143  # the grace period is 15 s
 
 
+@pytest.mark.cell("signals.end")
 def test_own_code_after_sigterm(agent):
     process = agent("run", env=shell('trap "exit 9" TERM; echo ready; sleep 60 & wait'))
     assert read_line(process) == "ready\n"
@@ -131,6 +140,7 @@ def test_own_code_after_sigterm(agent):
     assert process.wait(20) == 9
 
 
+@pytest.mark.cell("signals.end")
 def test_sigint_is_130(agent):
     process = agent("run", env=shell("echo ready; exec sleep 60"))
     assert read_line(process) == "ready\n"
@@ -138,6 +148,7 @@ def test_sigint_is_130(agent):
     assert process.wait(20) == 130
 
 
+@pytest.mark.cell("application.time-limit")
 def test_time_limit(job, root):
     code, _, err = job(**shell("echo part; sleep 60", ARCHITRAVE_TIMEOUT_SECONDS="0.5"))
     assert code == 124
@@ -145,6 +156,7 @@ def test_time_limit(job, root):
     assert any("ARCHITRAVE_TIMEOUT_SECONDS" in line.get("hint", "") for line in log_lines(err))
 
 
+@pytest.mark.cell("application.daemons", "signals.subreaper")
 def test_daemons_are_ended(job):
     """A daemon that holds the output neither keeps the agent nor outlives it."""
     code, out, _ = job(**shell("setsid sleep 600 & echo $!; exit 2"), timeout=20)
@@ -162,6 +174,7 @@ def test_daemons_are_ended(job):
         (lambda path: path.write_bytes(b"\x7fELF" + bytes(200)), 126),
     ],
 )
+@pytest.mark.cell("application.missing")
 def test_application_that_cannot_run(job, root, make, code):
     """Missing, a directory, no interpreter, no format of this machine: 127 or 126, and why."""
     make(root / "opt/app")
@@ -176,6 +189,7 @@ def test_made_executable(job, root):
     assert job(**LAMBDA, APP_PARAMS="")[0] == 8
 
 
+@pytest.mark.cell("security.secrets", "inherited.environment")
 def test_secrets_do_not_reach_the_application(job, root):
     env = {"PRIVATE_PASSWD": "geheim-1", "AWS_SECRET_ACCESS_KEY": "geheim-2", "KEPT": "yes"}
     code, out, err = job(**shell("env; cat /proc/$PPID/cmdline"), **env)
@@ -215,6 +229,7 @@ def test_an_agent_under_exec_runs_the_job_once(agent, root):
     assert (process.returncode, out.count("once")) == (5, 1)
 
 
+@pytest.mark.cell("security.removed")
 def test_nothing_is_left(job, root):
     """No key, no lock, no runtime directory stays behind."""
     job(**shell("true"))
@@ -236,6 +251,7 @@ def test_no_writable_output(job, tmp_path):
     assert code == 73 and "TMP_OUTPUT_DIR" in err
 
 
+@pytest.mark.cell("security.secrets")
 def test_ps_shows_no_password(agent):
     """The password is in no argument list and in nobody's environment but the agent's own."""
     process = agent("run", env=shell("echo ready; sleep 60", PRIVATE_PASSWD="geheim-xyz"))
@@ -277,6 +293,7 @@ def test_settings_error_is_in_the_exit_code_file(job, tmp_path):
     assert path.read_text() == "64\n"
 
 
+@pytest.mark.cell("machine.two-agents")
 def test_second_agent_leaves_the_first_one_s_record(agent, job, root):
     """It ends with 75, and touches neither the exit code's file nor anything of the run."""
     process = agent("run", env=shell("echo ready; sleep 60"))

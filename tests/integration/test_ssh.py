@@ -80,6 +80,7 @@ def connect(directory, port):
     return Remote("127.0.0.1", port, USER, str(directory), 10)
 
 
+@pytest.mark.cell("security.other-job")
 def test_same_archive_same_keys(tmp_path, keys):
     """Every node derives the same identity; another job, attempt or archive gives another one."""
     key = keys / "ssh_host_rsa_key"
@@ -101,6 +102,7 @@ def test_same_archive_same_keys(tmp_path, keys):
     assert user != made["a"].split()[-1]
 
 
+@pytest.mark.cell("security.key-modes")
 def test_only_the_owner_can_read(tmp_path, keys):
     directory = prepare(tmp_path / "x", keys / "ssh_host_rsa_key", 2222)
     for name in ("host_key", "user_key", "authorized_keys"):
@@ -127,6 +129,7 @@ def test_paramiko_comes_in_and_writes(server):
     assert sorted(os.listdir(directory / "batch")) == ["one.json"]
 
 
+@pytest.mark.cell("nodes.wrong-key", "security.host-keys")
 def test_wrong_host_key_is_refused(server, tmp_path, keys):
     """A server with another job's host key gets nothing: neither from ssh nor from paramiko."""
     directory, port = server
@@ -139,6 +142,7 @@ def test_wrong_host_key_is_refused(server, tmp_path, keys):
     assert caught.value.code == 77 and "host key" in caught.value.cause
 
 
+@pytest.mark.cell("nodes.wrong-key", "security.host-keys")
 def test_a_stranger_s_key_is_refused(server, tmp_path, keys):
     directory, port = server
     other = prepare(tmp_path / "other", keys / "ssh_host_rsa_key", port, job="another")
@@ -157,10 +161,12 @@ def test_a_stranger_s_key_is_refused(server, tmp_path, keys):
         ["-l", "daemon"],
     ],
 )
+@pytest.mark.cell("security.sshd")
 def test_only_this_key_and_this_user(server, words):
     assert ssh(server[0], *words, "true").returncode == 255
 
 
+@pytest.mark.cell("security.sshd")
 def test_no_forwarding(server):
     directory, _ = server
     done = ssh(

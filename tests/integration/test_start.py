@@ -22,6 +22,7 @@ print([line for line in status.splitlines() if line.startswith(("SigBlk", "SigIg
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 7, 64, 75, 124, 126, 127, 128, 137, 254, 255])
+@pytest.mark.cell("application.code")
 def test_exit_code_is_passed_on(agent, code):
     assert agent("exec", "--", "sh", "-c", f"exit {code}").wait(20) == code
 
@@ -33,11 +34,13 @@ def test_first_word_that_is_no_subcommand_runs_as_it_stands(agent):
 
 
 @pytest.mark.parametrize("number", [1, 2, 9, 11, 15])
+@pytest.mark.cell("application.signal")
 def test_death_by_signal_is_128_plus_n(agent, number):
     assert agent("sh", "-c", f"kill -{number} $$").wait(20) == 128 + number
 
 
 @pytest.mark.parametrize("number", CATCHABLE)
+@pytest.mark.cell("signals.forwarded")
 def test_every_signal_is_forwarded(agent, number):
     """A child that says which signal it got says the one that the agent was sent."""
     code = (
@@ -54,6 +57,7 @@ def test_every_signal_is_forwarded(agent, number):
     assert process.wait(20) == number
 
 
+@pytest.mark.cell("signals.at-once")
 def test_signal_in_the_first_moment_counts(agent):
     """A SIGTERM that comes before anything is imported still ends the command."""
     process = agent("sleep", "60")
@@ -69,6 +73,7 @@ def blocked(pid):
     return (int(fields["SigBlk"], 16) | int(fields["SigCgt"], 16)) >> (signal.SIGTERM - 1) & 1
 
 
+@pytest.mark.cell("application.missing")
 def test_missing_and_not_executable(agent, tmp_path):
     (tmp_path / "plain").write_text("x")
     for command, code in (("no-such-program", 127), (str(tmp_path / "plain"), 126)):
@@ -77,6 +82,7 @@ def test_missing_and_not_executable(agent, tmp_path):
         assert process.returncode == code
 
 
+@pytest.mark.cell("signals.orphans", "signals.subreaper")
 def test_orphans_are_reaped(agent):
     """What a double fork leaves becomes no zombie, and is not mistaken for the command."""
     script = (
@@ -96,6 +102,7 @@ def test_orphans_are_reaped(agent):
     assert process.wait(20) == 143
 
 
+@pytest.mark.cell("inherited.descriptors", "inherited.dispositions")
 def test_what_the_command_inherits(agent):
     """Three descriptors, an empty mask, default dispositions."""
     extra = os.open(os.devnull, os.O_RDONLY)
@@ -108,6 +115,7 @@ def test_what_the_command_inherits(agent):
     assert lines[2] == "['SigBlk:\\t0000000000000000', 'SigIgn:\\t0000000001001000']"
 
 
+@pytest.mark.cell("inherited.environment")
 def test_the_environment_is_the_given_one(agent):
     """Python's own LC_CTYPE doesn't reach the command."""
     process = agent("env", env={"ODD": "a b\n=c", "LC_ALL": "C"})
@@ -115,6 +123,7 @@ def test_the_environment_is_the_given_one(agent):
     assert "LC_CTYPE" not in out and "ODD=a b\n=c\n" in out
 
 
+@pytest.mark.cell("inherited.closed")
 def test_closed_descriptors_stay_closed(root):
     """Without stdin, stdout and stderr the exit code is still the command's."""
     line = (
@@ -123,6 +132,7 @@ def test_closed_descriptors_stay_closed(root):
     assert subprocess.run(["sh", "-c", line], timeout=20).returncode == 6
 
 
+@pytest.mark.cell("signals.job-control")
 def test_terminal_belongs_to_the_command(root):
     """On a terminal the command is in the foreground: Ctrl-C reaches it."""
     leader, follower = pty.openpty()

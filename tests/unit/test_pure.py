@@ -28,6 +28,7 @@ NODES = st.builds(
 
 
 @given(st.lists(NODES, max_size=20))
+@pytest.mark.cell("chance.parsers")
 def test_hostfile_comes_back(nodes):
     assert hostfile.parse(hostfile.write(nodes)) == [(n.address, n.slots) for n in nodes]
     rows = hostfile.parse(hostfile.deduped(nodes))

@@ -46,6 +46,7 @@ def test_good_file():
         ("2.txt", data()),
     ],
 )
+@pytest.mark.cell("security.readiness")
 def test_refused(name, content):
     """Another attempt, index or form is refused, and the file is named."""
     with pytest.raises(Refused, match=name.replace(".", r"\.")):
@@ -53,6 +54,7 @@ def test_refused(name, content):
 
 
 @given(st.text(max_size=20), st.binary(max_size=200))
+@pytest.mark.cell("chance.parsers", "security.readiness")
 def test_any_bytes(name, content):
     """Whatever a stranger writes, it is refused and nothing else happens."""
     with pytest.raises(Refused):

@@ -69,6 +69,7 @@ def test_empty_params_are_params():
 
 
 @given(st.lists(WORDS, max_size=6))
+@pytest.mark.cell("chance.parsers")
 def test_quoted_words_come_back(words):
     """Whatever a person quotes reaches the application as it was."""
     import shlex
@@ -109,6 +110,7 @@ def test_bad_value_is_named(name, value):
 
 
 @given(st.sampled_from(sorted(settings.read({"EXEC_TYPE": "batch"}).__dataclass_fields__)), VALUES)
+@pytest.mark.cell("chance.parsers")
 def test_any_text_is_taken_or_refused(field, value):
     """No value of any variable gives anything but settings or a clear error."""
     for name in ("ARCHITRAVE_" + field.upper(), "ARCHITRAVE_" + field.upper() + "_SECONDS"):

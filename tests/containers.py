@@ -1,0 +1,88 @@
+"""Containers for tests: named, bounded, and gone after the test."""
+
+import subprocess
+import time
+import uuid
+
+from tests.conftest import until
+
+LAMBDA = {"EXEC_TYPE": "lambda", "ARCHITRAVE_LAUNCHER": "direct"}
+
+
+def docker(*words, timeout=60):
+    """Run docker and return its output; fail the test if it fails."""
+    command = ["docker", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class Docker:
+    """What starts containers, and removes those that a test leaves."""
+
+    def __init__(self):
+        self.names = []
+
+    def words(self, image, words, env=None, options=()):
+        """Return the name of a new container, and the words of the docker command after `run`."""
+        name = f"architrave-image-{uuid.uuid4().hex[:12]}"
+        self.names.append(name)
+        passed = [word for key, value in (env or {}).items() for word in ("-e", f"{key}={value}")]
+        return name, ["--name", name, *passed, *options, image, *words]
+
+    def run(self, image, *words, env=None, options=(), text=None, timeout=60):
+        """Run a container to its end, `text` on its standard input; return the process."""
+        if text is not None:
+            options = ("-i", *options)
+        rest = self.words(image, words, env, options)[1]
+        return subprocess.run(
+            ["docker", "run", "--rm", *rest],
+            input=text or "",
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    def start(self, image, *words, env=None, options=()):
+        """Start a container in the background and return it."""
+        name, rest = self.words(image, words, env, options)
+        docker("run", "-d", *rest)
+        return Container(name)
+
+    def remove(self):
+        if self.names:
+            subprocess.run(["docker", "rm", "-fv", *self.names], capture_output=True, timeout=120)
+
+
+class Container:
+    def __init__(self, name):
+        self.name = name
+
+    def execute(self, *words):
+        """Run a command in the container and return its output."""
+        return docker("exec", self.name, *words)
+
+    @property
+    def log(self):
+        """What the container wrote to stdout."""
+        return docker("logs", self.name)
+
+    @property
+    def errors(self):
+        """What the container wrote to stderr."""
+        command = ["docker", "logs", self.name]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60).stderr
+
+    def wait_for(self, text, seconds=30):
+        """Wait until the container has written a text."""
+        until(lambda: text in self.log, seconds)
+
+    def stop(self):
+        """Stop it as Batch does; return its exit code and the seconds that it took."""
+        start = time.monotonic()
+        docker("stop", "-t", "30", self.name)
+        return self.code(), time.monotonic() - start
+
+    def code(self):
+        """Return its exit code when it has ended."""
+        return int(docker("wait", self.name))

@@ -1,0 +1,218 @@
+"""Every fault that must be survived: what is done, how the job ends, within what bound.
+
+A test names the cells that it proves with `@pytest.mark.cell("nodes.killed", …)`; the run writes
+docs/reference/faults.md from this list and the tests' results, so a cell without a test shows.
+B is five heartbeats, the grace period, and the upload of what there is.
+"""
+
+from dataclasses import dataclass
+
+NODES = "Nodes and network"
+APPLICATION = "The application"
+SIGNALS = "Signals to the agent"
+INHERITED = "What the application inherits"
+S3 = "S3"
+ARCHIVES = "Archives"
+MACHINE = "The machine"
+SECURITY = "Security"
+CHANCE = "By chance"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fault. `open` says why it can't be tested, where that is so."""
+
+    name: str
+    section: str
+    fault: str
+    ends: str
+    bound: str = "B"
+    open: str = ""
+
+
+_SAME = "75 on every other node, results uploaded, the node named"
+_GOES_ON = "the job goes on"
+
+CELLS = [
+    # -- three nodes; each fault at the main node and at a worker, in every phase
+    Cell("nodes.agent-killed", NODES, "agent killed with SIGKILL", _SAME),
+    Cell("nodes.container-killed", NODES, "container killed", _SAME, "20 s in the run phase"),
+    Cell("nodes.cut", NODES, "network dropped without a FIN", _SAME),
+    Cell("nodes.stopped-briefly", NODES, "agent stopped for less than five heartbeats", _GOES_ON),
+    Cell(
+        "nodes.stopped-longer",
+        NODES,
+        "agent stopped for longer, then continued",
+        f"{_SAME}; the stopped one finds itself given up: 75, its results left alone",
+    ),
+    Cell("nodes.sshd-killed", NODES, "sshd killed", f"restarted; {_GOES_ON}"),
+    Cell("nodes.cut-briefly", NODES, "network cut for less than five heartbeats", _GOES_ON),
+    Cell(
+        "nodes.never-starts",
+        NODES,
+        "a worker never starts",
+        "75 naming the missing index; the workers that are there end with it",
+        "the join deadline",
+    ),
+    Cell("nodes.late", NODES, "a worker, or the main node, starts later", "it joins"),
+    Cell(
+        "nodes.stranger",
+        NODES,
+        "worker of another attempt or job, an index twice or out of range; a readiness file cut "
+        "short, not JSON, huge, a symbolic link",
+        "refused by name; the job goes on with the true ones",
+    ),
+    Cell("nodes.wrong-key", NODES, "wrong host key, a stranger's key", "77 on the one who saw it"),
+    Cell("nodes.all-at-once", NODES, "64 workers in one second", "all join, none refused"),
+    # -- the application
+    Cell("application.code", APPLICATION, "exits with a code of its own", "the same code"),
+    Cell("application.signal", APPLICATION, "killed by a signal", "128+N"),
+    Cell(
+        "application.memory",
+        APPLICATION,
+        "killed by the kernel for memory",
+        "137, and the line gives the limit and the peak",
+    ),
+    Cell(
+        "application.missing",
+        APPLICATION,
+        "missing, not executable, wrong architecture, missing library or interpreter, a directory",
+        "127 or 126 with the reason",
+    ),
+    Cell(
+        "application.ignores-sigterm",
+        APPLICATION,
+        "ignores SIGTERM",
+        "SIGKILL to its group",
+        "the grace period",
+    ),
+    Cell(
+        "application.daemons",
+        APPLICATION,
+        "leaves daemons that hold its stdout",
+        "reaped and ended",
+        "2 s",
+    ),
+    Cell(
+        "application.output",
+        APPLICATION,
+        "much output, lines of 100 MB, no newline, any byte",
+        "time.log byte for byte, bounded memory",
+    ),
+    Cell(
+        "application.blocked-stdout",
+        APPLICATION,
+        "nobody reads the container's stdout, or its reader is gone",
+        "time.log complete, what the console missed is counted, SIGTERM works at once",
+    ),
+    Cell("application.stopped", APPLICATION, "stops itself", "seen and said"),
+    Cell(
+        "application.unkillable",
+        APPLICATION,
+        "can't be killed (D state)",
+        "given up 2 s after SIGKILL, results uploaded",
+    ),
+    Cell(
+        "application.full-disk",
+        APPLICATION,
+        "fills the disk",
+        "its own code; the line names the file system",
+    ),
+    Cell(
+        "application.rank-dies",
+        APPLICATION,
+        "one rank dies, one node's mpirun daemon dies",
+        "the whole job ends with that code",
+    ),
+    Cell("application.time-limit", APPLICATION, "runs past its time limit", "124"),
+    # -- signals
+    Cell(
+        "signals.end",
+        SIGNALS,
+        "SIGTERM or SIGINT, in every phase, on main node, worker and single node",
+        "forwarded, grace, SIGKILL; results uploaded; 143 or 130",
+        "30 s",
+    ),
+    Cell("signals.second", SIGNALS, "a second SIGTERM", "shortens the grace"),
+    Cell("signals.forwarded", SIGNALS, "any other signal", "forwarded to the application"),
+    Cell("signals.job-control", SIGNALS, "job control, with and without a terminal", "as a shell"),
+    Cell("signals.orphans", SIGNALS, "1500 orphans at once", "reaped", "100 ms"),
+    Cell("signals.at-once", SIGNALS, "SIGTERM 20 ms after the start", "143"),
+    Cell("signals.subreaper", SIGNALS, "not PID 1", "a subreaper: no zombie, no orphan left"),
+    Cell("inherited.environment", INHERITED, "environment", "its own, less the agent's secrets"),
+    Cell("inherited.descriptors", INHERITED, "descriptors", "0, 1, 2 and no other"),
+    Cell("inherited.dispositions", INHERITED, "signal dispositions and mask", "default, empty"),
+    Cell("inherited.directory", INHERITED, "working directory", "the container's"),
+    Cell("inherited.closed", INHERITED, "closed stdin, stdout, stderr", "nothing changes"),
+    # -- S3
+    Cell(
+        "s3.passing",
+        S3,
+        "500, 503, slow down, reset, truncated body, a stall of 30 s, then good again",
+        "retried; no byte wrong",
+    ),
+    Cell("s3.lasting", S3, "the same for ever", "69 naming bucket and key", "as the log states"),
+    Cell("s3.refused", S3, "404, 403, expired, no credentials, wrong region", "66 or 77, a hint"),
+    Cell("s3.checksum", S3, "checksum of the body wrong", "retried, then 65"),
+    Cell("s3.no-right-to-write", S3, "no right to write the results", "77 before the run"),
+    Cell(
+        "s3.upload-fails",
+        S3,
+        "an upload is refused or fails half way",
+        "the others go up, no manifest, what is missing is named; 73 if the application said 0",
+    ),
+    Cell("s3.object-changes", S3, "the object changes while it is fetched", "fetched anew"),
+    # -- archives
+    Cell("archives.corrupt", ARCHIVES, "corrupt, truncated, empty, not an archive", "65"),
+    Cell("archives.password", ARCHIVES, "password wrong or missing, header encrypted or not", "77"),
+    Cell("archives.no-keys", ARCHIVES, "no keys inside; keys with wrong modes", "77; accepted"),
+    Cell(
+        "archives.lead-out",
+        ARCHIVES,
+        "names with .., absolute, links that lead out, a name of the agent's own",
+        "65, and nothing outside is touched",
+    ),
+    Cell("archives.no-room", ARCHIVES, "more bytes than the disk has", "73, nothing half left"),
+    Cell("archives.no-7zip", ARCHIVES, "7-Zip missing", "71"),
+    Cell("archives.deps", ARCHIVES, "deps.tar.gz broken in the same ways", "the same"),
+    Cell(
+        "archives.packages",
+        ARCHIVES,
+        "a package that fails to configure, of another architecture, installed already, not root",
+        "71 with dpkg's words; skipped; no need to be root",
+    ),
+    # -- the machine
+    Cell("machine.helper", MACHINE, "a helper hangs or is killed", "tried once more, then said"),
+    Cell("machine.bug", MACHINE, "an exception in the agent's own code, in any phase", "70"),
+    Cell("machine.read-only", MACHINE, "read-only but /tmp", _GOES_ON),
+    Cell("machine.not-root", MACHINE, "not root; a user id without a passwd entry", _GOES_ON),
+    Cell("machine.no-shm", MACHINE, "no /dev/shm", _GOES_ON),
+    Cell("machine.descriptors", MACHINE, "16 file descriptors", _GOES_ON),
+    Cell("machine.pids", MACHINE, "a limit of 32 processes", _GOES_ON),
+    Cell("machine.clock", MACHINE, "the clock steps by an hour", _GOES_ON),
+    Cell("machine.leftovers", MACHINE, "/tmp/batch of an earlier attempt", _GOES_ON),
+    Cell("machine.two-agents", MACHINE, "two agents in one container", "the second ends with 75"),
+    Cell("machine.home", MACHINE, "HOME unset", _GOES_ON),
+    Cell("machine.host-name", MACHINE, "host name not resolvable", _GOES_ON),
+    Cell("machine.ipv6", MACHINE, "loopback has IPv6 only", _GOES_ON),
+    Cell("machine.init", MACHINE, "another init as PID 1", _GOES_ON),
+    # -- security
+    Cell("security.host-keys", SECURITY, "strict host keys, both ways", "77"),
+    Cell("security.key-modes", SECURITY, "who may read the keys", "their owner"),
+    Cell("security.sshd", SECURITY, "password, other user, forwarding", "refused by sshd"),
+    Cell(
+        "security.secrets",
+        SECURITY,
+        "key, password, credentials",
+        "in no argument, log, report, object or environment of the application",
+    ),
+    Cell("security.removed", SECURITY, "decrypted files and keys", "removed at the end"),
+    Cell("security.s3-names", SECURITY, "an S3 key with ..", "refused or kept below its place"),
+    Cell("security.readiness", SECURITY, "a hostile readiness file", "refused by name"),
+    Cell("security.other-job", SECURITY, "a node of another job or attempt", "can't join: 77"),
+    # -- by chance
+    Cell("chance.parsers", CHANCE, "any input to every parser", "its value, or a clear error", ""),
+    Cell("chance.rendezvous", CHANCE, "joins, losses, late comers in any order", "as told", ""),
+    Cell("chance.soak", CHANCE, "whole jobs with a fault drawn by a seed", "the five checks"),
+]
+BY_NAME = {cell.name: cell for cell in CELLS}
