@@ -96,8 +96,11 @@ class Delivery(Supervisor):
             return
         if application.stopped_for is None and self.failure is not None:
             application.stop(self.failure)
-        self.loop.wait(lambda: application.ended)
-        application.finish(self.loop.wait)
+        try:
+            self.loop.wait(lambda: application.ended)
+            application.finish(self.loop.wait)
+        except Exception as error:  # what there is shall be uploaded all the same
+            self.bug(error)
 
     def begin_upload(self) -> None:
         """Start to upload this node's results; the helper stays for what `deliver` gives it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import traceback
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,6 @@ from agent.console import Outlet
 from agent.delivery import Delivery, fields
 from agent.errors import (
     BAD_SETTINGS,
-    BUG,
     CANNOT_WRITE,
     NO_PERMISSION,
     NOT_FOUND,
@@ -77,10 +75,7 @@ class Job(Delivery):
             if error is not self.failure:
                 self.fail(error)
         except Exception as error:
-            trace = traceback.format_exc()
-            self.log.error("bug", traceback=trace)
-            hint = "report it with the traceback from the log"
-            self.fail(AgentError("go on", f"{type(error).__name__}: {error}", code=BUG, hint=hint))
+            self.bug(error)
         if before is not None and before.code:
             return before
         assert self.failure is not None

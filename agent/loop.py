@@ -107,12 +107,23 @@ class Loop:
         ready = self._selector.select(max(0.0, min(due) - now) if due else None)
         for key, _ in ready:
             if key.fd in self._selector.get_map():
-                key.data()
+                self._call(key)
         now = self.clock()
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
             if not timer.cancelled:
                 timer.action()
+
+    def _call(self, key: selectors.SelectorKey) -> None:
+        """Run a descriptor's callback. One that has a bug shall not have it for ever: what follows
+        a bug waits here as well. Signals are heard whatever happens.
+        """
+        try:
+            key.data()
+        except Exception:
+            if key.fd != self._wakeup:
+                self.unwatch(key.fd)
+            raise
 
     def _next_due(self) -> float | None:
         while self._timers and self._timers[0][2].cancelled:

@@ -17,6 +17,8 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # The kernel picks a child and not the agent when memory runs out.
 CHILD_OOM_SCORE = "500"
 _ORPHAN_SECONDS = 0.5
+# Above this the agent has none when it starts the application.
+_HIGH_DESCRIPTOR = 256
 _ALL_SIGNALS = signal.valid_signals()
 _UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
 
@@ -86,7 +88,10 @@ class Children:
         It gets the three descriptors and no other, default signal dispositions and an empty
         mask. With `foreground` its group becomes the terminal's.
         """
-        alive, report = os.pipe()
+        try:
+            alive, report = os.pipe()
+        except OSError as error:
+            raise _no_room(argv[0], error) from error
         signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
         try:
             pid = os.fork()
@@ -94,9 +99,7 @@ class Children:
                 self._become(argv, env, cwd, (stdin, stdout, stderr), foreground, report)
         except OSError as error:
             os.close(alive)
-            raise AgentError(
-                f"start {argv[0]}", why(error), code=OS_ERROR, hint="raise the pids limit"
-            ) from error
+            raise _no_room(argv[0], error) from error
         finally:
             os.close(report)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL_SIGNALS)
@@ -177,6 +180,7 @@ class Children:
             if self._libc:
                 # An agent that is not PID 1 may be killed alone: nothing of its own outlives it.
                 self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            _close_all_but({*descriptors, report})
             self._place(descriptors)
             if cwd:
                 step = 1
@@ -204,6 +208,14 @@ class Children:
             os.dup2(copy, target, inheritable=True)
             if source in self._closed:
                 os.close(target)
+
+
+def _close_all_but(kept: set[int]) -> None:
+    """Make room for copies of descriptors: a limit of 16 is nearly used up by the agent's own."""
+    low = 3
+    for fd in (*sorted(fd for fd in kept if fd > 2), _HIGH_DESCRIPTOR):
+        os.closerange(low, fd)
+        low = fd + 1
 
 
 def _start_failure_code(number: int) -> int:
@@ -255,6 +267,12 @@ def _children_by_status() -> set[int]:
         if parent == os.getpid():
             found.add(int(name))
     return found
+
+
+def _no_room(name: str, error: OSError) -> AgentError:
+    limit = "open files (ulimit -n)" if error.errno == errno.EMFILE else "processes (pids)"
+    hint = f"raise this container's limit of {limit}"
+    return AgentError(f"start {name}", why(error), code=OS_ERROR, hint=hint)
 
 
 def _start_error(name: str, number: int, step: int) -> AgentError:

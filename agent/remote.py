@@ -15,6 +15,10 @@ from agent import identity
 from agent.errors import NO_PERMISSION, TRY_AGAIN, AgentError
 
 
+# paramiko raises the same type for a refusal and for a server that goes away meanwhile.
+_WENT_AWAY = ("transport shut down", "timeout")
+
+
 def load() -> None:
     """Import what a connection needs, ahead of the first one."""
     import paramiko  # noqa: F401
@@ -55,6 +59,8 @@ class Remote:
         except (paramiko.BadHostKeyException, paramiko.AuthenticationException) as error:
             self._client.close()
             wrong_host = isinstance(error, paramiko.BadHostKeyException)
+            if not wrong_host and any(words in str(error) for words in _WENT_AWAY):
+                raise _unreachable(what, error) from error
             raise AgentError(
                 what,
                 "its host key is not this job's" if wrong_host else "it refuses this job's key",
@@ -63,12 +69,7 @@ class Remote:
             ) from error
         except (paramiko.SSHException, OSError, EOFError) as error:
             self._client.close()
-            raise AgentError(
-                what,
-                str(error) or type(error).__name__,
-                code=TRY_AGAIN,
-                hint="open this port between the nodes (security group)",
-            ) from error
+            raise _unreachable(what, error) from error
 
     def __enter__(self) -> Remote:
         return self
@@ -123,6 +124,11 @@ class Remote:
         """Return when a file was last changed, in seconds of that node's clock (whole ones)."""
         with _as_os_error():
             return float(self._sftp.stat(path).st_mtime or 0)
+
+
+def _unreachable(what: str, error: Exception) -> AgentError:
+    hint = "open this port between the nodes (security group)"
+    return AgentError(what, str(error) or type(error).__name__, code=TRY_AGAIN, hint=hint)
 
 
 @contextlib.contextmanager

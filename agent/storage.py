@@ -6,6 +6,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
 from agent.errors import (
@@ -27,6 +29,7 @@ _MIB = 1 << 20
 _PART_SIZE, _PARTS_AT_ONCE, _IO_CHUNK = 32 * _MIB, 2, 4 * _MIB
 _ATTEMPTS, _CONNECT_SECONDS, _READ_SECONDS = 8, 10, 30
 _CHECK_ATTEMPTS = 2
+_SKEW = timedelta(minutes=5)
 _PROGRESS_SHARE, _PROGRESS_SECONDS = 10, 10.0
 
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
@@ -97,6 +100,7 @@ class Storage:
                 code=NO_PERMISSION,
                 hint="check AWS_REGION and AWS_*",
             ) from error
+        self._client.meta.events.register_first("needs-retry.s3", _sign_with_its_clock)
         self._transfer = TransferConfig(
             multipart_threshold=_PART_SIZE,
             multipart_chunksize=_PART_SIZE,
@@ -192,6 +196,32 @@ class Storage:
             self._client.delete_object(Bucket=place.bucket, Key=place.key)
         except (BotoCoreError, ClientError):
             pass
+
+
+def _sign_with_its_clock(
+    response: tuple[Any, dict[str, Any]] | None, attempts: int, **_: Any
+) -> float | None:
+    """Ask again with S3's own time, where this machine's clock is too wrong for it.
+
+    S3 refuses what is signed 15 minutes off (RequestTimeTooSkewed), and boto3 leaves it at that. An
+    event handler of botocore's `needs-retry`: the seconds to wait before one more try, or None.
+    """
+    from botocore import auth
+
+    code = response[1].get("Error", {}).get("Code") if response else None
+    # The answer to HEAD has no body that could name the error.
+    if response is None or attempts > 1 or code not in ("RequestTimeTooSkewed", "403"):
+        return None
+    date = response[1]["ResponseMetadata"]["HTTPHeaders"].get("date")
+    offset = parsedate_to_datetime(date) - datetime.now(UTC) if date else timedelta()
+    if abs(offset) < _SKEW:
+        return None
+
+    def now(remove_tzinfo: bool = True) -> datetime:
+        return (datetime.now(UTC) + offset).replace(tzinfo=None if remove_tzinfo else UTC)
+
+    auth.get_current_datetime = now
+    return 0.0
 
 
 def _raise(error: Exception, what: str, *, missing: int = NO_OBJECT) -> NoReturn:

@@ -13,11 +13,21 @@ import os
 import shutil
 import signal
 import stat
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from agent.errors import BUG, CANNOT_WRITE, NO_PERMISSION, TRY_AGAIN, AgentError, HelperDied, why
+from agent.errors import (
+    BUG,
+    CANNOT_WRITE,
+    NO_PERMISSION,
+    OS_ERROR,
+    TRY_AGAIN,
+    AgentError,
+    HelperDied,
+    why,
+)
 from agent.helpers import Helper
 from agent.launch import Application
 from agent.log import Log
@@ -113,6 +123,12 @@ class Supervisor:
                 most = LOST_GRACE_SECONDS if error.code == TRY_AGAIN else MOST_GRACE_SECONDS
                 self.application.stop(error, most=most)
 
+    def bug(self, error: Exception) -> None:
+        """Note an exception that nobody expected: the job ends with 70, and its end is walked."""
+        self.log.error("bug", traceback="".join(traceback.format_exception(error)))
+        hint = "report it with the traceback from the log"
+        self.fail(AgentError("go on", f"{type(error).__name__}: {error}", code=BUG, hint=hint))
+
     # -- helpers
 
     def start_helper(
@@ -125,7 +141,11 @@ class Supervisor:
         env = self.settings.helper_env
         if not task.startswith("stage_"):
             env = {name: value for name, value in env.items() if not name.startswith("AWS_")}
-        helper = Helper(self.loop, env, task, request, on_message)
+        try:
+            helper = Helper(self.loop, env, task, request, on_message)
+        except OSError as error:
+            hint = "raise this container's limit of open files (ulimit -n)"
+            raise AgentError(f"start {task}", why(error), code=OS_ERROR, hint=hint) from error
         self._helpers.append(helper)
         self.own_pids.add(helper.child.pid)
         return helper

@@ -4,8 +4,10 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from agent import identity
@@ -151,6 +153,32 @@ def test_a_stranger_s_key_is_refused(server, tmp_path, keys):
     with pytest.raises(AgentError) as caught:
         connect(other, port)
     assert caught.value.code == 77 and "refuses" in caught.value.cause
+
+
+def test_a_server_that_goes_away_refuses_nobody(tmp_path, keys):
+    """A main node that ends while a worker shows its key says nothing about that key: 75."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        directory = prepare(tmp_path / "x", keys / "ssh_host_rsa_key", port)
+
+        class Leaves(paramiko.ServerInterface):
+            def check_auth_publickey(self, username, key):
+                transport.close()
+                return paramiko.AUTH_FAILED
+
+        def serve():
+            nonlocal transport
+            transport = paramiko.Transport(listener.accept()[0])
+            transport.add_server_key(paramiko.Ed25519Key(filename=str(directory / "host_key")))
+            transport.start_server(server=Leaves())
+
+        transport = None
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with pytest.raises(AgentError) as caught:
+            connect(directory, port)
+        thread.join(10)
+    assert caught.value.code == 75
 
 
 @pytest.mark.parametrize(

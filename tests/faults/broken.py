@@ -1,0 +1,30 @@
+"""Run the agent with one of its functions broken: `broken.py MODULE NAME VALUE WORD…`.
+
+VALUE is a number that takes the place of a constant, or `raise`: then calling NAME is a bug. A bug
+can't be had otherwise on demand; all around it is real.
+"""
+
+import importlib
+import sys
+from operator import attrgetter
+
+
+def broken(*arguments, **named):
+    raise ZeroDivisionError("a bug")
+
+
+def main():
+    _, module, name, value, *words = sys.argv
+    *path, last = name.split(".")
+    owner = importlib.import_module(module)
+    owner = attrgetter(".".join(path))(owner) if path else owner
+    assert hasattr(owner, last), name
+    setattr(owner, last, broken if value == "raise" else float(value))
+    from agent import cli
+
+    sys.argv = ["architrave", *words]
+    return cli.main()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

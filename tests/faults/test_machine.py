@@ -1,0 +1,253 @@
+"""A machine that lacks what one takes for granted, and an agent that has a bug."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cluster.conftest import check_manifest, codes, errors
+from tests.conftest import REPOSITORY, pack, until
+from tests.containers import LAMBDA
+
+SHELL = LAMBDA | {"APP_BIN": "/bin/sh"}
+BATCH = {
+    "EXEC_TYPE": "batch",
+    "APP_BIN": "/bin/sh",
+    "S3_BUCKET": "s3://bucket/machine",
+    "S3_BATCH_DEPS_REL_PATH": "<none>",
+    "S3_BATCH_PRIVATE_REL_PATH": "private.7z",
+    "ARCHITRAVE_LAUNCHER": "direct",
+}
+
+
+def helper_of(process, seen=()):
+    """Return a helper process of an agent's that has not been seen yet, None if there is none."""
+    for child in psutil.Process(process.pid).children():
+        try:
+            if child not in seen and any("helper.py" in word for word in child.cmdline()):
+                return child
+        except psutil.Error:
+            continue
+    return None
+
+
+@pytest.fixture
+def batch(s3, s3_env, keys, tmp_path):
+    """Return the environment of a batch job on one node whose private.7z has the keys."""
+    s3.put_file("bucket", "machine/private.7z", pack(keys, tmp_path / "private.7z"))
+    return BATCH | s3_env
+
+
+@pytest.mark.cell("machine.helper")
+@pytest.mark.parametrize("times", [1, 2])
+def test_helper_is_killed(agent, batch, times):
+    """Once: it is tried again and the job goes on. Twice: the phase's own error, and why."""
+    process = agent("run", env=batch | {"APP_PARAMS": "-c 'exit 4'"})
+    killed = []
+    for _ in range(times):
+        killed.append(until(lambda: helper_of(process, killed)))
+        killed[-1].kill()
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == (4 if times == 1 else 69), err
+    again = [line for line in map(json.loads, err.splitlines()) if "once more" in line["event"]]
+    assert "killed by signal 9" in again[0]["cause"]
+    assert ("cannot stage in: killed by signal 9" in err) == (times == 2)
+
+
+@pytest.mark.cell("machine.helper")
+def test_helper_hangs(broken, batch):
+    """One that says nothing is ended at its deadline; the next one does the work."""
+    process = broken("agent.job", "_STAGE_SECONDS", "2", env=batch | {"APP_PARAMS": "-c 'exit 4'"})
+    until(lambda: helper_of(process)).send_signal(signal.SIGSTOP)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 4, err
+    assert "not done after 2 s" in err
+
+
+@pytest.fixture
+def broken(root):
+    """Return what starts an agent with one function broken; none outlives the test."""
+    started = []
+
+    def start(module, name, value, env):
+        clean = {"PATH": os.environ["PATH"], "ARCHITRAVE_ROOT": str(root), "HOME": str(root)}
+        script = Path(__file__).parent / "broken.py"
+        process = subprocess.Popen(
+            [sys.executable, script, module, name, value, "run"],
+            env=clean | {"PYTHONPATH": str(REPOSITORY)} | env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+@pytest.mark.cell("machine.bug")
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("agent.supervisor", "Supervisor.prepare"),
+        ("agent.job", "Job.stage_in"),
+        ("agent.helpers", "Helper._hear"),
+        ("agent.job", "Job.open_output"),
+        ("agent.launch", "Application.start"),
+        ("agent.output", "Output._take"),
+        ("agent.launch", "Application.outcome"),
+        ("agent.delivery", "Delivery.finish_upload"),
+        ("agent.delivery", "Delivery.write_record"),
+        ("agent.supervisor", "Supervisor.cleanup"),
+    ],
+)
+def test_a_bug_in_any_phase(broken, batch, root, module, name):
+    """70 and a traceback, whatever the application says; no process is left."""
+    process = broken(module, name, "raise", env=batch | {"APP_PARAMS": "-c 'echo $$; sleep 0.2'"})
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 70, err
+    assert "ZeroDivisionError" in err
+    if name != "Supervisor.cleanup":
+        assert not list((root / "tmp").glob(".architrave*"))
+        assert not list((root / "opt").iterdir())
+    for word in out.split()[:1]:
+        assert not os.path.exists(f"/proc/{word}")
+
+
+@pytest.mark.cell("machine.no-shm")
+def test_no_shared_memory(containers, image):
+    env = {"EXEC_TYPE": "lambda", "APP_BIN": "/bin/sh"}
+    params = {"APP_PARAMS": "-c 'test -e /dev/shm && exit 1; exit 3'"}
+    done = containers.run(image, env=env | params, options=("--ipc", "none"))
+    assert done.returncode == 3, done.stderr
+
+
+@pytest.mark.cell("machine.descriptors")
+@pytest.mark.parametrize("words", [(), ("sh", "-c", "ulimit -n; exit 3")])
+def test_sixteen_descriptors(containers, lambda_image, words):
+    """Enough for a job and for a command; what is started has the same limit."""
+    env = SHELL | {"APP_PARAMS": "-c 'ulimit -n; exit 3'"}
+    limit = ("--ulimit", "nofile=16:16")
+    done = containers.run(lambda_image, *words, env=env, options=limit)
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.startswith("16\n")
+
+
+@pytest.mark.cell("machine.pids")
+def test_thirty_two_processes(cluster, image):
+    """A job with archives from S3 and results to it has room in a limit of 32."""
+    limit = ("--pids-limit", "32")
+    env = {"ARCHITRAVE_SLOTS": "1", "ARCHITRAVE_LAUNCHER": "direct"}
+    with cluster(image, "exit 6", nodes=1, docker_args=limit, env=env) as running:
+        result = running.wait()
+    assert codes(result) == [6], errors(result.nodes[0])
+    check_manifest(result)
+
+
+@pytest.fixture
+def faked():
+    """Return variables under which the system's clock, and not the monotonic one, can be set."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    if library is None:
+        pytest.skip("apt-get install faketime")
+    return {"LD_PRELOAD": str(library), "FAKETIME_NO_CACHE": "1"}
+
+
+@pytest.mark.cell("machine.clock")
+@pytest.mark.parametrize("step", ["+1h", "-1h"])
+def test_the_clock_steps(cluster, faked, tmp_path, step):
+    """An hour forth or back on one node, and the way back: nobody is given up, nothing is lost."""
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    faked |= {"FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    env = {"ARCHITRAVE_HEARTBEAT_SECONDS": "0.5", "ARCHITRAVE_LAUNCHER": "each"}
+    with cluster(None, "hold", env=env, node_env={1: faked}) as running:
+        until(lambda: all(b"ready " in state.stdout for state in running.states), 60)
+        clock.write_text(step)
+        # Twice what makes a silent node a lost one.
+        with pytest.raises(TimeoutError):
+            running.wait_end(0, 5)
+        clock.write_text("+0")
+        for node in running.nodes.values():
+            node.signal(signal.SIGTERM)
+        result = running.wait()
+    assert codes(result) == [143] * 3
+    assert len(list(result.results.glob("node-*/rank-*.json"))) == 3
+
+
+@pytest.mark.cell("machine.clock")
+@pytest.mark.parametrize("offset", ["+1h", "-1h"])
+def test_a_clock_that_is_wrong(job, batch, faked, root, s3, tmp_path, offset):
+    """S3 refuses what is signed by a clock an hour off; then its own time is used."""
+    made = "-c 'date +%s >$TMP_OUTPUT_DIR/result; exit 4'"
+    output = {"ARCHITRAVE_OUTPUT": f"s3://bucket/clock{offset}", "AWS_BATCH_JOB_ID": "clock"}
+    code, _, err = job(**batch, **faked, **output, FAKETIME=offset, APP_PARAMS=made)
+    assert code == 4, err
+    s3.download("bucket", f"clock{offset}", tmp_path / "got")
+    (result,) = (tmp_path / "got").rglob("result")
+    assert abs(abs(int(result.read_text()) - time.time()) - 3600) < 100
+
+
+@pytest.mark.cell("machine.leftovers")
+def test_leftovers_of_an_earlier_attempt(cluster, tmp_path):
+    """Readiness files, keys and a hostfile of an attempt that was killed mislead nobody."""
+    root = tmp_path / "old"
+    for directory in ("opt", "tmp/batch/workers_ready", "tmp/batch/master_done"):
+        (root / directory).mkdir(parents=True)
+    old = {"index": 1, "address": "127.0.0.9", "slots": 9, "version": "1", "job": "old"}
+    ready = root / "tmp/batch/workers_ready/1.json"
+    ready.write_text(json.dumps(old | {"attempt": 1}))
+    done = {"job": "old", "attempt": 1, "outcome": {"code": 0, "spoke": "application"}}
+    (root / "tmp/batch/master_done/done").write_text(json.dumps(done))
+    (root / "tmp/hostfile").write_text("127.0.0.9 slots=9\n")
+    runtime = root / f"tmp/.architrave-{os.geteuid()}"
+    (runtime / "ssh").mkdir(parents=True)
+    (runtime / "ssh/host_key").write_text("old")
+    node_env = {0: {"ARCHITRAVE_ROOT": str(root), "APP_BIN": f"{root}/opt/program"}}
+    with cluster(None, "exit 5", nodes=2, node_env=node_env) as running:
+        result = running.wait()
+    assert codes(result) == [5, 5], errors(result.nodes[0])
+    assert not (root / "tmp/batch").exists() and not runtime.exists()
+
+
+@pytest.mark.cell("machine.home")
+def test_home_is_not_set(cluster, monkeypatch):
+    monkeypatch.delenv("HOME")
+    with cluster(None, "exit 5", nodes=2) as running:
+        result = running.wait()
+    assert codes(result) == [5, 5], errors(result.nodes[0])
+
+
+@pytest.mark.cell("machine.host-name")
+@pytest.mark.parametrize("count", [1, 2])
+def test_no_name_can_be_resolved(cluster, image, tmp_path, count):
+    """Nodes meet by addresses; not even localhost has a name."""
+    empty = tmp_path / "empty"
+    empty.touch()
+    files = [("-v", f"{empty}:{path}:ro") for path in ("/etc/hosts", "/etc/resolv.conf")]
+    docker_args = sum(files, ())
+    with cluster(image, "exit 5", nodes=count, docker_args=docker_args) as running:
+        result = running.wait()
+    assert set(codes(result)) == {5}, errors(result.nodes[0])
+
+
+@pytest.mark.cell("machine.ipv6")
+def test_loopback_without_ipv4(containers, image):
+    """A node alone needs no 127.0.0.1. (mpirun does, whoever starts it: the launcher is direct.)"""
+    remove = "ip address del 127.0.0.1/8 dev lo; exec /opt/architrave/bin/architrave run"
+    options = ("--sysctl", "net.ipv6.conf.all.disable_ipv6=0", "--cap-add", "NET_ADMIN")
+    options += ("--network", "none", "--entrypoint", "/bin/sh")
+    env = SHELL | {"APP_PARAMS": "-c 'exit 3'"}
+    done = containers.run(image, "-c", remove, env=env, options=options)
+    assert done.returncode == 3, done.stderr

@@ -1,0 +1,128 @@
+"""SIGTERM and SIGINT in every phase, to every kind of node; orphans by the thousand."""
+
+import contextlib
+import signal
+import sys
+import time
+
+import pytest
+
+from tests.cluster.conftest import ranks, run_json
+from tests.conftest import read_line, until
+
+PHASES = ["fetch", "unpack", "join", "run", "part", "upload"]
+# Batch kills after 30 s; the agents are out before.
+STOP_SECONDS = 28
+
+
+def told(running, indexes, number):
+    for index in indexes:
+        running.nodes[index].signal(number)
+
+
+@pytest.mark.cell("signals.end")
+@pytest.mark.parametrize(
+    ("count", "targets", "phase"),
+    [
+        (count, targets, phase)
+        for count, targets in ((1, [0]), (3, [0]), (3, [2]), (3, [0, 1, 2]))
+        for phase in PHASES
+        if count > 1 or phase not in ("join", "part")
+    ],
+    ids=str,
+)
+def test_told_to_end(cluster, phase, count, targets):
+    """Who is told ends in time with 143, the others with it or with 75, and never with a lie.
+
+    A signal that comes when all is done and kept changes nothing: then 0, with a manifest.
+    """
+    env = {"ARCHITRAVE_HEARTBEAT_SECONDS": "0.5", "ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "3"}
+    env["ARCHITRAVE_SLOTS"] = "1"
+    params = "exit 0" if phase in ("part", "upload") else "hold"
+    with cluster(None, params, nodes=count, env=env) as running:
+        running.wait_phase(targets[0], phase)
+        told(running, targets, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        codes = [running.wait_end(i, deadline - time.monotonic()) for i in range(count)]
+        result = running.wait()
+        assert leftovers(running) == []
+    late = {0} if (result.results / "manifest.json").exists() and params == "exit 0" else set()
+    for index, code in enumerate(codes):
+        assert code in ({143} if index in targets else {143, 75}) | late
+    if late:
+        assert len(ranks(result)) == count and run_json(result)["exit"]["code"] in codes
+    started = {line for node in result.nodes for line in node.tail if line.startswith("ready ")}
+    kept = {f"ready {one['rank']} of {one['size']}" for one in ranks(result)}
+    assert started <= kept
+
+
+def leftovers(running):
+    """Return what the agents left below their roots but results and logs."""
+    found = []
+    for node in running.nodes.values():
+        for name in ("tmp/batch", "opt/program", "opt/ssh_host_rsa_key"):
+            found += [node.root / name] if (node.root / name).exists() else []
+        found += (node.root / "tmp").glob(".architrave*")
+        with contextlib.suppress(OSError):
+            found += list((node.root / "opt").iterdir())
+    return found
+
+
+@pytest.mark.cell("signals.end")
+@pytest.mark.parametrize("targets", [[0], [1], [0, 1]], ids=str)
+def test_interrupted(cluster, targets):
+    """SIGINT is 130 for all: the job ends, its results are kept."""
+    with cluster(None, "hold", nodes=2, env={"ARCHITRAVE_HEARTBEAT_SECONDS": "0.5"}) as running:
+        until(lambda: running.states[0].stdout.count(b"ready ") == 2, 60)
+        told(running, targets, signal.SIGINT)
+        codes = {running.wait_end(index, STOP_SECONDS) for index in range(2)}
+        result = running.wait()
+    assert codes == {130}
+    assert len(ranks(result)) == 2
+
+
+@pytest.mark.cell("signals.orphans")
+def test_fifteen_hundred_orphans(agent):
+    """They become no zombies: all are reaped while the command goes on."""
+    code = (
+        "import os, signal, sys, time\n"
+        "reader, writer = os.pipe()\n"
+        "middle = os.fork()\n"
+        "if middle == 0:\n"
+        "    for _ in range(1500):\n"
+        "        if os.fork() == 0:\n"
+        "            os.close(writer); os.read(reader, 1); os._exit(0)\n"
+        "    os._exit(0)\n"
+        "os.waitpid(middle, 0)\n"
+        "print('born', flush=True)\n"
+        "input()\n"
+        "os.close(writer)\n"  # all of them end at once
+        "signal.pause()\n"
+    )
+    process = agent("exec", "--", sys.executable, "-c", code, stdin=-1)
+    assert read_line(process) == "born\n"
+    assert len(children(process.pid)) > 1500
+    process.stdin.write("\n")
+    process.stdin.flush()
+    until(lambda: not stays(process.pid), 20)
+    first = time.monotonic()
+    until(lambda: len(children(process.pid)) == 1, 20)
+    # From the last one's end; the machine may be busy, so this is far more than it takes.
+    assert time.monotonic() - first < 2
+    process.terminate()
+    assert process.wait(20) == 143
+
+
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return file.read().split()
+
+
+def stays(pid):
+    """Return the orphans of a process that still run."""
+    found = []
+    for child in children(pid)[1:]:
+        with contextlib.suppress(OSError), open(f"/proc/{child}/stat") as file:
+            if file.read().rpartition(")")[2].split()[0] != "Z":
+                found.append(child)
+    return found
