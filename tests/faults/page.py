@@ -1,6 +1,6 @@
 """Write the page of faults from the list of cells and the tests' results.
 
-    scripts/test -e tests -- tests --faults-page docs/reference/faults.md
+scripts/test -e tests -- tests --faults-page docs/reference/faults.md
 """
 
 from __future__ import annotations
