@@ -27,7 +27,11 @@ from agent.settings import S3Place
 _MIB = 1 << 20
 # Measured: half the time and processor seconds of boto3's defaults for large objects.
 _PART_SIZE, _PARTS_AT_ONCE, _IO_CHUNK = 32 * _MIB, 2, 4 * _MIB
-_ATTEMPTS, _CONNECT_SECONDS, _READ_SECONDS = 8, 10, 30
+_CONNECT_SECONDS, _READ_SECONDS = 10, 30
+# Of a request, and of a body that breaks off. AWS_MAX_ATTEMPTS is the SDK's own name for the first.
+_ATTEMPTS, _BODY_ATTEMPTS = 6, 3
+# The longest pause between two attempts in botocore's standard mode.
+_PAUSE_SECONDS = 20
 _CHECK_ATTEMPTS = 2
 _SKEW = timedelta(minutes=5)
 _PROGRESS_SHARE, _PROGRESS_SECONDS = 10, 10.0
@@ -82,10 +86,11 @@ class Storage:
 
         self._emit = emit
         try:
+            attempts = int(os.environ.get("AWS_MAX_ATTEMPTS") or _ATTEMPTS)
             self._client = boto3.client(
                 "s3",
                 config=Config(
-                    retries={"mode": "standard", "max_attempts": _ATTEMPTS},
+                    retries={"mode": "standard", "total_max_attempts": attempts},
                     connect_timeout=_CONNECT_SECONDS,
                     read_timeout=_READ_SECONDS,
                     max_pool_connections=32,
@@ -106,7 +111,10 @@ class Storage:
             multipart_chunksize=_PART_SIZE,
             max_concurrency=_PARTS_AT_ONCE,
             io_chunksize=_IO_CHUNK,
+            num_download_attempts=_BODY_ATTEMPTS,
         )
+        # From the last byte that came to the end of all attempts.
+        self._patience = attempts * _BODY_ATTEMPTS * (_READ_SECONDS + _PAUSE_SECONDS)
 
     def fetch(self, place: S3Place, path: str) -> dict[str, Any]:
         """Fetch an object into a file and check it against S3's size and checksums.
@@ -115,11 +123,10 @@ class Storage:
         the checksum stays wrong, 69 or 77.
         """
         what = os.path.basename(place.key)
+        self._emit({"event": "fetch", "what": str(place), "gives_up_after_seconds": self._patience})
         for attempt in range(_CHECK_ATTEMPTS):
             try:
-                head = self._client.head_object(
-                    Bucket=place.bucket, Key=place.key, ChecksumMode="ENABLED"
-                )
+                head = self._head(place)
                 size = int(head["ContentLength"])
                 wanted = expected(head)
                 self._client.download_file(
@@ -135,7 +142,11 @@ class Storage:
                     self._part_size(place, wanted),
                 )
             except Exception as error:
-                _raise(error, f"fetch {place}")
+                if not _is_wrong_body(error):
+                    _raise(error, f"fetch {place}")
+                wrong = ["content"]
+                self._again(what, wrong, attempt, str(error))
+                continue
             wrong = [name for name, (digest, _) in wanted.items() if found[name] != digest]
             if os.path.getsize(path) != size:
                 wrong.append("size")
@@ -146,16 +157,32 @@ class Storage:
                     "sha256": found["sha256"].hex(),
                     "checked": sorted([*wanted, "size"]),
                 }
-            self._emit(
-                {"log": "warning", "event": "checksum wrong", "what": what, "checksums": wrong}
-                | {"attempt_of_transfer": attempt + 1}
-            )
+            self._again(what, wrong, attempt)
         raise AgentError(
             f"fetch {place}",
             f"its {' and '.join(wrong)} stays wrong",
             code=BAD_ARCHIVE,
             hint="upload it again",
         )
+
+    def _again(self, what: str, wrong: list[str], attempt: int, cause: str | None = None) -> None:
+        event = {"log": "warning", "event": "checksum wrong", "what": what, "checksums": wrong}
+        self._emit(event | {"attempt_of_transfer": attempt + 1, "cause": cause})
+
+    def _head(self, place: S3Place) -> dict[str, Any]:
+        """Return an object's size and checksums."""
+        from botocore.exceptions import ClientError
+
+        try:
+            found: dict[str, Any] = self._client.head_object(
+                Bucket=place.bucket, Key=place.key, ChecksumMode="ENABLED"
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("301", "400", "403"):
+                # The answer to HEAD can't say why; this one's can.
+                self._client.get_object(Bucket=place.bucket, Key=place.key, Range="bytes=0-0")
+            raise
+        return found
 
     def _part_size(self, place: S3Place, wanted: dict[str, tuple[bytes, int]]) -> int:
         """Return the size of an object's first part in bytes, if it was uploaded in parts."""
@@ -222,6 +249,14 @@ def _sign_with_its_clock(
 
     auth.get_current_datetime = now
     return 0.0
+
+
+def _is_wrong_body(error: Exception) -> bool:
+    """Tell whether a body was not what its checksum says, or changed between its parts."""
+    from botocore.exceptions import FlexibleChecksumError
+    from s3transfer.exceptions import S3DownloadFailedError
+
+    return isinstance(error, FlexibleChecksumError | S3DownloadFailedError)
 
 
 def _raise(error: Exception, what: str, *, missing: int = NO_OBJECT) -> NoReturn:

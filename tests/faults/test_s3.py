@@ -1,0 +1,243 @@
+"""An S3 that fails: passing or lasting errors, refusals, wrong bytes, uploads that break off."""
+
+import hashlib
+import json
+import os
+import time
+
+import pytest
+
+from tests.conftest import pack
+from tests.faults.s3proxy import FailingS3
+
+KEY = "batch/private.7z"
+SCRIPT = "echo ran; cd $TMP_OUTPUT_DIR; echo 1 >one; echo 2 >two; exit ${CODE:-0}"
+
+
+@pytest.fixture
+def failing(s3):
+    """Return the failing server in front of the real one."""
+    with FailingS3(s3.endpoint) as server:
+        yield server
+
+
+@pytest.fixture
+def batch(s3, s3_env, failing, keys, tmp_path):
+    """Return the environment of a job on one node that has an archive and makes two results."""
+    prefix = os.urandom(4).hex()
+    archive = pack(keys, tmp_path / "private.7z")
+    s3.put_file("bucket", f"{prefix}/{KEY}", archive)
+    return s3_env | {
+        "AWS_ENDPOINT_URL_S3": failing.endpoint,
+        "EXEC_TYPE": "batch",
+        "AWS_BATCH_JOB_ID": f"job-{prefix}",
+        "S3_BUCKET": f"s3://bucket/{prefix}",
+        "S3_BATCH_DEPS_REL_PATH": "<none>",
+        "ARCHITRAVE_LAUNCHER": "direct",
+        "APP_BIN": "/bin/sh",
+        "APP_PARAMS": f"-c '{SCRIPT}'",
+    }
+
+
+def records(err):
+    return [json.loads(line) for line in err.splitlines()]
+
+
+def first_error(err):
+    return next(line for line in records(err) if line["level"] == "error")
+
+
+def uploaded(s3, batch, tmp_path):
+    """Return what the job has on S3 by name, manifest checked against the bytes."""
+    prefix = batch["S3_BUCKET"].rpartition("/")[2]
+    place = f"{prefix}/output/{batch['AWS_BATCH_JOB_ID']}/attempt-1/"
+    directory = tmp_path / "downloaded"
+    found = {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in s3.download("bucket", place, directory)
+    }
+    if "manifest.json" in found:
+        files = json.loads(found["manifest.json"])["files"]
+        assert {file["path"] for file in files} == {n for n in found if n.startswith("node-")}
+        for file in files:
+            assert hashlib.sha256(found[file["path"]]).hexdigest() == file["sha256"]
+    return found
+
+
+COMPLETE = {
+    "manifest.json",
+    "run.json",
+    "node-0/one",
+    "node-0/two",
+    "node-0/time.log",
+}
+
+PASSING = {
+    "500": {"status": 500, "code": "InternalError", "times": 2},
+    "503": {"status": 503, "code": "ServiceUnavailable", "times": 2},
+    "slow down": {"status": 503, "code": "SlowDown", "times": 2},
+    "reset": {"reset": True, "times": 2},
+    "truncated": {"truncate": True, "times": 2},
+    "stall": {"stall": 32.0, "times": 1},
+}
+
+
+@pytest.mark.cell("s3.passing")
+@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_passing(job, root, batch, failing, s3, tmp_path, method, fault):
+    """What fails and then is good again costs time and nothing else."""
+    if fault == "truncated" and method == "PUT":
+        pytest.skip("an answer to PUT has no body")
+    failing.rule(method, KEY if method == "GET" else "/node-0/one", **PASSING[fault])
+    code, out, err = job(timeout=110, **batch)
+    assert code == 0 and out.startswith("ran\n"), err
+    assert set(uploaded(s3, batch, tmp_path)) == COMPLETE
+    assert failing.rules[0].times == 0
+    assert not list((root / "opt").iterdir())
+
+
+@pytest.mark.cell("s3.lasting")
+@pytest.mark.parametrize("fault", ["500", "slow down", "reset", "truncated"])
+def test_lasting(job, root, batch, failing, fault):
+    """The same for ever: 69 with bucket and key, within the bound that the log gave before."""
+    failing.rule("GET", KEY, **PASSING[fault] | {"times": float("inf")})
+    start = time.monotonic()
+    code, out, err = job(timeout=110, **batch, AWS_MAX_ATTEMPTS="3")
+    seconds = time.monotonic() - start
+    assert code == 69 and "ran" not in out, err
+    error = first_error(err)
+    assert f"{batch['S3_BUCKET']}/{KEY}" in error["event"] and error["hint"]
+    told = next(line for line in records(err) if line["event"] == "fetch")
+    assert seconds < told["gives_up_after_seconds"]
+    assert not list((root / "opt").iterdir()) and not list((root / "tmp").glob(".archi*"))
+
+
+@pytest.mark.cell("s3.lasting")
+def test_stalls_for_ever(job, batch, failing):
+    """No answer at all ends in 69 too."""
+    failing.rule("HEAD", KEY, stall=1000.0)
+    code, out, err = job(timeout=110, **batch, AWS_MAX_ATTEMPTS="1")
+    assert code == 69 and "ran" not in out, err
+    assert KEY in first_error(err)["event"]
+
+
+def refusal(status, code, *headers):
+    return {"status": status, "code": code, "headers": headers}
+
+
+@pytest.mark.cell("s3.refused")
+@pytest.mark.parametrize(
+    ("answer", "code", "hint"),
+    [
+        (refusal(404, "NoSuchBucket"), 66, "aws s3 ls"),
+        (refusal(404, "NoSuchKey"), 66, "aws s3 ls"),
+        (refusal(403, "AccessDenied"), 77, "policy"),
+        (refusal(400, "ExpiredToken"), 77, "expired"),
+        (refusal(400, "AuthorizationHeaderMalformed"), 77, "AWS_REGION"),
+        (refusal(301, "PermanentRedirect"), 77, "AWS_REGION"),
+    ],
+)
+def test_refused(job, batch, failing, answer, code, hint):
+    """Each has its own code and its own next step, and is not tried for minutes."""
+    failing.rule("HEAD", KEY, **answer)
+    failing.rule("GET", KEY, **answer)
+    found, out, err = job(timeout=30, **batch)
+    assert found == code and "ran" not in out, err
+    assert KEY in first_error(err)["event"]
+    assert hint in first_error(err)["hint"]
+    assert len([one for one in failing.requests if one.endswith(KEY)]) <= 4
+
+
+@pytest.mark.cell("s3.refused")
+def test_region_is_followed(job, batch, failing, s3, tmp_path):
+    """A bucket in another region, whose answer names it, is found there."""
+    region = (("x-amz-bucket-region", "us-east-1"),)
+    failing.rule("HEAD", KEY, status=301, headers=region, times=1)
+    code, _, err = job(**batch | {"AWS_REGION": "eu-west-1"})
+    assert code == 0, err
+    assert set(uploaded(s3, batch, tmp_path)) == COMPLETE
+
+
+@pytest.mark.cell("s3.refused")
+def test_no_credentials(job, batch):
+    """None at all is told apart from wrong ones."""
+    none = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    code, _, err = job(**batch | none, AWS_EC2_METADATA_DISABLED="true")
+    assert code == 77
+    assert "no AWS credentials" in first_error(err)["event"]
+    assert "AWS_ACCESS_KEY_ID" in first_error(err)["hint"]
+
+
+@pytest.mark.cell("s3.checksum")
+@pytest.mark.parametrize("times", [1, float("inf")])
+def test_wrong_bytes(job, root, batch, failing, times):
+    """Once: fetched again. Always: 65, and nothing of it is unpacked."""
+    failing.rule("GET", KEY, change=True, times=times)
+    code, out, err = job(**batch)
+    assert code == (0 if times == 1 else 65), err
+    assert ("ran" in out) == (times == 1)
+    if times > 1:
+        assert "stays wrong" in first_error(err)["event"]
+        assert "upload it again" in first_error(err)["hint"]
+    assert not list((root / "opt").iterdir())
+
+
+@pytest.mark.cell("s3.no-right-to-write")
+def test_no_right_to_write(job, batch, failing):
+    """Found out by a probe before the run: 77."""
+    failing.rule("PUT", r"node-0/\.write-probe", **refusal(403, "AccessDenied"))
+    code, out, err = job(**batch)
+    assert code == 77 and "ran" not in out
+    assert "s3:PutObject" in first_error(err)["hint"]
+
+
+@pytest.mark.cell("s3.upload-fails")
+@pytest.mark.parametrize("own", [0, 5])
+@pytest.mark.parametrize(
+    "fault",
+    [refusal(403, "AccessDenied"), {"reset": True}, refusal(500, "InternalError")],
+    ids=["refused", "breaks off", "fails"],
+)
+def test_upload_fails(job, root, batch, failing, s3, tmp_path, own, fault):
+    """One file fails: the others go up, it stays in place and is named, no manifest; 73 for 0."""
+    failing.rule("PUT", "/node-0/one", **fault)
+    code, _, err = job(timeout=110, **batch, CODE=str(own), AWS_MAX_ATTEMPTS="2")
+    assert code == (own or 73), err
+    assert set(uploaded(s3, batch, tmp_path)) == COMPLETE - {"manifest.json", "node-0/one"}
+    assert (root / "tmp/output/one").read_text() == "1\n"
+    named = [r for r in records(err) if r["level"] == "error" and "/one" in r["event"]]
+    assert named and named[0]["hint"]
+    tries = [r for r in failing.requests if r.startswith("PUT") and r.endswith("/node-0/one")]
+    assert len(tries) == (1 if fault.get("status") == 403 else 2)
+
+
+@pytest.mark.cell("s3.upload-fails")
+def test_record_cannot_be_written(job, batch, failing, s3, tmp_path):
+    """Results without a record: no manifest, and not 0."""
+    failing.rule("PUT", "/run.json", **refusal(403, "AccessDenied"))
+    code, _, err = job(**batch)
+    assert code == 73, err
+    assert "run.json" in first_error(err)["event"]
+    assert set(uploaded(s3, batch, tmp_path)) == {"node-0/one", "node-0/two", "node-0/time.log"}
+
+
+@pytest.mark.cell("s3.object-changes")
+def test_object_changes_while_it_is_fetched(job, root, batch, failing, s3, keys, tmp_path):
+    """Parts of two versions are never put together: the newer one is fetched anew."""
+    prefix = batch["S3_BUCKET"].rpartition("/")[2]
+    versions = []
+    for number in (1, 2):
+        content = tmp_path / f"version-{number}"
+        content.mkdir()
+        (content / "big").write_bytes(os.urandom(70 << 20))  # three parts
+        (content / "version").write_text(f"{number}")
+        versions.append(pack(content, tmp_path / f"{number}.7z", "", "-mx0"))
+    s3.put_file("bucket", f"{prefix}/{KEY}", versions[0])
+    replace = {"before": lambda: s3.put_file("bucket", f"{prefix}/{KEY}", versions[1]), "times": 1}
+    failing.rule("GET", KEY, times=1)
+    failing.rule("GET", KEY, **replace)
+    env = batch | {"APP_PARAMS": f"-c 'cat {root}/opt/version'"}
+    code, out, err = job(timeout=110, **env)
+    assert code == 0, err
+    assert out.startswith("2")
