@@ -128,6 +128,9 @@ def unpack_tar(path: str, target: str) -> list[str]:
                     names.append(name)
                 else:
                     raise _bad(path, f"{member.name} is no file", "leave it out")
+            # A tar ends before the checksum of what it is compressed with.
+            while tar.fileobj is not None and tar.fileobj.read(1 << 20):
+                pass
     except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
         raise _bad(path, str(error) or "it ends too soon", "pack and upload it again") from error
     except OSError as error:

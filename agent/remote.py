@@ -14,7 +14,6 @@ from typing import Any
 from agent import identity
 from agent.errors import NO_PERMISSION, TRY_AGAIN, AgentError
 
-
 # paramiko raises the same type for a refusal and for a server that goes away meanwhile.
 _WENT_AWAY = ("transport shut down", "timeout")
 

@@ -156,8 +156,14 @@ def _install(request: dict[str, Any]) -> dict[str, Any]:
     target = request["deps_dir"]
     tar = os.path.join(request["runtime_dir"], "deps.tar.gz")
     if os.path.exists(tar):
-        archive.unpack_tar(tar, target)
-        os.unlink(tar)
+        try:
+            archive.unpack_tar(tar, target)
+        except AgentError:
+            shutil.rmtree(target, ignore_errors=True)  # half of it is of no use
+            os.makedirs(target, exist_ok=True)
+            raise
+        finally:
+            os.unlink(tar)
     found = {path.name: str(path) for path in sorted(Path(target).rglob("*.deb"))}
     listed = next(Path(target).rglob("deps_batch.lst"), None)
     if listed:

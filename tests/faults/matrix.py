@@ -165,21 +165,21 @@ CELLS = [
     # -- archives
     Cell("archives.corrupt", ARCHIVES, "corrupt, truncated, empty, not an archive", "65"),
     Cell("archives.password", ARCHIVES, "password wrong or missing, header encrypted or not", "77"),
-    Cell("archives.no-keys", ARCHIVES, "no keys inside; keys with wrong modes", "77; accepted"),
+    Cell("archives.no-keys", ARCHIVES, "no keys inside; keys with wrong modes", "65; accepted"),
     Cell(
         "archives.lead-out",
         ARCHIVES,
         "names with .., absolute, links that lead out, a name of the agent's own",
         "65, and nothing outside is touched",
     ),
-    Cell("archives.no-room", ARCHIVES, "more bytes than the disk has", "73, nothing half left"),
+    Cell("archives.no-room", ARCHIVES, "more bytes than the disk has", "71, nothing half left"),
     Cell("archives.no-7zip", ARCHIVES, "7-Zip missing", "71"),
     Cell("archives.deps", ARCHIVES, "deps.tar.gz broken in the same ways", "the same"),
     Cell(
         "archives.packages",
         ARCHIVES,
         "a package that fails to configure, of another architecture, installed already, not root",
-        "71 with dpkg's words; skipped; no need to be root",
+        "65 with dpkg's words; skipped; no need to be root",
     ),
     # -- the machine
     Cell("machine.helper", MACHINE, "a helper hangs or is killed", "tried once more, then said"),

@@ -71,6 +71,7 @@ def output(result):
     return result.nodes[0].stdout.decode()
 
 
+@pytest.mark.cell("archives.packages")
 def test_installed_by_dpkg(job, tmp_path):
     """As root a package is installed by dpkg, and one that the image has newer is left alone."""
     deps = pack_deps(
@@ -98,6 +99,7 @@ def test_only_what_the_list_names(job, tmp_path):
     assert output(result).splitlines()[:2] == ["from a package", ""]
 
 
+@pytest.mark.cell("archives.packages")
 def test_another_architecture(job, tmp_path):
     """A package for another machine ends the job with 65 before the application runs."""
     package = build(tmp_path, "other-test", architecture="s390x")
@@ -107,6 +109,7 @@ def test_another_architecture(job, tmp_path):
     assert "s390x" in result.nodes[0].errors[0]["event"]
 
 
+@pytest.mark.cell("archives.packages")
 def test_without_root(job, tmp_path):
     """A user who may not install has the packages laid out, and their programs on PATH."""
     deps = pack_deps(tmp_path / "deps.tar.gz", [build(tmp_path, "hello-test")])

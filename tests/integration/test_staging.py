@@ -211,6 +211,7 @@ def test_corrupt_tar(tmp_path):
         ),
     ],
 )
+@pytest.mark.cell("s3.refused")
 def test_what_s3_refuses(job, batch, change, code):
     """Missing objects are 66, refused keys 77; the line names the object and the next thing."""
     found, _, err = job(**with_private(batch) | change)
@@ -219,6 +220,7 @@ def test_what_s3_refuses(job, batch, change, code):
     assert "s3://" in first["event"] and first["hint"]
 
 
+@pytest.mark.cell("s3.lasting")
 def test_s3_that_is_not_there(job, batch):
     env = with_private(batch) | {
         "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
@@ -228,6 +230,7 @@ def test_s3_that_is_not_there(job, batch):
     assert code == 69 and errors(err)[0]["hint"]
 
 
+@pytest.mark.cell("archives.password")
 def test_wrong_password_ends_the_job(job, root, batch, put, private, tmp_path):
     put(f"{prefix_of(batch)}/batch/private.7z", pack(private, tmp_path / "p.7z", PASSWORD))
     code, _, err = job(**with_private(batch), PRIVATE_PASSWD="not-this-one")
@@ -267,6 +270,7 @@ class ReadOnlyS3(EmbeddedS3):
         path.write_text(path.read_text().replace("Admin", "Read"))
 
 
+@pytest.mark.cell("s3.no-right-to-write")
 def test_results_that_cannot_be_written(job, batch, root, tmp_path):
     """It is found out before the run, not after it: 77, and the application never starts."""
     (root / "opt/app").write_text("#!/bin/sh\necho ran\n")
@@ -305,6 +309,7 @@ def test_packages_below_the_agent_s_root(job, batch, root, put, tmp_path):
     assert code == 0 and out.startswith("from a package\n"), err
 
 
+@pytest.mark.cell("archives.packages")
 def test_package_of_another_architecture(job, batch, root, put, tmp_path):
     (tmp_path / "deb/DEBIAN").mkdir(parents=True)
     (tmp_path / "deb/DEBIAN/control").write_text(
@@ -322,6 +327,7 @@ def test_package_of_another_architecture(job, batch, root, put, tmp_path):
     assert code == 65 and "s390x" in errors(err)[0]["event"]
 
 
+@pytest.mark.cell("s3.upload-fails")
 def test_one_odd_result_does_not_cost_the_others(job, batch, root, s3):
     """A name that isn't UTF-8 fails alone: the others go up, the code is 73, no manifest comes."""
     app = b"#!/bin/sh\ncd $TMP_OUTPUT_DIR; echo 1 >good; echo 2 >\"$(printf 'odd\\377')\"\n"
