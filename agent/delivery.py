@@ -102,6 +102,18 @@ class Delivery(Supervisor):
         except Exception as error:  # what there is shall be uploaded all the same
             self.bug(error)
 
+    def leave_alone(self, outcome: Outcome) -> Outcome:
+        """End as a node that was given up: the others have told what is there, and that it lacks.
+
+        Nothing is uploaded any more; the log says what lies here and where.
+        """
+        assert self.failure is not None
+        files = self.results() if os.path.isdir(self.output_dir) else []
+        self.log.warning(
+            "results left alone", directory=self.output_dir, files=files[:20], count=len(files)
+        )
+        return outcome if outcome.code else self.outcome_of(self.failure)
+
     def begin_upload(self) -> None:
         """Start to upload this node's results; the helper stays for what `deliver` gives it."""
         place = self.place

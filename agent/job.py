@@ -46,6 +46,9 @@ class Job(Delivery):
         self.command = self.settings.command
         self.log.info("start", mode=self.settings.mode, version=__version__, built=_build_date())
         outcome = self._guarded(self.work)
+        if outcome.code and self.failure is None:
+            # Not before: on several nodes a lost one may be the cause, and one line shall name it.
+            self.log.error(outcome.cause, hint=outcome.hint or None)
         if self.alone:
             outcome = self._guarded(lambda: self.end(outcome), outcome)
             self.write_exit_code(outcome.code)
@@ -183,8 +186,6 @@ class Job(Delivery):
             real_seconds=round(application.real_seconds, 3),
             out_of_memory=outcome.out_of_memory,
         )
-        if outcome.code and self.failure is None:
-            self.log.error(outcome.cause, hint=outcome.hint or None)
         return outcome
 
     def ask(self, what: str, argv: list[str], env: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from agent.errors import TRY_AGAIN, AgentError
 from agent.helpers import Helper
 from agent.model import Outcome
-from agent.rendezvous import DONE, GO, Meeting
+from agent.rendezvous import DONE, GO, LEFT, Meeting
 from agent.roster import Refused
 
 
@@ -53,6 +53,15 @@ class WorkerMeeting(Meeting):
             raise AgentError(
                 "join", "the link ended", code=TRY_AGAIN, hint="look at the main node's log"
             )
+
+    @property
+    def _missed(self) -> bool:
+        return self.joined and self.final is None and not self.main_lost and not self._has_left
+
+    @property
+    def _has_left(self) -> bool:
+        """Tell whether main has this node's part: then it waits for nothing more."""
+        return f"{LEFT}/{self._topology.index}.json" in self._put
 
     def put(self, directory: str, message: dict[str, Any]) -> Callable[[], bool]:
         """Send a file about this node to the main node; return what tells that it has arrived."""

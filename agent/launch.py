@@ -191,6 +191,8 @@ class Application:
             hint = "give the container more memory, or start fewer processes (ARCHITRAVE_SLOTS)"
         elif number:
             cause = f"the application was ended by signal {number} ({signal.strsignal(number)})"
+            hint = f"its last words are in {self._output.path}"
         elif code:
             cause = f"the application ended with {code}"
+            hint = f"its last words are in {self._output.path}"
         return Outcome(code, APPLICATION, number, out_of_memory, cause, hint)

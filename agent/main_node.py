@@ -177,18 +177,29 @@ class MainNode(Job):
         meeting = self.meeting
         if meeting is None:
             return super().end(outcome)
+        if meeting.given_up:
+            return self.leave_alone(outcome)
         self.enter(model.PART)
         meeting.leaving = True
         meeting.tell(DONE, "done", self._message(outcome))
         self.begin_upload()
-        self.wait("every worker is told the end", lambda: not meeting.telling, _TELL_SECONDS)
+        self.wait(
+            "every worker is told the end",
+            lambda: meeting.given_up or not meeting.telling,
+            _TELL_SECONDS,
+        )
         again = self.loop.every(self.settings.heartbeat, meeting.tell_again)
         self.enter(model.UPLOAD)
         uploaded = self.finish_upload()
         self.wait(
-            "workers part", lambda: not meeting.awaited(), _PART_SECONDS, lambda: meeting.awaited()
+            "workers part",
+            lambda: meeting.given_up or not meeting.awaited(),
+            _PART_SECONDS,
+            lambda: meeting.awaited(),
         )
         again.cancel()
+        if meeting.given_up:
+            return self.leave_alone(outcome)
         outcome = self.judged(outcome, uploaded)
         outcome = self._judged_by_workers(outcome)
         nodes: dict[int, dict[str, Any]] = {self.node.index: self.record(uploaded)}

@@ -52,6 +52,8 @@ class Meeting(ABC):
         start_helper: StartHelper,
         on_failure: Callable[[AgentError], None],
     ) -> None:
+        # Set when this node was stopped for so long that the others have gone on without it.
+        self.given_up = False
         self._loop = loop
         self._log = log
         self._topology = topology
@@ -66,7 +68,8 @@ class Meeting(ABC):
         for name in _DIRECTORIES:
             os.mkdir(os.path.join(batch, name), 0o700)
         self._watch: Watch | None = None
-        self._beats = loop.every(heartbeat, self._beat)
+        self._last_beat = loop.clock()
+        self._beats = loop.every(heartbeat, self._tick)
 
     def watch(self) -> None:
         """Watch first and look second: no file is missed."""
@@ -93,6 +96,33 @@ class Meeting(ABC):
             pass
         except (Refused, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             self._log.warning("refused", file=f"{kind}/{name}", cause=str(error))
+
+    def _tick(self) -> None:
+        """Beat, unless this process was stopped for longer than the others wait for anybody.
+
+        What arrived meanwhile was taken in before: the loop looks at descriptors first.
+        """
+        now = self._loop.clock()
+        gap, self._last_beat = now - self._last_beat, now
+        if self.given_up:
+            return
+        if gap > self._silence and self._missed:
+            self.given_up = True
+            self._on_failure(
+                AgentError(
+                    "stay in the job",
+                    f"this node was stopped for {gap:.1f} s, the others wait {self._silence:g} s",
+                    code=TRY_AGAIN,
+                    hint="was the container paused, or its machine out of processors or memory?",
+                )
+            )
+        else:
+            self._beat()
+
+    @property
+    @abstractmethod
+    def _missed(self) -> bool:
+        """Tell whether others wait for this node's signs of life."""
 
     @abstractmethod
     def _take(self, kind: str, name: str, data: bytes) -> None:
@@ -143,6 +173,10 @@ class MainMeeting(Meeting):
             code=TRY_AGAIN,
             hint="look at their logs; raise ARCHITRAVE_JOIN_TIMEOUT_SECONDS if they start late",
         )
+
+    @property
+    def _missed(self) -> bool:
+        return bool(self.roster.nodes)
 
     def awaited(self) -> list[int]:
         """Return the workers that have neither said how they parted nor been lost."""

@@ -94,10 +94,11 @@ class Sshd:
         """Start sshd again, or give up with `failure`. Called when the child has ended."""
         if self._closing or self.child is None:
             return
-        code, self.child = self.child.code, None
+        code, killed, self.child = self.child.code, self.child.signal, None
         for pipe in tuple(self._pipes):
             self._hear(pipe)
-        if self._starts > _RESTARTS or not self.listening:
+        # One that was killed may be killed before it listens; one that ends by itself can't.
+        if self._starts > _RESTARTS or not (self.listening or killed):
             port = "set ARCHITRAVE_SSH_PORT to a free port, or look at the log with level debug"
             cause = self._last or f"it ended with {code}"
             self.failure = AgentError("start sshd", cause, code=OS_ERROR, hint=port)

@@ -134,6 +134,8 @@ class Worker(Job):
         self.shielded = True
         self.stop_application()
         self.stop_sampling()
+        if meeting is not None and meeting.given_up:
+            return self.leave_alone(outcome)
         self.enter(model.PART)
         self.begin_upload()
         if meeting is None or not meeting.joined:
@@ -150,14 +152,18 @@ class Worker(Job):
         }
         arrived = meeting.put(LEFT, part)
         self.wait(
-            "main has this node's part", lambda: arrived() or meeting.main_lost, _PART_SECONDS
+            "main has this node's part",
+            lambda: arrived() or meeting.main_lost or meeting.given_up,
+            _PART_SECONDS,
         )
         self.wait(
             "main tells the exit code",
-            lambda: meeting.final or meeting.main_lost,
+            lambda: meeting.final or meeting.main_lost or meeting.given_up,
             _PART_SECONDS if meeting.outcome else 0.0,
         )
         meeting.close()
+        if meeting.given_up and self.failure is not None:
+            return self.outcome_of(self.failure)
         if meeting.final is not None:
             return meeting.final
         if meeting.main_lost and not judged.code and self.failure is not None:

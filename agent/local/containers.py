@@ -93,7 +93,7 @@ class Containers:
             started = dict(zip(envs, pool.map(_start, names.values()), strict=True))
         # In this thread: what follows a container's output ends with the thread that started it.
         nodes = {
-            index: Container(name, self._name, self.address_of(index), started[index])
+            index: Container(name, self._image, self.address_of(index), started[index])
             for index, name in names.items()
         }
         self._nodes += nodes.values()
@@ -122,11 +122,11 @@ class Containers:
 class Container:
     """One container, and the docker program that follows its output."""
 
-    def __init__(self, name: str, network: str, address: str, started: float) -> None:
+    def __init__(self, name: str, image: str, address: str, started: float) -> None:
         self.name = name
         self.address = address
         self.started = started
-        self._network = network
+        self._image = image
         self._follower = spawn.start([_program(), "logs", "--follow", name])
 
     @property
@@ -157,8 +157,25 @@ class Container:
         _try("kill", "--signal", "KILL", self.name)
 
     def cut(self) -> None:
-        """Take the container off the network: nobody sees a FIN."""
-        _docker("network", "disconnect", "--force", self._network, self.name)
+        """Unplug the container's cable at the machine's end: nobody sees a FIN."""
+        self._set_cable("down")
+
+    def mend(self) -> None:
+        """Plug it in again."""
+        self._set_cable("up")
+
+    def _set_cable(self, state: str) -> None:
+        """Set the machine's end of the container's network device up or down.
+
+        By a container on the machine's own network, so that only the engine needs to be root.
+        """
+        number = _docker("exec", self.name, "cat", "/sys/class/net/eth0/iflink")
+        script = (
+            f"for each in /sys/class/net/*/ifindex; do [ $(cat $each) = {number} ] || continue; "
+            f"each=${{each%/ifindex}}; exec ip link set ${{each##*/}} {state}; done; exit 1"
+        )
+        options = ("--network", "host", "--cap-add", "NET_ADMIN", "--entrypoint", "/bin/sh")
+        _docker("run", "--rm", *options, self._image, "-c", script)
 
     def freeze(self) -> None:
         """Freeze every process in the container."""

@@ -37,6 +37,9 @@ class RunningNode(Protocol):
     def cut(self) -> None:
         """Take the node off the network; raise AgentError where that can't be."""
 
+    def mend(self) -> None:
+        """Put a node that was cut off back on the network."""
+
     def freeze(self) -> None:
         """Stop the node's clockwork until `thaw`."""
 

@@ -129,6 +129,9 @@ class Process:
             hint="leave out --no-docker, or --kill the node",
         )
 
+    def mend(self) -> None:
+        """Do nothing: the node was never cut off."""
+
     def freeze(self) -> None:
         """Stop the agent."""
         self.signal(signal.SIGSTOP)

@@ -1,0 +1,119 @@
+"""Hurt one node of a cluster at a phase, and check what must hold whatever was hurt."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+
+import psutil
+
+from agent.local.processes import Process
+from tests.cluster.conftest import check_manifest, ranks, run_json
+
+# Five heartbeats are 2.5 s; grace, upload and a busy machine come on top.
+HEARTBEAT = 0.5
+BOUND = 25.0
+
+
+def env(**more):
+    """Return the settings of a cluster that notices losses soon."""
+    return {
+        "ARCHITRAVE_HEARTBEAT_SECONDS": str(HEARTBEAT),
+        "ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "4",
+        "ARCHITRAVE_GRACE_SECONDS": "2",
+        "AWS_MAX_ATTEMPTS": "2",
+    } | more
+
+
+def ends(running, indexes, seconds=BOUND):
+    """Return the codes of nodes that must all end so soon; the first of the five checks."""
+    deadline = time.monotonic() + seconds
+    return [running.wait_end(index, max(0.1, deadline - time.monotonic())) for index in indexes]
+
+
+def check(running, result, *, hurt, allowed, named=()):
+    """Check codes, results, the line that names the cause, and what is left behind.
+
+    `hurt` is the node that is excused, None if none is; `allowed` are the codes that the others may
+    end with; one of `named` must be in the cause of each that ends with 75.
+    """
+    others = [node for node in result.nodes if node.index != hurt]
+    codes = {node.code for node in others}
+    assert codes <= allowed, codes
+    complete = (result.results / "manifest.json").exists()
+    if 0 in codes:
+        assert complete and run_json(result)["exit"]["code"] == 0
+    if complete:
+        check_manifest(result)
+    for node in others:
+        # A worker that only follows the main node's word has the cause in its last line.
+        *lines, last = [record for record in node.errors if record["event"] != "exit"] or [{}, {}]
+        assert lines in ([], [{}]), lines
+        assert last.get("hint") or not last
+        ends = [str(record["cause"]) for record in node.errors if record["event"] == "exit"]
+        assert node.code == 0 or (ends and ends[0]), node.name
+        if node.code == 75 and named:
+            assert any(name in ends[0] for name in named), ends
+    started = {line for node in others for line in node.tail if line.startswith("ready ")}
+    kept = {f"ready {one['rank']} of {one['size']}" for one in ranks(result)}
+    lost = {line for line in started - kept if hurt is None or f"ready {hurt} " not in line}
+    assert all(is_named(result, line) for line in lost), lost
+    for node in others:
+        assert leftovers(running, node.index) == []
+
+
+def is_named(result, line):
+    """Tell whether a log says that a rank's result was not uploaded."""
+    name = f"rank-{line.split()[1]}.json"
+    return any(name in node.stderr.decode() for node in result.nodes)
+
+
+def leftovers(running, index):
+    """Return what an agent that has ended left: processes, keys, decrypted files."""
+    node = running.nodes[index]
+    if isinstance(node, Process):
+        secrets = [*(node.root / "opt").iterdir(), *(node.root / "tmp").glob(".architrave*")]
+        secrets += [node.root / "tmp/batch"] if (node.root / "tmp/batch").exists() else []
+        return [*map(str, secrets), *processes_below(node.root)]
+    command = ["docker", "diff", node.name]
+    changes = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    added = [line[2:] for line in changes.splitlines() if line.startswith("A ")]
+    return [path for path in added if path.startswith(("/opt/", "/tmp/.architrave", "/tmp/batch/"))]
+
+
+def processes_below(root):
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and str(root) in " ".join(
+                (process.cwd(), *process.cmdline())
+            ):
+                found.append(f"{process.pid} {process.name()}")
+        except psutil.Error:
+            continue
+    return found
+
+
+def kill_agent(node):
+    """Kill the agent alone; what it started must end by itself."""
+    node.signal(signal.SIGKILL)
+
+
+def kill_sshd(node):
+    """Kill the sshd that listens; return whether there was one."""
+    for child in psutil.Process(node.process.pid).children():
+        if child.name() == "sshd":
+            child.kill()
+            return True
+    return False
+
+
+def phases(node_state):
+    """Return the phases that a node's log tells."""
+    return [
+        json.loads(line)["phase"]
+        for line in node_state.stderr.decode().splitlines()
+        if '"event": "phase"' in line
+    ]

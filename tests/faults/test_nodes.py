@@ -1,0 +1,185 @@
+"""Nodes that die, stop or lose the network, in every phase, and those that come late or never."""
+
+import signal
+import threading
+import time
+
+import pytest
+
+from agent.local.hurts import DELAY, Hurt
+from tests.cluster.conftest import codes, errors
+from tests.conftest import until
+from tests.faults import harness
+
+PHASES = ["fetch", "unpack", "join", "run", "part", "upload"]
+NODES = pytest.mark.parametrize("hurt", [0, 2], ids=["main", "worker"])
+# Network faults need containers, which take longer; in between nothing differs.
+FEW = pytest.mark.parametrize("phase", ["fetch", "join", "run", "upload"])
+
+
+def params(phase):
+    """Return what the application does so that the phase comes, and the run lasts."""
+    return "exit 0" if phase in ("part", "upload") else "hold"
+
+
+def allowed(phase):
+    """Return the codes of the others: in the end all may be done and kept already."""
+    return {75, 0} if phase in ("part", "upload") else {75}
+
+
+def named(running, hurt):
+    """Return how the others call the node, one of which must be in the cause."""
+    return (f"worker {hurt}", running.states[hurt].address)
+
+
+@pytest.mark.cell("nodes.agent-killed")
+@pytest.mark.parametrize("phase", PHASES)
+@NODES
+def test_agent_killed(cluster, hurt, phase):
+    """The others miss it, upload what there is and end; nothing that it started goes on."""
+    with cluster(None, params(phase), env=harness.env()) as running:
+        running.wait_phase(hurt, phase)
+        harness.kill_agent(running.nodes[hurt])
+        others = [index for index in range(3) if index != hurt]
+        harness.ends(running, others)
+        result = running.wait()
+        names = named(running, hurt)
+        harness.check(running, result, hurt=hurt, allowed=allowed(phase), named=names)
+        until(lambda: not harness.processes_below(running.nodes[hurt].root), 10)
+
+
+@pytest.mark.cell("nodes.container-killed")
+@FEW
+@NODES
+def test_container_killed(cluster, image, hurt, phase):
+    with cluster(image, params(phase), env=harness.env()) as running:
+        running.wait_phase(hurt, phase)
+        running.nodes[hurt].kill()
+        harness.ends(running, [index for index in range(3) if index != hurt], 20)
+        result = running.wait()
+        names = named(running, hurt)
+        harness.check(running, result, hurt=hurt, allowed=allowed(phase), named=names)
+
+
+@pytest.mark.cell("nodes.cut")
+@FEW
+@NODES
+def test_cut_off(cluster, image, hurt, phase):
+    """Without a FIN each side misses the other by heartbeats alone; then all end."""
+    with cluster(image, params(phase), env=harness.env()) as running:
+        running.wait_phase(hurt, phase)
+        running.nodes[hurt].cut()
+        harness.ends(running, [index for index in range(3) if index != hurt])
+        # It can reach nobody, S3 neither, and ends all the same.
+        (own,) = harness.ends(running, [hurt], 90)
+        assert own != 0 or phase in ("part", "upload")
+        result = running.wait()
+        names = named(running, hurt)
+        harness.check(running, result, hurt=hurt, allowed=allowed(phase), named=names)
+
+
+@pytest.mark.cell("nodes.cut-briefly")
+@FEW
+@NODES
+def test_cut_off_briefly(cluster, image, hurt, phase):
+    """For less than five heartbeats: the job goes on."""
+    # Two commands of the engine's are within five of these.
+    env = harness.env(ARCHITRAVE_HEARTBEAT_SECONDS="2", ARCHITRAVE_JOIN_TIMEOUT_SECONDS="30")
+    with cluster(image, "hold" if phase == "run" else "exit 5", env=env) as running:
+        running.wait_phase(hurt, phase)
+        running.nodes[hurt].cut()
+        running.nodes[hurt].mend()
+        goes_on(running, phase)
+
+
+def goes_on(running, phase):
+    """See that the job ends as if nothing had been."""
+    if phase == "run":
+        until(lambda: running.states[0].stdout.count(b"ready ") == 3, 60)
+        with pytest.raises(TimeoutError):
+            running.wait_end(0, 2 * 5 * harness.HEARTBEAT)
+        for node in running.nodes.values():
+            node.signal(signal.SIGTERM)
+    expected = 143 if phase == "run" else 5
+    assert harness.ends(running, range(3), 60) == [expected] * 3
+    result = running.wait()
+    harness.check(running, result, hurt=None, allowed={expected})
+    assert (result.results / "manifest.json").exists() or phase == "run"
+
+
+@pytest.mark.cell("nodes.stopped-briefly")
+@pytest.mark.parametrize("phase", PHASES)
+@NODES
+def test_stopped_briefly(cluster, hurt, phase):
+    env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="30")
+    with cluster(None, "hold" if phase == "run" else "exit 5", env=env) as running:
+        running.wait_phase(hurt, phase)
+        running.nodes[hurt].freeze()
+        threading.Event().wait(3 * harness.HEARTBEAT)  # the fault's own length
+        running.nodes[hurt].thaw()
+        goes_on(running, phase)
+
+
+@pytest.mark.cell("nodes.stopped-longer")
+@pytest.mark.parametrize("phase", PHASES)
+@NODES
+def test_stopped_for_longer(cluster, hurt, phase):
+    """The others go on without it; when it continues it sees that, and leaves results alone."""
+    with cluster(None, params(phase), env=harness.env()) as running:
+        running.wait_phase(hurt, phase)
+        running.nodes[hurt].freeze()
+        others = [index for index in range(3) if index != hurt]
+        harness.ends(running, others)
+        before = set(running.s3.keys("architrave"))
+        running.nodes[hurt].thaw()
+        (own,) = harness.ends(running, [hurt], 40)
+        result = running.wait()
+        after = set(running.s3.keys("architrave"))
+        names = named(running, hurt)
+        harness.check(running, result, hurt=hurt, allowed=allowed(phase), named=names)
+    assert own in allowed(phase) | {75}
+    if phase == "run":
+        assert after == before
+        assert "this node was stopped for" in errors(result.nodes[hurt])
+        assert "results left alone" in result.nodes[hurt].stderr.decode()
+
+
+@pytest.mark.cell("nodes.sshd-killed")
+@pytest.mark.parametrize("phase", ["join", "run", "part", "upload"])
+@NODES
+def test_sshd_killed(cluster, hurt, phase):
+    """It is started again, and the job goes on: what runs needs it no longer."""
+    env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="30")
+    with cluster(None, "hold" if phase == "run" else "exit 5", env=env) as running:
+        running.wait_phase(hurt, phase)
+        if phase == "run":
+            until(lambda: running.states[0].stdout.count(b"ready ") == 3, 60)
+        killed = until(lambda: harness.kill_sshd(running.nodes[hurt])) if phase != "upload" else ()
+        goes_on(running, phase)
+        again = b"starting it again" in running.states[hurt].stderr
+        assert again or not killed or phase != "run"
+
+
+@pytest.mark.cell("nodes.never-starts")
+def test_never_starts(cluster):
+    """75 at the deadline, naming the missing index; who is there ends with it."""
+    late = Hurt(DELAY, 2, seconds=1000)
+    with cluster(None, "hold", env=harness.env(), hurts=(late,)) as running:
+        running.wait_phase(0, "join")
+        start = time.monotonic()
+        assert harness.ends(running, [0, 1], 4 + harness.BOUND) == [75, 75]
+        assert time.monotonic() - start > 3
+        result = running.wait()
+    assert "not joined in time: worker 2" in errors(result.nodes[0])
+
+
+@pytest.mark.cell("nodes.late")
+@NODES
+def test_late(cluster, hurt):
+    """Who starts later joins, the main node too."""
+    late = Hurt(DELAY, hurt, seconds=4)
+    env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="60")
+    with cluster(None, "exit 5", env=env, hurts=(late,)) as running:
+        result = running.wait()
+        harness.check(running, result, hurt=None, allowed={5})
+    assert codes(result) == [5, 5, 5]
