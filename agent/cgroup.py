@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 
-_ROOT = "/sys/fs/cgroup"
+_ROOT, _OWN = "/sys/fs/cgroup", "/proc/self/cgroup"
 # Version 1 writes "no limit" as a number near 2^63, rounded to pages.
 _NO_LIMIT = 1 << 60
 
@@ -24,7 +24,7 @@ def _directories(controller: str) -> list[str]:
     In a container with its own cgroup namespace, or with only its own cgroup mounted, the path in
     /proc/self/cgroup may not exist below the mount: then the mount itself is ours.
     """
-    for line in _read("/proc/self/cgroup").splitlines():
+    for line in _read(_OWN).splitlines():
         _, names, path = line.split(":", 2)
         if names == "" and os.path.exists(f"{_ROOT}/cgroup.controllers"):
             base = _ROOT

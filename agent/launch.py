@@ -15,7 +15,7 @@ from agent.log import Log
 from agent.loop import Loop, Timer
 from agent.model import AGENT, APPLICATION, Outcome
 from agent.output import Output, time_lines
-from agent.process import Child, has_terminal
+from agent.process import Child, has_terminal, pin_no_directory
 
 # A process that SIGKILL doesn't end within this is stuck in the kernel.
 _KILL_SECONDS = 2.0
@@ -88,6 +88,7 @@ class Application:
             )
         finally:
             self._output.started()
+        pin_no_directory()
         if time_limit:
             self._timers.append(
                 self._loop.call_at(self._start + time_limit, lambda: self._out_of_time(time_limit))

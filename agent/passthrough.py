@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from agent.environ import environment
 from agent.loop import Loop
-from agent.process import Child, Children, has_terminal
+from agent.process import Child, Children, has_terminal, pin_no_directory
 
 
 def run(argv: Sequence[str]) -> int:
@@ -25,6 +25,7 @@ def start(loop: Loop, argv: Sequence[str], env: dict[str, str]) -> Child:
     """Start `argv`, in the foreground where there is a terminal, and forward every signal to it."""
     terminal = has_terminal()
     child = loop.children.spawn(argv, env, foreground=terminal)
+    pin_no_directory()
 
     def stopped(one: Child) -> None:
         # The shell that started us waits for us to stop as the command did (job control).

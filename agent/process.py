@@ -314,6 +314,11 @@ def _close_descriptors_on_exec() -> None:
                 pass  # the one that listed the directory
 
 
+def pin_no_directory() -> None:
+    """Leave the working directory to the program that was started there: it may be unmounted."""
+    os.chdir("/")
+
+
 def has_terminal() -> bool:
     """Tell whether standard input is this session's terminal, so that job control applies."""
     try:

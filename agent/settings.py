@@ -112,22 +112,24 @@ def read(env: Mapping[str, str]) -> Settings:
     if not os.path.isabs(root):
         raise _bad("ARCHITRAVE_ROOT", root, "it is no absolute path", "use an absolute path")
     bucket = S3Place.parse(env.get("S3_BUCKET") or "s3://scar-architrave", "S3_BUCKET")
-    output_dir = env.get("TMP_OUTPUT_DIR") or _below(
-        root, "/tmp/output" if mode == BATCH else "/tmp"
-    )
+    usual = _below(root, "/tmp/output" if mode == BATCH else "/tmp")
+    # The application may be started in another directory than the agent.
+    output_dir = os.path.abspath(env.get("TMP_OUTPUT_DIR") or usual)
     return Settings(
         mode=mode,
         topology=_topology(env),
         command=_command(env, root, output_dir),
         root=root,
-        output_dir=os.path.abspath(output_dir),
-        workdir=env.get("ARCHITRAVE_WORKDIR") or (_below(root, "/tmp") if mode == BATCH else ""),
+        output_dir=output_dir,
+        workdir=_workdir(env, mode, root),
         deps=_place(env, bucket, mode, "S3_BATCH_DEPS_REL_PATH", "batch/deps.tar.gz"),
         private=_place(env, bucket, mode, "S3_BATCH_PRIVATE_REL_PATH", "batch/private.7z"),
         output=_output(env, mode, bucket),
         exclude=tuple(env.get("ARCHITRAVE_OUTPUT_EXCLUDE", "").split()),
         key_name=env.get("SSH_PRIV_FILE_KEY") or "ssh_host_rsa_key",
-        exit_code_file=env.get("AWS_BATCH_EXIT_CODE_FILE") or _below(root, "/tmp/batch-exit-code"),
+        exit_code_file=os.path.abspath(
+            env.get("AWS_BATCH_EXIT_CODE_FILE") or _below(root, "/tmp/batch-exit-code")
+        ),
         launcher=_choice(env, "ARCHITRAVE_LAUNCHER", LAUNCHERS),
         mpirun_args=_words(env, "ARCHITRAVE_MPIRUN_ARGS"),
         slots=_integer(env, "ARCHITRAVE_SLOTS", 0, least=1),
@@ -164,6 +166,12 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
 
 def _bad(name: str, value: str, cause: str, hint: str, code: int = BAD_SETTINGS) -> AgentError:
     return AgentError(f"use {name}={value!r}", cause, code=code, hint=hint)
+
+
+def _workdir(env: Mapping[str, str], mode: str, root: str) -> str:
+    """Return the application's working directory, empty for the one that the agent was given."""
+    given = env.get("ARCHITRAVE_WORKDIR") or (_below(root, "/tmp") if mode == BATCH else "")
+    return os.path.abspath(given) if given else ""
 
 
 def _below(root: str, path: str) -> str:

@@ -132,7 +132,12 @@ def read_line(process):
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory):
     """Return a directory with an SSH key pair, as it lies at the root of private.7z."""
-    directory = tmp_path_factory.mktemp("keys")
+    return make_keys(tmp_path_factory.mktemp("keys") / "made")
+
+
+def make_keys(directory):
+    """Make a directory with an SSH key pair and return it."""
+    directory.mkdir()
     path = directory / "ssh_host_rsa_key"
     subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", path], check=True)
     return directory

@@ -20,11 +20,16 @@ PROGRAM = Path(__file__).parent / "program.py"
 @pytest.fixture(scope="session")
 def private(tmp_path_factory, keys):
     """Return an encrypted private.7z with the program and a key pair."""
-    directory = tmp_path_factory.mktemp("private") / "content"
-    shutil.copytree(keys, directory)
-    shutil.copy(PROGRAM, directory / "program")
-    (directory / "program").chmod(0o755)
-    return pack(directory, directory.parent / "private.7z", PASSWORD)
+    return make_private(tmp_path_factory.mktemp("private"), keys)
+
+
+def make_private(directory, keys):
+    """Pack the program and a key pair, encrypted; return the archive."""
+    content = directory / "content"
+    shutil.copytree(keys, content)
+    shutil.copy(PROGRAM, content / "program")
+    (content / "program").chmod(0o755)
+    return pack(content, directory / "private.7z", PASSWORD)
 
 
 @pytest.fixture(params=["processes", "containers"])
@@ -37,18 +42,23 @@ def place(request):
 def cluster(private, tmp_path):
     """Return what makes the cluster of a job that runs the program."""
 
-    def make(image, params, nodes=3, env=None, **options):
-        env = {
-            "PRIVATE_PASSWD": PASSWORD,
-            "APP_BIN": "/opt/program",
-            "APP_PARAMS": params,
-            "ARCHITRAVE_LAUNCHER": "mpirun",
-            "ARCHITRAVE_HEARTBEAT_SECONDS": "1",
-        } | (env or {})
+    def make(image, params, **options):
         options = {"private": private, "results": tmp_path / "results", "timeout": 100} | options
-        return Cluster(Job(nodes=nodes, image=image, env=env, **options))
+        return Cluster(described(image=image, params=params, **options))
 
     return make
+
+
+def described(*, params, nodes=3, env=None, **options):
+    """Return the job that runs the program."""
+    env = {
+        "PRIVATE_PASSWD": PASSWORD,
+        "APP_BIN": "/opt/program",
+        "APP_PARAMS": params,
+        "ARCHITRAVE_LAUNCHER": "mpirun",
+        "ARCHITRAVE_HEARTBEAT_SECONDS": "1",
+    } | (env or {})
+    return Job(nodes=nodes, env=env, **options)
 
 
 @pytest.fixture

@@ -5,6 +5,11 @@ program meet PORT CODE   every rank writes its file, all wait for each other, al
 program fail RANK CODE   that rank ends with CODE at once, the others stay
 program exit CODE        every rank writes its file and ends with CODE
 program hold             every rank writes its file and stays
+program last SECONDS CODE    stays so long, then ends with CODE
+program deaf SECONDS CODE    the same, and ignores SIGTERM
+program die SIGNAL           is ended by a signal
+program daemon CODE          leaves a process that holds its output, and ends with CODE
+program loud MEGABYTES CODE  writes so much, and ends with CODE
 """
 
 import json
@@ -42,8 +47,40 @@ def main():
         meet(rank, size, seen["main"], int(numbers[0]))
     if what in ("meet", "exit") or (what == "fail" and rank == int(numbers[0])):
         return int(numbers[-1])
+    if what in LAST_ACTS:
+        return LAST_ACTS[what](*map(int, numbers))
     while True:
         signal.pause()
+
+
+def last(seconds, code):
+    time.sleep(seconds)
+    return code
+
+
+def deaf(seconds, code):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return last(seconds, code)
+
+
+def die(number):
+    os.kill(os.getpid(), number)
+
+
+def daemon(code):
+    if os.fork() == 0:
+        os.setsid()
+        last(600, 0)
+    return code
+
+
+def loud(megabytes, code):
+    for _ in range(megabytes << 4):
+        print("x" * 65535, flush=True)
+    return code
+
+
+LAST_ACTS = {"last": last, "deaf": deaf, "die": die, "daemon": daemon, "loud": loud}
 
 
 def hostfile():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -58,10 +59,17 @@ def check(running, result, *, hurt, allowed, named=()):
             assert any(name in ends[0] for name in named), ends
     started = {line for node in others for line in node.tail if line.startswith("ready ")}
     kept = {f"ready {one['rank']} of {one['size']}" for one in ranks(result)}
-    lost = {line for line in started - kept if hurt is None or f"ready {hurt} " not in line}
+    excused = "" if hurt is None else f"ready {rank_of(running.job, hurt)} "
+    lost = {line for line in started - kept if not (excused and line.startswith(excused))}
     assert all(is_named(result, line) for line in lost), lost
     for node in others:
         assert leftovers(running, node.index) == []
+
+
+def rank_of(job, index):
+    """Return the rank on a node: mpirun counts in the hostfile's order, `each` by index."""
+    each = job.env["ARCHITRAVE_LAUNCHER"] == "each"
+    return index if each else job.start_order.index(index)
 
 
 def is_named(result, line):
@@ -103,11 +111,30 @@ def kill_agent(node):
 
 def kill_sshd(node):
     """Kill the sshd that listens; return whether there was one."""
-    for child in psutil.Process(node.process.pid).children():
-        if child.name() == "sshd":
-            child.kill()
-            return True
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(node.process.pid).children():
+            if child.name() == "sshd":
+                child.kill()
+                return True
     return False
+
+
+def kill_helper(node):
+    """Kill a helper process of an agent's; return whether there was one."""
+    helper = helper_of(node.process)
+    if helper is not None:
+        helper.kill()
+    return helper is not None
+
+
+def helper_of(process, seen=()):
+    """Return a helper process of an agent's that has not been seen yet, None if there is none."""
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(process.pid).children():
+            with contextlib.suppress(psutil.Error):
+                if child not in seen and any("helper.py" in word for word in child.cmdline()):
+                    return child
+    return None
 
 
 def phases(node_state):

@@ -43,14 +43,18 @@ class Rule:
 
 
 class FailingS3:
-    """The proxy on an address of this machine; `requests` are those that came, as "METHOD path"."""
+    """The proxy on an address of this machine; `requests` are those that came, as "METHOD path".
 
-    def __init__(self, endpoint: str, address: str = "127.0.0.1") -> None:
+    `upstream` is the endpoint of the real server, which may be known later than this one's.
+    """
+
+    def __init__(self, upstream: str = "", address: str = "127.0.0.1") -> None:
+        self.upstream = upstream
         self.requests: list[str] = []
         self.rules: list[Rule] = []
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._server = ThreadingHTTPServer((address, 0), self._handler(endpoint))
+        self._server = ThreadingHTTPServer((address, 0), self._handler())
         self._server.daemon_threads = True
         self.endpoint = f"http://{address}:{self._server.server_address[1]}"
 
@@ -78,9 +82,8 @@ class FailingS3:
                     return rule
         return None
 
-    def _handler(self, endpoint: str) -> type[BaseHTTPRequestHandler]:
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
         proxy = self
-        upstream = urlsplit(endpoint).netloc
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -104,7 +107,7 @@ class FailingS3:
             do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
 
             def _pass(self, body: bytes, rule: Rule | None) -> None:
-                connection = HTTPConnection(upstream, timeout=60)
+                connection = HTTPConnection(urlsplit(proxy.upstream).netloc, timeout=60)
                 connection.putrequest(
                     self.command, self.path, skip_host=True, skip_accept_encoding=True
                 )

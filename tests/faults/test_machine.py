@@ -8,12 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.cluster.conftest import check_manifest, codes, errors
 from tests.conftest import REPOSITORY, pack, until
 from tests.containers import LAMBDA
+from tests.faults import harness
 
 SHELL = LAMBDA | {"APP_BIN": "/bin/sh"}
 BATCH = {
@@ -24,17 +24,6 @@ BATCH = {
     "S3_BATCH_PRIVATE_REL_PATH": "private.7z",
     "ARCHITRAVE_LAUNCHER": "direct",
 }
-
-
-def helper_of(process, seen=()):
-    """Return a helper process of an agent's that has not been seen yet, None if there is none."""
-    for child in psutil.Process(process.pid).children():
-        try:
-            if child not in seen and any("helper.py" in word for word in child.cmdline()):
-                return child
-        except psutil.Error:
-            continue
-    return None
 
 
 @pytest.fixture
@@ -51,7 +40,7 @@ def test_helper_is_killed(agent, batch, times):
     process = agent("run", env=batch | {"APP_PARAMS": "-c 'exit 4'"})
     killed = []
     for _ in range(times):
-        killed.append(until(lambda: helper_of(process, killed)))
+        killed.append(until(lambda: harness.helper_of(process, killed)))
         killed[-1].kill()
     err = process.communicate(timeout=60)[1]
     assert process.returncode == (4 if times == 1 else 69), err
@@ -64,7 +53,7 @@ def test_helper_is_killed(agent, batch, times):
 def test_helper_hangs(broken, batch):
     """One that says nothing is ended at its deadline; the next one does the work."""
     process = broken("agent.job", "_STAGE_SECONDS", "2", env=batch | {"APP_PARAMS": "-c 'exit 4'"})
-    until(lambda: helper_of(process)).send_signal(signal.SIGSTOP)
+    until(lambda: harness.helper_of(process)).send_signal(signal.SIGSTOP)
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 4, err
     assert "not done after 2 s" in err

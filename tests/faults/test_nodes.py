@@ -1,12 +1,18 @@
 """Nodes that die, stop or lose the network, in every phase, and those that come late or never."""
 
+import json
+import os
+import pwd
+import re
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from agent.local.hurts import DELAY, Hurt
+from agent.remote import Remote
 from tests.cluster.conftest import codes, errors
 from tests.conftest import until
 from tests.faults import harness
@@ -183,3 +189,38 @@ def test_late(cluster, hurt):
         result = running.wait()
         harness.check(running, result, hurt=None, allowed={5})
     assert codes(result) == [5, 5, 5]
+
+
+@pytest.mark.cell("nodes.all-at-once")
+def test_sixty_four_in_one_second(cluster):
+    """The main node's sshd refuses none of 64 workers that all knock in the same moment."""
+    count = 64
+    late = tuple(Hurt(DELAY, index, seconds=1000) for index in range(1, count + 1))
+    env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="60", ARCHITRAVE_LAUNCHER="direct")
+    with cluster(None, "hold", nodes=count + 1, env=env, hurts=late) as running:
+        until(lambda: told(running.states[0], what="workers join"), 60)
+        main, job = running.nodes[0], running.job
+        ssh = main.root / f"tmp/.architrave-{os.geteuid()}/ssh"
+        port = int(re.search(r"^Port (\d+)$", (ssh / "sshd_config").read_text(), re.M)[1])
+        together = threading.Barrier(count)
+
+        def join(index):
+            worker = {"index": index, "address": f"127.0.0.{index + 2}", "slots": 1}
+            worker |= {"version": "1", "job": job.job_id, "attempt": 1}
+            together.wait()
+            # No second try: whoever is refused fails here.
+            user = pwd.getpwuid(os.geteuid()).pw_name
+            with Remote(main.address, port, user, str(ssh), 60) as remote:
+                assert json.loads(remote.read("main.json"))["job"] == job.job_id
+                data = json.dumps(worker).encode()
+                remote.write(f"workers_ready/{index}.json", data, replace=False)
+                return time.monotonic()
+
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(join, range(1, count + 1)))
+        until(lambda: told(running.states[0], event="all nodes joined", nodes=count + 1), 20)
+
+
+def told(state, **fields):
+    """Tell whether a record of a node's log has these fields."""
+    return any(fields.items() <= record.items() for record in state.records)

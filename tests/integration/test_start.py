@@ -8,9 +8,11 @@ import sys
 
 import pytest
 
-from tests.conftest import read_line, until
+from tests.conftest import REPOSITORY, read_line, until
 
 CATCHABLE = sorted(set(range(1, 32)) - {9, 17, 19, 20, 21, 22})
+# Those whose default is to end a process: not CHLD, CONT, URG, WINCH, and what stops one.
+FATAL = sorted(set(range(1, 32)) - {17, 18, 19, 20, 21, 22, 23, 28})
 REPORT = """
 import os, signal, sys
 print(sorted(os.listdir("/proc/self/fd"))[:4])
@@ -21,10 +23,14 @@ print([line for line in status.splitlines() if line.startswith(("SigBlk", "SigIg
 """
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 7, 64, 75, 124, 126, 127, 128, 137, 254, 255])
 @pytest.mark.cell("application.code")
-def test_exit_code_is_passed_on(agent, code):
-    assert agent("exec", "--", "sh", "-c", f"exit {code}").wait(20) == code
+def test_every_exit_code_is_passed_on(agent):
+    """All 256, as tini's and dumb-init's tests do."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    for first in range(0, 256, 8):
+        codes = range(first, first + 8)
+        started = [agent("exec", "--", "sh", "-c", f"exit {code}", **quiet) for code in codes]
+        assert [process.wait(20) for process in started] == list(codes)
 
 
 def test_first_word_that_is_no_subcommand_runs_as_it_stands(agent):
@@ -33,7 +39,7 @@ def test_first_word_that_is_no_subcommand_runs_as_it_stands(agent):
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("number", [1, 2, 9, 11, 15])
+@pytest.mark.parametrize("number", FATAL)
 @pytest.mark.cell("application.signal")
 def test_death_by_signal_is_128_plus_n(agent, number):
     assert agent("sh", "-c", f"kill -{number} $$").wait(20) == 128 + number
@@ -55,6 +61,47 @@ def test_every_signal_is_forwarded(agent, number):
     process.send_signal(number)
     assert read_line(process) == f"{number}\n"
     assert process.wait(20) == number
+
+
+@pytest.mark.parametrize("number", [20, 21, 22])
+@pytest.mark.cell("signals.job-control", "signals.forwarded")
+def test_stop_and_go_on(agent, number):
+    """Without a terminal TSTP, TTIN and TTOU stop the command, and CONT lets it go on."""
+    process = agent("sh", "-c", "echo $$; exec sleep 60")
+    pid = int(read_line(process))
+    process.send_signal(number)
+    until(lambda: state(pid) == "T")
+    process.send_signal(signal.SIGCONT)
+    until(lambda: state(pid) != "T")
+    process.terminate()
+    assert process.wait(20) == 143
+
+
+def state(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.cell("signals.forwarded")
+def test_a_sigchld_from_outside_ends_nothing(agent):
+    process = agent("sh", "-c", "echo ready; read line; exit 5", stdin=subprocess.PIPE)
+    assert read_line(process) == "ready\n"
+    process.send_signal(signal.SIGCHLD)
+    process.communicate("\n", timeout=20)
+    assert process.returncode == 5
+
+
+@pytest.mark.cell("inherited.directory")
+@pytest.mark.parametrize("words", [("exec", "--", "sh", "-c", "pwd; read line"), ("run",)])
+def test_the_directory_is_the_commands_own(agent, tmp_path, words):
+    """The command starts where the agent was started, and the agent itself stays nowhere."""
+    env = {"EXEC_TYPE": "lambda", "ARCHITRAVE_LAUNCHER": "direct", "APP_BIN": "/bin/sh"}
+    env |= {"APP_PARAMS": "-c 'pwd; read line'", "PYTHONPATH": str(REPOSITORY)}
+    process = agent(*words, env=env, stdin=subprocess.PIPE, cwd=tmp_path)
+    assert read_line(process) == f"{tmp_path}\n"
+    until(lambda: os.readlink(f"/proc/{process.pid}/cwd") == "/")
+    process.communicate("\n", timeout=20)
+    assert process.returncode == 0
 
 
 @pytest.mark.cell("signals.at-once")

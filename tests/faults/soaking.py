@@ -1,0 +1,349 @@
+"""Run whole jobs with a fault drawn by a seed, and keep what misses one of the five checks.
+
+tests/faults/soak --runs 300 --seed 1: run k has the seed 1+k, so that `--runs 1 --seed 1+k` runs
+it again. Two runs with one seed have the same job and fault; what the machine does meanwhile is its
+own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.local.cluster import Cluster, Result
+from agent.local.hurts import DELAY, Hurt
+from tests.cluster.conftest import described, make_private
+from tests.conftest import IMAGE, engine_answers, make_keys, until
+from tests.faults import harness
+from tests.faults.s3proxy import FailingS3
+
+ALONE = ["fetch", "unpack", "run", "upload"]
+TOGETHER = ["fetch", "unpack", "join", "run", "part", "upload"]
+# What the application does, and the code that it then has of its own.
+APPLICATIONS: list[tuple[str, int | None]] = [
+    *((f"exit {code}", code) for code in (0, 0, 0, 1, 7, 64, 75, 137, 255)),
+    *((f"last {seconds} {code}", code) for seconds in (1, 2, 4) for code in (0, 0, 3)),
+    *((f"deaf 1 {code}", code) for code in (0, 5)),
+    ("deaf 600 5", None),
+    *((f"die {number}", 128 + number) for number in (6, 9, 11)),
+    ("daemon 0", 0),
+    ("daemon 9", 9),
+    ("loud 20 0", 0),
+    ("hold", None),
+]
+LAUNCHERS = ["mpirun", "mpirun", "mpirun", "each", "direct"]
+# Of the application's own time, beside the harness's bound.
+LONGEST = 30.0
+S3_FAULTS: dict[str, dict[str, Any]] = {
+    "500 twice": {"status": 500, "code": "InternalError", "times": 1},
+    "reset": {"reset": True, "times": 1},
+    "truncated": {"truncate": True, "times": 1},
+    "500": {"status": 500, "code": "InternalError"},
+    "403": {"status": 403, "code": "AccessDenied"},
+}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One job and what is done to it; `moment` is in seconds after the phase has begun."""
+
+    seed: int
+    nodes: int
+    main: int
+    contained: bool
+    launcher: str
+    application: str
+    code: int | None
+    fault: str
+    node: int
+    phase: str
+    moment: float
+    detail: str = ""
+
+    @property
+    def others(self) -> list[int]:
+        """Return the nodes that the fault is not done to."""
+        return [index for index in range(self.nodes) if index != self.node]
+
+
+def draw(seed: int, *, containers: bool) -> Draw:
+    """Return the job and the fault of a seed."""
+    chance = random.Random(seed)
+    nodes = chance.choice([1, 2, 3, 3, 4])
+    contained = chance.random() < 0.25 and containers
+    application, code = chance.choice(APPLICATIONS)
+    fault = chance.choice([name for name, one in FAULTS.items() if one.fits(nodes, contained)])
+    if code is None and not FAULTS[fault].ends:
+        application, code = "last 3 0", 0
+    detail = ""
+    if fault == "s3":
+        detail = chance.choice(list(S3_FAULTS))
+    return Draw(
+        seed=seed,
+        nodes=nodes,
+        main=chance.randrange(nodes),
+        contained=contained,
+        launcher=chance.choice(LAUNCHERS),
+        application=application,
+        code=code,
+        fault=fault,
+        node=chance.randrange(nodes),
+        phase=chance.choice(ALONE if nodes == 1 else TOGETHER),
+        moment=round(chance.choice([0.0, chance.uniform(0, 0.5), chance.uniform(0, 2)]), 3),
+        detail=detail,
+    )
+
+
+@dataclass
+class Running:
+    """A cluster under a draw: what faults work on."""
+
+    drawn: Draw
+    cluster: Cluster
+    proxy: FailingS3
+    signalled: set[int] = field(default_factory=set)
+
+    @property
+    def node(self) -> Any:
+        """Return the node that is hurt."""
+        return self.cluster.nodes[self.drawn.node]
+
+    @property
+    def has_ended(self) -> bool:
+        """Tell whether that node ended before the fault came."""
+        return self.cluster.states[self.drawn.node].code is not None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done, and the codes with which nodes may end besides the application's own.
+
+    `hurt` tells that the node itself is excused from all checks but that it ends; `ends` that the
+    fault ends any job.
+    """
+
+    act: Callable[[Running], object]
+    codes: frozenset[int] = frozenset()
+    hurt: bool = False
+    ends: bool = False
+    several: bool = False
+    place: str = "both"
+
+    def fits(self, nodes: int, contained: bool) -> bool:
+        """Tell whether the fault can be done to such a job."""
+        return (nodes > 1 or not self.several) and self.place in (
+            "both",
+            "containers" if contained else "processes",
+        )
+
+
+def wait(seconds: float) -> None:
+    """Let the fault last: it is the fault's own length."""
+    threading.Event().wait(seconds)
+
+
+def stop_briefly(running: Running) -> None:
+    running.node.freeze()
+    wait(2 * harness.HEARTBEAT)
+    running.node.thaw()
+
+
+def stop_longer(running: Running) -> None:
+    running.node.freeze()
+    harness.ends(running.cluster, running.drawn.others, harness.BOUND + LONGEST)
+    running.node.thaw()
+
+
+def tell(number: int, *, everyone: bool) -> Callable[[Running], None]:
+    def act(running: Running) -> None:
+        for node in running.cluster.nodes.values() if everyone else [running.node]:
+            node.signal(number)
+
+    return act
+
+
+def kill_helper(running: Running) -> None:
+    harness.kill_helper(running.node)
+
+
+LOST = frozenset({75})
+ENDED = frozenset({143, 75})
+FAULTS = {
+    "none": Fault(lambda running: None),
+    "agent killed": Fault(
+        lambda r: harness.kill_agent(r.node), LOST, hurt=True, ends=True, place="processes"
+    ),
+    "node killed": Fault(lambda r: r.node.kill(), LOST, hurt=True, ends=True),
+    "cut": Fault(
+        lambda r: r.node.cut(), LOST, hurt=True, ends=True, several=True, place="containers"
+    ),
+    "stopped briefly": Fault(stop_briefly),
+    "stopped longer": Fault(stop_longer, LOST, hurt=True, ends=True, several=True),
+    "sshd killed": Fault(lambda r: harness.kill_sshd(r.node), several=True, place="processes"),
+    "helper killed": Fault(kill_helper, place="processes"),
+    "SIGTERM to one": Fault(tell(signal.SIGTERM, everyone=False), ENDED, ends=True),
+    "SIGTERM to all": Fault(tell(signal.SIGTERM, everyone=True), ENDED, ends=True),
+    "SIGINT to all": Fault(tell(signal.SIGINT, everyone=True), frozenset({130, 75}), ends=True),
+    "late": Fault(lambda running: None, several=True),
+    "never starts": Fault(lambda running: None, LOST, hurt=True, ends=True, several=True),
+    "time limit": Fault(lambda running: None, frozenset({124}), ends=True),
+    # On one node only, whose S3 the failing one is; what it can't fetch or upload, others can.
+    "s3": Fault(lambda running: None, frozenset({69, 73, 75, 77}), place="processes"),
+}
+
+
+def run(drawn: Draw, private: Path, results: Path) -> None:
+    """Run a draw; raise AssertionError or TimeoutError for a check that it misses."""
+    fault = FAULTS[drawn.fault]
+    env = harness.env(ARCHITRAVE_LAUNCHER=drawn.launcher, ARCHITRAVE_SLOTS="1")
+    env["ARCHITRAVE_JOIN_TIMEOUT_SECONDS"] = "30" if drawn.fault == "late" else "6"
+    hurts: tuple[Hurt, ...] = ()
+    if drawn.fault == "time limit":
+        env["ARCHITRAVE_TIMEOUT_SECONDS"] = "1.5"
+    if drawn.fault in ("late", "never starts"):
+        seconds = 1 + drawn.moment if drawn.fault == "late" else 1000
+        hurts = (Hurt(DELAY, drawn.node, seconds=seconds),)
+    with FailingS3() as proxy:
+        node_env = {}
+        if drawn.fault == "s3":
+            node_env[drawn.node] = {"AWS_ENDPOINT_URL_S3": proxy.endpoint}
+            method, key = random.Random(drawn.seed).choice(
+                [("GET", "private.7z"), ("PUT", "time.log"), ("PUT", r"rank-\d.json")]
+            )
+            proxy.rule(method, key, **S3_FAULTS[drawn.detail])
+        job = described(
+            private=private,
+            results=results,
+            image=IMAGE if drawn.contained else None,
+            params=drawn.application,
+            nodes=drawn.nodes,
+            main_index=drawn.main,
+            env=env,
+            node_env=node_env,
+            hurts=hurts,
+            timeout=120,
+        )
+        with Cluster(job) as cluster:
+            proxy.upstream = cluster.s3.endpoint
+            running = Running(drawn, cluster, proxy)
+            hurt = inflict(running)
+            check(running, fault, hurt)
+
+
+def inflict(running: Running) -> bool:
+    """Do the fault at its phase and moment; tell whether it came while the node still ran."""
+    drawn, cluster = running.drawn, running.cluster
+    if drawn.fault in ("never starts", "late", "none", "time limit", "s3"):
+        return drawn.fault == "never starts"
+    cluster.wait_phase(drawn.node, drawn.phase)
+    wait(drawn.moment)
+    if running.has_ended:
+        return False
+    FAULTS[drawn.fault].act(running)
+    return FAULTS[drawn.fault].hurt
+
+
+def check(running: Running, fault: Fault, hurt: bool) -> None:
+    """Check that all end in time, and then what must hold whatever was hurt."""
+    drawn, cluster = running.drawn, running.cluster
+    seconds = harness.BOUND + LONGEST
+    harness.ends(cluster, drawn.others if hurt else range(drawn.nodes), seconds)
+    if hurt and drawn.fault != "never starts":
+        # One that is cut off waits for S3 as well, and ends all the same.
+        harness.ends(cluster, [drawn.node], 90)
+        if drawn.fault == "agent killed":
+            until(lambda: not harness.processes_below(running.node.root), 10)
+    if drawn.fault == "never starts":
+        cluster.stop()
+    result = cluster.wait()
+    own = {drawn.code} if drawn.code is not None else set()
+    if fault.hurt and not hurt:
+        own |= fault.codes  # it came too late to be the fault it is
+    allowed = own | fault.codes
+    names = (f"worker {drawn.node}", cluster.states[drawn.node].address, "not joined", "main node")
+    harness.check(
+        cluster,
+        result,
+        hurt=drawn.node if hurt else None,
+        allowed=allowed,
+        named=() if drawn.code == 75 or not hurt else names,
+    )
+    agree(drawn, result, hurt)
+
+
+def agree(drawn: Draw, result: Result, hurt: bool) -> None:
+    """Check that no node says success where the main node has not."""
+    codes = [result.nodes[index].code for index in (drawn.others if hurt else range(drawn.nodes))]
+    if 0 in codes and not (hurt and drawn.node == drawn.main):
+        assert result.nodes[drawn.main].code == 0, codes
+
+
+def main() -> int:
+    """Run the soak; return 1 if any run missed a check."""
+    parser = argparse.ArgumentParser(prog="soak", description=__doc__)
+    parser.add_argument("--runs", type=int, default=300, help="at most so many (300)")
+    parser.add_argument("--seed", type=int, help="the first run's (drawn from the clock)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--no-docker", action="store_true", help="processes only")
+    parser.add_argument("--keep", type=Path, default=Path("build/soak"), help="what is missed")
+    given = parser.parse_args()
+    seed = int(time.time()) if given.seed is None else given.seed
+    containers = not given.no_docker and engine_answers()
+    print(f"soak: --seed {seed}", "" if containers else "(processes only)", flush=True)
+    missed, counts = [], collections.Counter[str]()
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        private = make_private(Path(name) / "private", make_keys(Path(name) / "keys"))
+        for number in range(given.runs):
+            if time.monotonic() - start > 60 * given.minutes:
+                break
+            drawn = draw(seed + number, containers=containers)
+            counts[drawn.fault] += 1
+            if not survives(drawn, private, Path(name) / f"run-{number}", given.keep):
+                missed.append(drawn.seed)
+    print(f"soak: {sum(counts.values())} runs in {time.monotonic() - start:.0f} s:", dict(counts))
+    for one in missed:
+        print(f"missed: tests/faults/soak --runs 1 --seed {one} (logs in {given.keep}/{one})")
+    print(f"{sum(counts.values()) - len(missed)} passed, {len(missed)} failed")
+    return bool(missed)
+
+
+def survives(drawn: Draw, private: Path, results: Path, keep: Path) -> bool:
+    """Run a draw and print how it went; keep the logs of a miss."""
+    begin = time.monotonic()
+    cause = ""
+    try:
+        run(drawn, private, results)
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}"
+        kept = keep / str(drawn.seed)
+        shutil.rmtree(kept, ignore_errors=True)
+        if results.exists():
+            shutil.copytree(results, kept)
+        kept.mkdir(parents=True, exist_ok=True)
+        (kept / "missed.txt").write_text(f"{drawn}\n\n{traceback.format_exc()}")
+    shutil.rmtree(results, ignore_errors=True)
+    what = f"{drawn.nodes} {'containers' if drawn.contained else 'processes'}"
+    what += f" main {drawn.main}, {drawn.launcher} {drawn.application!r}: {drawn.fault}"
+    what += f" {drawn.detail} node {drawn.node} {drawn.phase}+{drawn.moment}"
+    seconds = time.monotonic() - begin
+    print(f"{drawn.seed}  {seconds:5.1f} s  {'MISSED' if cause else 'ok'}  {what}", flush=True)
+    if cause:
+        print(f"    {cause[:1000]}", flush=True)
+    return not cause
+
+
+if __name__ == "__main__":
+    sys.exit(main())

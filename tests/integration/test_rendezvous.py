@@ -1,0 +1,363 @@
+"""Both sides of the meeting: real files and inotify, and a clock that the test turns."""
+
+import heapq
+import itertools
+import json
+import os
+import select
+import shutil
+import tempfile
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from agent.joining import WorkerMeeting
+from agent.log import Log
+from agent.model import Topology
+from agent.rendezvous import MainMeeting
+
+HEARTBEAT, SILENCE = 1.0, 5.0
+INDEXES = st.sampled_from([0, 2, 3])
+
+
+class FakeLoop:
+    """The event loop's timers and descriptors, with a clock that stands still until it is turned."""
+
+    def __init__(self):
+        self.now = 0.0
+        self._timers = []
+        self._order = itertools.count()
+        self._watched = {}
+
+    def clock(self):
+        return self.now
+
+    def every(self, seconds, action):
+        handle = FakeTimer()
+
+        def again():
+            if not handle.cancelled:
+                action()
+                self._push(self.now + seconds, again)
+
+        self._push(self.now + seconds, again)
+        return handle
+
+    def _push(self, when, action):
+        heapq.heappush(self._timers, (when, next(self._order), action))
+
+    def watch(self, fd, action):
+        self._watched[fd] = action
+
+    def unwatch(self, fd):
+        self._watched.pop(fd, None)
+
+    def deliver(self):
+        """Call whoever has something to read."""
+        while ready := select.select(list(self._watched), [], [], 0)[0]:
+            for fd in ready:
+                self._watched[fd]()
+
+    def turn(self, seconds):
+        """Let time pass, and everything happen in time."""
+        end = self.now + seconds
+        while self._timers and self._timers[0][0] <= end:
+            self.now = self._timers[0][0]
+            self.deliver()
+            heapq.heappop(self._timers)[2]()
+        self.now = end
+
+    def stop(self, seconds):
+        """Let time pass while the process is stopped; what was due comes after, in one turn."""
+        self.now += seconds
+        self.deliver()
+        due = [timer for timer in self._timers if timer[0] <= self.now]
+        self._timers = [timer for timer in self._timers if timer[0] > self.now]
+        for _, _, action in sorted(due):
+            action()
+
+
+class FakeTimer:
+    cancelled = False
+
+    def cancel(self):
+        self.cancelled = True
+
+
+class Side(RuleBasedStateMachine):
+    """What both sides have: time that passes, stops of the process, files that come."""
+
+    def __init__(self):
+        super().__init__()
+        self.directory = tempfile.mkdtemp()
+        self.batch = f"{self.directory}/batch"
+        self.loop = FakeLoop()
+        self.failures, self.expected = [], []
+        self.last_tick = 0.0
+        self.given_up = False
+        self.meeting = self.meet()
+        self.meeting.watch()
+
+    def arguments(self, index, start_helper):
+        """Return what a meeting is made of."""
+        topology = Topology("job", 2, index=index, count=4, main_index=1, main_address="10.0.0.2")
+        log = Log(lambda line: None)
+        log.open()
+        told = (HEARTBEAT, {}, start_helper, self.failures.append)
+        return (self.loop, log, topology, self.batch, *told)
+
+    def teardown(self):
+        self.meeting.close()
+        shutil.rmtree(self.directory)
+
+    def put(self, kind, name, text):
+        """Write a file as other nodes do: under another name first."""
+        directory = f"{self.batch}/{kind}"
+        with open(f"{directory}/.new", "w") as file:
+            file.write(text)
+        os.rename(f"{directory}/.new", f"{directory}/{name}")
+        self.loop.deliver()
+
+    @rule(seconds=st.floats(0, 12))
+    def time_passes(self, seconds):
+        end = self.loop.now + seconds
+        while self.last_tick + HEARTBEAT <= end:
+            self.last_tick += HEARTBEAT
+            self.beat(self.last_tick)
+        self.loop.turn(seconds)
+
+    @rule(seconds=st.floats(0, 12))
+    def this_node_is_stopped(self, seconds):
+        now = self.loop.now + seconds
+        if self.last_tick + HEARTBEAT <= now:
+            gap, self.last_tick = now - self.last_tick, now
+            if gap > SILENCE and self.missed() and not self.given_up:
+                self.given_up = True
+                self.expected.append((75, "stay in the job"))
+            else:
+                self.beat(now)
+        self.loop.stop(seconds)
+
+    @invariant()
+    def every_failure_is_told_once_and_named(self):
+        assert self.meeting.given_up == self.given_up
+        assert len(self.failures) == len(self.expected)
+        for failure, (code, name) in zip(self.failures, self.expected, strict=True):
+            assert failure.code == code and name in str(failure)
+
+
+class MainSide(Side):
+    """Joins, duplicates, strangers, beats, losses and partings, in any order."""
+
+    def meet(self):
+        self.heard, self.joined = {}, {}
+        self.lost, self.parted = set(), set()
+        return MainMeeting(*self.arguments(1, None), output_dir="/out")
+
+    def missed(self):
+        return bool(self.joined)
+
+    def readiness(self, index, **change):
+        node = {"index": index, "address": f"10.0.0.{index + 1}", "slots": 2, "version": "1"}
+        return json.dumps(node | {"job": "job", "attempt": 2} | change)
+
+    @property
+    def present(self):
+        return self.joined.keys() - self.lost - self.parted
+
+    @rule(index=INDEXES)
+    def joins_or_joins_again(self, index):
+        self.put("workers_ready", f"{index}.json", self.readiness(index))
+        if index not in self.lost | self.parted:
+            self.joined.setdefault(index, f"10.0.0.{index + 1}")
+            self.heard[index] = self.loop.now
+
+    @rule(
+        name=st.sampled_from(["0.json", "2.json", "3.json", "1.json", "7.json", "03.json", "x"]),
+        change=st.sampled_from(
+            [
+                {"attempt": 1},
+                {"job": "another"},
+                {"address": "nowhere"},
+                {"slots": 0},
+                {"slots": "many"},
+                {"index": 1},
+                {"index": 99},
+            ]
+        ),
+    )
+    def a_stranger_comes(self, name, change):
+        self.put("workers_ready", name, self.readiness(**{"index": 2} | change))
+
+    @rule(index=INDEXES, text=st.text(max_size=30))
+    def a_file_that_is_cut_short(self, index, text):
+        self.put("workers_ready", f"{index}.json", self.readiness(index)[: len(text)])
+
+    @precondition(lambda self: self.joined)
+    @rule(index=INDEXES)
+    def a_second_node_with_the_index(self, index):
+        if index in self.joined:
+            self.put("workers_ready", f"{index}.json", self.readiness(index, address="10.0.9.9"))
+
+    @rule(index=INDEXES)
+    def beats(self, index):
+        self.joins_or_joins_again(index)
+        os.utime(f"{self.batch}/workers_ready/{index}.json")
+        self.loop.deliver()
+
+    @rule(index=INDEXES, failed=st.booleans())
+    def parts(self, index, failed):
+        failure = {"what": "go on", "cause": "it hurts", "code": 73} if failed else None
+        part = {"index": index, "record": {"index": index, "files": []}, "failure": failure}
+        self.put("workers_done", f"{index}.json", json.dumps(part))
+        if index in self.joined:
+            self.parted.add(index)
+            if failed:
+                self.expected.append((73, f"worker {index}"))
+
+    @rule(index=INDEXES, record=st.sampled_from(["[]", "{}", "null", '{"record": 3}', ""]))
+    def a_part_that_is_none(self, index, record):
+        self.put("workers_done", f"{index}.json", record)
+
+    @rule(index=INDEXES)
+    def is_told_to_end(self, index):
+        failure = {"what": "finish the job", "cause": "SIGTERM", "code": 143}
+        self.put("workers_leaving", f"{index}.json", json.dumps(failure))
+        if index in self.joined:
+            self.expected.append((143, f"worker {index}"))
+
+    def beat(self, now):
+        """Work out who is missed at a beat of main's."""
+        if self.given_up:
+            return
+        for index in sorted(self.present):
+            if now - self.heard[index] > SILENCE:
+                self.lost.add(index)
+                self.expected.append((75, f"worker {index}"))
+
+    @invariant()
+    def main_knows_who_is_there(self):
+        meeting = self.meeting
+        assert meeting.roster.missing == [i for i in (0, 2, 3) if i not in self.joined]
+        assert {node.index: node.address for node in meeting.nodes} == self.joined
+        assert meeting.lost == self.lost
+        assert meeting.awaited() == sorted(self.present)
+        assert set(meeting.parts) == self.parted
+
+
+class FakeHelper:
+    """The helper that links a worker to the main node, as far as its agent can see."""
+
+    def __init__(self, hear):
+        self.hear = hear
+        self.asked = []
+        self.done = False
+
+    def ask(self, order):
+        if self.done:
+            return False
+        assert not self.asked, "one order at a time"
+        self.asked.append(order)
+        return True
+
+    def close(self):
+        self.done = True
+
+
+class WorkerSide(Side):
+    """A worker whose link answers, falls silent or dies, and a main node that ends the job."""
+
+    def meet(self):
+        self.helpers = []
+        self.joined = self.main_lost = False
+        self.outcome = self.final = None
+        self.count, self.heard, self.arrived = 0, 0.0, set()
+        meeting = WorkerMeeting(*self.arguments(2, self.start), node={"index": 2}, output_dir="/out")
+        meeting.join(10)
+        return meeting
+
+    def start(self, task, request, hear):
+        assert (task, request["address"]) == ("join", "10.0.0.2")
+        self.helpers.append(FakeHelper(hear))
+        return self.helpers[-1]
+
+    @property
+    def helper(self):
+        return self.helpers[-1]
+
+    def missed(self):
+        left = "workers_done/2.json" in self.arrived
+        return self.joined and self.final is None and not self.main_lost and not left
+
+    @precondition(lambda self: not self.helper.done)
+    @rule()
+    def joins(self):
+        self.helper.hear({"joined": {"own_address": "10.0.0.3"}})
+        self.joined, self.heard = True, self.loop.now
+
+    @precondition(lambda self: self.helper.asked and not self.helper.done)
+    @rule(alive=st.booleans())
+    def the_link_answers(self, alive):
+        """Main's count goes on while it lives; what was put has arrived."""
+        order = self.helper.asked.pop()
+        self.count += alive
+        if order["do"] == "put":
+            self.helper.hear({"put": order["path"]})
+            self.arrived.add(order["path"])
+            self.heard = self.loop.now
+        else:
+            self.helper.hear({"beat": self.count})
+            if self.count != getattr(self, "seen", None):
+                self.heard, self.seen = self.loop.now, self.count
+
+    @precondition(lambda self: self.helper.asked and not self.helper.done)
+    @rule()
+    def the_link_breaks(self):
+        self.helper.asked.pop()
+        self.helper.hear({"log": "debug", "event": "link broken", "cause": "reset"})
+
+    @precondition(lambda self: self.joined)
+    @rule()
+    def the_link_dies(self):
+        self.helper.done = True
+        self.helper.asked.clear()
+
+    @precondition(lambda self: self.joined)
+    @rule()
+    def this_node_parts(self):
+        self.meeting.put("workers_done", {"index": 2})
+
+    @rule(
+        name=st.sampled_from(["done", "final"]),
+        code=st.integers(0, 255),
+        change=st.sampled_from([{}, {}, {"job": "another"}, {"attempt": 1}, {"outcome": None}]),
+    )
+    def main_tells_the_end(self, name, code, change):
+        message = {"job": "job", "attempt": 2, "outcome": {"code": code, "spoke": "application"}}
+        self.put("master_done", name, json.dumps(message | change))
+        if not change:
+            self.outcome = code if name == "done" else self.outcome
+            self.final = code if name == "final" else self.final
+
+    def beat(self, now):
+        """Work out whether main is missed at a beat of this node's."""
+        if self.given_up or self.main_lost or not self.joined:
+            return
+        if now - self.heard > SILENCE:
+            self.main_lost = True
+            self.expected.append((75, "10.0.0.2 has been silent"))
+
+    @invariant()
+    def the_worker_knows_how_it_stands(self):
+        meeting = self.meeting
+        assert meeting.joined == self.joined and meeting.main_lost == self.main_lost
+        for found, wanted in ((meeting.outcome, self.outcome), (meeting.final, self.final)):
+            assert (found.code if found else None) == wanted
+
+
+BOUNDS = settings(max_examples=60, stateful_step_count=40, deadline=None)
+MainSide.TestCase.settings = WorkerSide.TestCase.settings = BOUNDS
+TestMainSide = pytest.mark.cell("chance.rendezvous")(MainSide.TestCase)
+TestWorkerSide = pytest.mark.cell("chance.rendezvous")(WorkerSide.TestCase)
