@@ -48,7 +48,7 @@ class Job(Delivery):
         outcome = self._guarded(self.work)
         if outcome.code and self.failure is None:
             # Not before: on several nodes a lost one may be the cause, and one line shall name it.
-            self.log.error(outcome.cause, hint=outcome.hint or None)
+            self.tell(outcome.cause, outcome.hint)
         if self.alone:
             outcome = self._guarded(lambda: self.end(outcome), outcome)
             self.write_exit_code(outcome.code)

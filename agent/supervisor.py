@@ -46,13 +46,18 @@ _CLEANUP_SECONDS = 2.0
 
 
 class Supervisor:
-    """One node's run. `failure` is the first thing that went wrong."""
+    """One node's run.
+
+    `failure` is the first thing that went wrong on the agent's side; `told` says that the one line
+    with the job's cause is in the log, which may also be the application's own end.
+    """
 
     def __init__(self, settings: Settings, loop: Loop, log: Log) -> None:
         self.settings = settings
         self.loop = loop
         self.log = log
         self.failure: AgentError | None = None
+        self.told = False
         self.application: Application | None = None
         self.sshd: Sshd | None = None
         self.spans: list[Span] = []
@@ -113,15 +118,18 @@ class Supervisor:
 
     def fail(self, error: AgentError) -> None:
         """Note a failure; the first one decides, and ends the application if it runs."""
-        # One line names the cause; what follows from it is told with less noise.
-        level = "error" if self.failure is None else "warning"
-        self.log.at(level, str(error), {"hint": error.hint, "code": error.code})
+        self.tell(str(error), error.hint, code=error.code)
         if self.failure is None:
             self.failure = error
             if self.application is not None and self.application.stopped_for is None:
                 # mpirun waits in vain for the daemon of a node that is gone.
                 most = LOST_GRACE_SECONDS if error.code == TRY_AGAIN else MOST_GRACE_SECONDS
                 self.application.stop(error, most=most)
+
+    def tell(self, text: str, hint: str, **fields: object) -> None:
+        """Log what failed: one line names the cause, what follows from it makes less noise."""
+        level, self.told = "warning" if self.told else "error", True
+        self.log.at(level, text, {"hint": hint or None, **fields})
 
     def bug(self, error: Exception) -> None:
         """Note an exception that nobody expected: the job ends with 70, and its end is walked."""

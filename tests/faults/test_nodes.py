@@ -19,8 +19,7 @@ from tests.faults import harness
 
 PHASES = ["fetch", "unpack", "join", "run", "part", "upload"]
 NODES = pytest.mark.parametrize("hurt", [0, 2], ids=["main", "worker"])
-# Network faults need containers, which take longer; in between nothing differs.
-FEW = pytest.mark.parametrize("phase", ["fetch", "join", "run", "upload"])
+EVERY_PHASE = pytest.mark.parametrize("phase", PHASES)
 
 
 def params(phase):
@@ -39,7 +38,7 @@ def named(running, hurt):
 
 
 @pytest.mark.cell("nodes.agent-killed")
-@pytest.mark.parametrize("phase", PHASES)
+@EVERY_PHASE
 @NODES
 def test_agent_killed(cluster, hurt, phase):
     """The others miss it, upload what there is and end; nothing that it started goes on."""
@@ -55,7 +54,7 @@ def test_agent_killed(cluster, hurt, phase):
 
 
 @pytest.mark.cell("nodes.container-killed")
-@FEW
+@EVERY_PHASE
 @NODES
 def test_container_killed(cluster, image, hurt, phase):
     with cluster(image, params(phase), env=harness.env()) as running:
@@ -68,7 +67,7 @@ def test_container_killed(cluster, image, hurt, phase):
 
 
 @pytest.mark.cell("nodes.cut")
-@FEW
+@EVERY_PHASE
 @NODES
 def test_cut_off(cluster, image, hurt, phase):
     """Without a FIN each side misses the other by heartbeats alone; then all end."""
@@ -85,7 +84,7 @@ def test_cut_off(cluster, image, hurt, phase):
 
 
 @pytest.mark.cell("nodes.cut-briefly")
-@FEW
+@EVERY_PHASE
 @NODES
 def test_cut_off_briefly(cluster, image, hurt, phase):
     """For less than five heartbeats: the job goes on."""
@@ -114,7 +113,7 @@ def goes_on(running, phase):
 
 
 @pytest.mark.cell("nodes.stopped-briefly")
-@pytest.mark.parametrize("phase", PHASES)
+@EVERY_PHASE
 @NODES
 def test_stopped_briefly(cluster, hurt, phase):
     env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="30")
@@ -127,7 +126,7 @@ def test_stopped_briefly(cluster, hurt, phase):
 
 
 @pytest.mark.cell("nodes.stopped-longer")
-@pytest.mark.parametrize("phase", PHASES)
+@EVERY_PHASE
 @NODES
 def test_stopped_for_longer(cluster, hurt, phase):
     """The others go on without it; when it continues it sees that, and leaves results alone."""

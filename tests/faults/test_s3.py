@@ -83,12 +83,13 @@ PASSING = {
 
 
 @pytest.mark.cell("s3.passing")
-@pytest.mark.parametrize("fault", PASSING)
-@pytest.mark.parametrize("method", ["GET", "PUT"])
+@pytest.mark.parametrize(
+    ("method", "fault"),
+    # An answer to PUT has no body that could be cut short.
+    [*(("GET", fault) for fault in PASSING), *(("PUT", f) for f in PASSING if f != "truncated")],
+)
 def test_passing(job, root, batch, failing, s3, tmp_path, method, fault):
     """What fails and then is good again costs time and nothing else."""
-    if fault == "truncated" and method == "PUT":
-        pytest.skip("an answer to PUT has no body")
     failing.rule(method, KEY if method == "GET" else "/node-0/one", **PASSING[fault])
     code, out, err = job(timeout=110, **batch)
     assert code == 0 and out.startswith("ran\n"), err
