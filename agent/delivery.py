@@ -11,6 +11,7 @@ from typing import Any
 from agent import cgroup, outputs, report
 from agent.errors import CANNOT_WRITE, AgentError, HelperDied
 from agent.helpers import Helper
+from agent.leavings import Leavings
 from agent.loop import Timer
 from agent.model import AGENT, Node, Outcome
 from agent.sampling import SAMPLE_SECONDS, Sampler
@@ -53,17 +54,26 @@ class Delivery(Supervisor):
         if self._sampling is not None:
             return
         start = self.loop.clock()
+        leavings = Leavings(os.getpid())
 
         def one() -> None:
             try:
                 if self.sampler is None:
                     self.sampler = Sampler(self.own_pids, start)
                 self.sampler.sample(self.loop.clock())
+                self._end_leavings(leavings.look(self.loop.clock(), self.sampler.seen))
             except Exception as error:  # curves must not end a job
                 self.stop_sampling()
                 self.log.warning("cannot sample the job's processes", cause=str(error))
 
         self._sampling = self.loop.every(SAMPLE_SECONDS, one)
+
+    def _end_leavings(self, pids: set[int]) -> None:
+        """End what the application has left behind on this node, so that its launcher can end."""
+        if pids:
+            children = self.loop.children
+            left = children.end_orphans(spared=set(children.orphans()) - pids)
+            self.log.info("ended what the application left behind", processes=left)
 
     def stop_sampling(self) -> None:
         """Take no more samples."""

@@ -9,9 +9,10 @@ from typing import Any
 
 from agent import model, network, plan
 from agent.errors import NOT_FOUND, TIME_LIMIT, TRY_AGAIN, AgentError
-from agent.job import Job, make_directory
+from agent.job import Job
 from agent.model import AGENT, Outcome
 from agent.rendezvous import DONE, GO, SILENT_BEATS, MainMeeting
+from agent.runner import make_directory
 
 _TELL_SECONDS = 20.0
 _PART_SECONDS = 3600.0

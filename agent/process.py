@@ -9,7 +9,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from agent.errors import NOT_EXECUTABLE, NOT_FOUND, OS_ERROR, AgentError, why
 
@@ -147,9 +147,9 @@ class Children:
             pids = _children_by_status()
         return sorted(pids - self._by_pid.keys())
 
-    def end_orphans(self) -> list[str]:
-        """Kill every orphan, and what they leave to us in turn; return their names."""
-        ended = set[int]()
+    def end_orphans(self, spared: Collection[int] = ()) -> list[str]:
+        """Kill every orphan that isn't spared, and what they leave to us; return their names."""
+        ended = set(spared)
         names = []
         while left := set(self.orphans()) - ended:
             for pid in left:

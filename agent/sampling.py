@@ -17,7 +17,8 @@ _MOST_SAMPLES = 1800
 class Sampler:
     """Curves of one node: seconds since the start, processors in use, resident bytes.
 
-    `own` are the agent's other children, which are not the job's.
+    `own` are the agent's other children, which are not the job's; `seen` are the job's processes
+    that the last sample has found.
     """
 
     def __init__(self, own: set[int], start: float) -> None:
@@ -30,6 +31,7 @@ class Sampler:
         self._every = 1
         self._skipped = 0
         self._last = start
+        self.seen: list[psutil.Process] = []
         self._cpu: dict[tuple[int, float], float] = {}
         self._times = array("d")
         self._processors = array("d")
@@ -51,7 +53,8 @@ class Sampler:
         cpu: dict[tuple[int, float], float] = {}
         resident = 0
         used = 0.0
-        for process in self._processes():
+        self.seen = self._processes()
+        for process in self.seen:
             with contextlib.suppress(self._psutil.Error, OSError), process.oneshot():
                 if process.name().startswith("sshd"):
                     continue

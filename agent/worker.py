@@ -6,10 +6,11 @@ from typing import Any
 
 from agent import model, outputs
 from agent.errors import TRY_AGAIN, AgentError
-from agent.job import Job, make_directory
+from agent.job import Job
 from agent.joining import WorkerMeeting
 from agent.model import Node, Outcome
 from agent.rendezvous import ENDED, LEAVING, LEFT
+from agent.runner import make_directory
 
 _PART_SECONDS = 60.0
 _LEAVE_SECONDS = 4.0

@@ -260,3 +260,13 @@ def test_daemon_of_mpirun_dies(cluster, image):
     assert {path.name for path in result.results.glob("node-*/rank-*.json")} == {
         f"rank-{rank}.json" for rank in range(3)
     }
+
+
+@pytest.mark.cell("application.daemons")
+def test_daemons_that_mpirun_waits_for(cluster, place):
+    """A process that a rank leaves holds its output, and so mpirun; it is ended on every node."""
+    with cluster(place, "daemon 0") as running:
+        result = running.wait()
+    assert [node.code for node in result.nodes] == [0] * 3, errors(result.nodes[0])
+    said = [r for node in result.nodes for r in node.records if "left behind" in r["event"]]
+    assert said

@@ -23,7 +23,7 @@ INDEXES = st.sampled_from([0, 2, 3])
 
 
 class FakeLoop:
-    """The event loop's timers and descriptors, with a clock that stands still until it is turned."""
+    """The timers and descriptors of the event loop, with a clock that only the test turns."""
 
     def __init__(self):
         self.now = 0.0
@@ -274,7 +274,9 @@ class WorkerSide(Side):
         self.joined = self.main_lost = False
         self.outcome = self.final = None
         self.count, self.heard, self.arrived = 0, 0.0, set()
-        meeting = WorkerMeeting(*self.arguments(2, self.start), node={"index": 2}, output_dir="/out")
+        meeting = WorkerMeeting(
+            *self.arguments(2, self.start), node={"index": 2}, output_dir="/out"
+        )
         meeting.join(10)
         return meeting
 

@@ -15,7 +15,7 @@ V2 = {
     "system.slice/job/cpu.max": "150000 100000\n",
     "system.slice/job/memory.max": "max\n",
     "system.slice/job/memory.peak": "1073741824\n",
-    "system.slice/job/memory.events": "low 0\nhigh 0\nmax 41\noom 2\noom_kill 2\noom_group_kill 0\n",
+    "system.slice/job/memory.events": "low 0\nhigh 0\nmax 41\noom 2\noom_kill 2\n",
 }
 V1 = {
     "cpu,cpuacct/docker/job/cpu.cfs_quota_us": "-1\n",

@@ -1,0 +1,53 @@
+"""Find what the application has left behind while its launcher still waits for it.
+
+mpirun and its daemons wait until nobody holds the output of a rank any more: for ever, if a rank has
+started a process that stays (a licence server's helper, say). Without a launcher the agent ends such
+processes when the application has ended; here, when none of its ranks is left on this node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
+
+LAUNCHERS = {"mpirun", "orterun", "prterun", "orted", "prted"}
+# From the last rank's end: longer than a launcher takes to end by itself.
+LEFT_SECONDS = 5.0
+
+
+class Leavings:
+    """Watches the ranks of one node; `agent` is the process to which orphans come."""
+
+    def __init__(self, agent: int) -> None:
+        self._agent = agent
+        self._ranks_were_there = False
+        self._alone_since: float | None = None
+
+    def look(self, now: float, processes: list[psutil.Process]) -> set[int]:
+        """Return the processes to end, none most of the time; `processes` are all of the job's."""
+        parents: dict[int, int] = {}
+        names: dict[int, str] = {}
+        for process in processes:
+            with contextlib.suppress(Exception):  # it has ended meanwhile
+                parents[process.pid], names[process.pid] = process.ppid(), process.name()
+        launchers = {pid for pid, name in names.items() if name in LAUNCHERS}
+        ranks = [
+            pid
+            for pid, parent in parents.items()
+            if parent in launchers and pid not in launchers and names[pid] != "ssh"
+        ]
+        orphans = {
+            pid
+            for pid, parent in parents.items()
+            if parent == self._agent and pid not in launchers and not names[pid].startswith("sshd")
+        }
+        self._ranks_were_there = self._ranks_were_there or bool(ranks)
+        if ranks or not (launchers and orphans and self._ranks_were_there):
+            self._alone_since = None
+            return set()
+        if self._alone_since is None:
+            self._alone_since = now
+        return orphans if now - self._alone_since >= LEFT_SECONDS else set()

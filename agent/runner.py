@@ -1,0 +1,191 @@
+"""Run the application on this node, by the launcher that was chosen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+
+from agent import __version__, cgroup, hostfile, model, outputs, plan
+from agent.console import Outlet
+from agent.delivery import Delivery
+from agent.errors import BAD_SETTINGS, CANNOT_WRITE, NOT_FOUND, AgentError, why
+from agent.launch import Application, resolve
+from agent.model import AGENT, Node, Outcome
+from agent.output import Output
+from agent.settings import LAMBDA
+
+_LOG_SECONDS = 0.2
+_ASK_SECONDS = 10.0
+
+
+class Runner(Delivery):
+    """The run phase of every role. `_path` and `_library_path` are what deps.tar.gz has brought."""
+
+    _output: Output | None = None
+    _path: list[str]
+    _library_path: list[str]
+
+    def app_env(self) -> dict[str, str]:
+        """Return the application's environment, with what deps.tar.gz has brought."""
+        env = dict(self.settings.app_env)
+        if self._path:
+            env["PATH"] = ":".join([*self._path, env.get("PATH", os.defpath)])
+        if self._library_path:
+            given = env.get("LD_LIBRARY_PATH")
+            env["LD_LIBRARY_PATH"] = ":".join([*self._library_path, *([given] if given else [])])
+        return env
+
+    # -- run
+
+    def launch(self) -> Outcome:
+        """Run the application on this node and return how it ended."""
+        settings = self.settings
+        self.enter(model.RUN)
+        env = self.app_env()
+        self.node = self.node if self.node.address else Node(0, "", self.slots, __version__)
+        program = resolve(settings.command[0], env.get("PATH", os.defpath))
+        launcher = self.launcher(env)
+        self.command = (program, *settings.command[1:])
+        argv = list(self.command)
+        if launcher == "mpirun":
+            options = self.mpirun_options(env)
+            names = [name for name in plan.PASSED_ON if env.get(name)]
+            argv = plan.mpirun(options, argv, names)
+            self.command = tuple(argv)
+        if launcher == "each":
+            env |= self.each_env()
+            if self.settings.topology.count == 1:
+                self.write_hostfiles([])
+        self.open_output()
+        assert self._output is not None
+        application = Application(self.loop, self.log, self._output, grace=settings.grace)
+        self.application = application
+        self.log.info("launch", command=argv, launcher=launcher, output_dir=self.output_dir)
+        application.start(argv, env, settings.workdir, settings.timeout)
+        if self.failure is not None:
+            application.stop(self.failure)
+        self.on_started()
+        # A short application must not wait to be reaped while structlog is imported.
+        self.loop.call_at(self.loop.clock() + _LOG_SECONDS, self.log.open)
+        self.sample()
+        self.loop.wait(lambda: application.ended)
+        self.stop_sampling()
+        application.finish(self.loop.wait)
+        outcome = application.outcome(launcher_aborts=launcher == "mpirun")
+        outcome = self._explained(outcome, program, env)
+        self.log.info(
+            "application ended",
+            code=outcome.code,
+            real_seconds=round(application.real_seconds, 3),
+            out_of_memory=outcome.out_of_memory,
+        )
+        return outcome
+
+    def ask(self, what: str, argv: list[str], env: dict[str, str]) -> str:
+        """Run a small program and return what it says, in its first 64 KiB."""
+        reader, writer = os.pipe()
+        with os.fdopen(reader, "rb") as pipe:
+            try:
+                child = self.loop.children.spawn(argv, env, cwd="/", stdout=writer, stderr=writer)
+            finally:
+                os.close(writer)
+            self.wait(what, lambda: not child.running, _ASK_SECONDS)
+            os.set_blocking(reader, False)
+            return (pipe.read() or b"").decode("utf-8", "replace")
+
+    def _explained(self, outcome: Outcome, program: str, env: dict[str, str]) -> Outcome:
+        """Return the outcome with the libraries that the program misses, if that was it."""
+        ldd = shutil.which("ldd", path=env.get("PATH", os.defpath))
+        if outcome.code != NOT_FOUND or outcome.spoke == AGENT or self.failure or ldd is None:
+            return outcome
+        lines = self.ask("ldd tells what is missing", [ldd, program], env).splitlines()
+        missing = ", ".join(line.split()[0] for line in lines if line.endswith("=> not found"))
+        if not missing:
+            return outcome
+        cause = f"{program} needs libraries that are not here: {missing}"
+        hint = "add the packages that have them to deps.tar.gz, or set LD_LIBRARY_PATH"
+        return replace(outcome, cause=cause, hint=hint)
+
+    def on_started(self) -> None:
+        """Be told that the application runs; the end may have been told before it began."""
+
+    def launcher(self, env: dict[str, str]) -> str:
+        """Return which launcher is used: what is set, or what the image has."""
+        chosen = self.settings.launcher
+        found = shutil.which("mpirun", path=env.get("PATH", os.defpath))
+        if chosen == "mpirun" and not found:
+            hint = "build the image with Open MPI, or set ARCHITRAVE_LAUNCHER=direct"
+            raise AgentError("use mpirun", "it is not on PATH", code=BAD_SETTINGS, hint=hint)
+        if chosen == "auto":
+            return "mpirun" if found else "direct"
+        return chosen
+
+    def write_hostfiles(self, workers: list[Node]) -> None:
+        """Write the hostfile, and the one with each address once; this node comes first."""
+        own = self.node if self.node.address else replace(self.node, address="127.0.0.1")
+        for name, text in (
+            ("/tmp/hostfile", hostfile.write([own, *workers])),
+            ("/tmp/hostfile-deduped", hostfile.deduped([own, *workers])),
+        ):
+            with open(self.settings.path(name), "w", encoding="ascii") as file:
+                file.write(text)
+
+    def each_env(self) -> dict[str, str]:
+        """Return what every copy of the application is told in the launcher `each`."""
+        topology = self.settings.topology
+        return {
+            "NODE_RANK": str(topology.index),
+            "NODE_COUNT": str(topology.count),
+            "MAIN_ADDR": topology.main_address or self.node.address or "127.0.0.1",
+            "HOSTFILE": self.settings.path("/tmp/hostfile"),
+        }
+
+    @property
+    def slots(self) -> int:
+        """Return the processes for this node; lambda mode has always had one."""
+        if self.settings.slots:
+            return self.settings.slots
+        return 1 if self.settings.mode == LAMBDA else cgroup.default_slots()
+
+    def mpirun_options(self, env: dict[str, str]) -> plan.MpiRun:
+        """Return what mpirun needs on this node alone."""
+        program = shutil.which("mpirun", path=env.get("PATH", os.defpath)) or "mpirun"
+        return plan.MpiRun(
+            program,
+            major=4,
+            slots=self.node.slots,
+            as_root=os.geteuid() == 0,
+            more=self.settings.mpirun_args,
+        )
+
+    def open_output(self) -> None:
+        """Make the directories of the run, look at what is there, open time.log."""
+        make_directory(self.output_dir, "TMP_OUTPUT_DIR")
+        if self.settings.workdir:
+            make_directory(self.settings.workdir, "ARCHITRAVE_WORKDIR")
+        self.before = outputs.snapshot(self.output_dir)
+        path = os.path.join(self.output_dir, "time.log")
+        self.before.pop(path, None)
+        try:
+            self._output = Output(self.loop, path, Outlet(1))
+        except OSError as error:
+            raise AgentError(
+                f"write {path}",
+                why(error),
+                code=CANNOT_WRITE,
+                hint="set TMP_OUTPUT_DIR to a directory that this user may write",
+            ) from error
+
+
+def make_directory(path: str, name: str) -> None:
+    """Make a directory of the run; raise AgentError (73) naming the variable that chose it."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise AgentError(
+            f"make the directory {path}",
+            why(error),
+            code=CANNOT_WRITE,
+            hint=f"set {name} to something that this user may make",
+        ) from error
