@@ -1,8 +1,8 @@
 """Find what the application has left behind while its launcher still waits for it.
 
-mpirun and its daemons wait until nobody holds the output of a rank any more: for ever, if a rank has
-started a process that stays (a licence server's helper, say). Without a launcher the agent ends such
-processes when the application has ended; here, when none of its ranks is left on this node.
+mpirun and its daemons wait until nobody holds the output of a rank any more: for ever, if a rank
+has started a process that stays (a licence server's helper, say). Without a launcher the agent ends
+such processes when the application has ended; here, when no rank is left on this node.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ class Leavings:
 
     def __init__(self, agent: int) -> None:
         self._agent = agent
-        self._ranks_were_there = False
         self._alone_since: float | None = None
 
     def look(self, now: float, processes: list[psutil.Process]) -> set[int]:
@@ -44,8 +43,7 @@ class Leavings:
             for pid, parent in parents.items()
             if parent == self._agent and pid not in launchers and not names[pid].startswith("sshd")
         }
-        self._ranks_were_there = self._ranks_were_there or bool(ranks)
-        if ranks or not (launchers and orphans and self._ranks_were_there):
+        if ranks or not (launchers and orphans):
             self._alone_since = None
             return set()
         if self._alone_since is None:
