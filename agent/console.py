@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import select
 import stat
@@ -45,10 +46,10 @@ class Outlet:
 
 
 class LineQueue:
-    """Lines on their way to an outlet: a bounded queue that counts what it had to drop."""
+    """Lines on their way to an outlet: a bounded queue that says how many it had to drop."""
 
     def __init__(self, outlet: Outlet, loop: Loop) -> None:
-        self.dropped = 0
+        self._dropped = 0
         self._outlet = outlet
         self._loop = loop
         self._lines: deque[bytes] = deque()
@@ -58,8 +59,12 @@ class LineQueue:
     def put(self, line: bytes) -> None:
         """Send a line now, or keep it until the outlet takes it."""
         if self._size + len(line) > _QUEUE_LIMIT or self._outlet.gone:
-            self.dropped += 1
+            self._dropped += 1
             return
+        if self._dropped:
+            note = {"event": "log lines dropped", "level": "warning", "count": self._dropped}
+            line = json.dumps(note).encode() + b"\n" + line
+            self._dropped = 0
         self._lines.append(line)
         self._size += len(line)
         self._drain()

@@ -76,11 +76,6 @@ class Roster:
         self._heard[node.index] = now
         return node if known is None else None
 
-    def beat(self, index: int, now: float) -> None:
-        """Note a sign of life."""
-        if index in self.nodes:
-            self._heard[index] = now
-
     def heard(self, index: int) -> float:
         """Return when a node that is in was heard last."""
         return self._heard[index]

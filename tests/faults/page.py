@@ -1,6 +1,6 @@
 """Write the page of faults from the list of cells and the tests' results.
 
-scripts/test -e tests -- tests --faults-page docs/reference/faults.md
+scripts/test leaves it in build/faults.md, and docs/reference/faults.md is a copy of that.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from tests.faults.matrix import BY_NAME, CELLS
 _PROPERTY = "cell"
 _HEAD = """# Faults, and how a job survives them
 
-Made by the tests: `scripts/test -e tests -- tests --faults-page docs/reference/faults.md`.
-Each fault is done to real processes or containers from outside. Every test checks that all nodes
-ended in time, the exit code, that results are on S3 or named as missing, that one line gives cause
-and node, and that nothing is left behind, as far as the fault leaves these to the agent. B is five
-heartbeats, the grace period, and the upload of what there is.
+Made by the tests: `scripts/test` leaves this page in `build/faults.md`. Each fault is done from
+outside to real processes or containers. Every test checks that all nodes ended in time, the exit
+code, that results are on S3 or named as missing, that one line gives cause and node, and that
+nothing is left behind, as far as the fault leaves these to the agent. B is five heartbeats, the
+grace period, and the upload of what there is.
 """
 
 

@@ -1,10 +1,7 @@
 """Both sides of the meeting: real files and inotify, and a clock that the test turns."""
 
-import heapq
-import itertools
 import json
 import os
-import select
 import shutil
 import tempfile
 
@@ -17,73 +14,10 @@ from agent.joining import WorkerMeeting
 from agent.log import Log
 from agent.model import Topology
 from agent.rendezvous import MainMeeting
+from tests.fakes import FakeHelper, FakeLoop
 
 HEARTBEAT, SILENCE = 1.0, 5.0
 INDEXES = st.sampled_from([0, 2, 3])
-
-
-class FakeLoop:
-    """The timers and descriptors of the event loop, with a clock that only the test turns."""
-
-    def __init__(self):
-        self.now = 0.0
-        self._timers = []
-        self._order = itertools.count()
-        self._watched = {}
-
-    def clock(self):
-        return self.now
-
-    def every(self, seconds, action):
-        handle = FakeTimer()
-
-        def again():
-            if not handle.cancelled:
-                action()
-                self._push(self.now + seconds, again)
-
-        self._push(self.now + seconds, again)
-        return handle
-
-    def _push(self, when, action):
-        heapq.heappush(self._timers, (when, next(self._order), action))
-
-    def watch(self, fd, action):
-        self._watched[fd] = action
-
-    def unwatch(self, fd):
-        self._watched.pop(fd, None)
-
-    def deliver(self):
-        """Call whoever has something to read."""
-        while ready := select.select(list(self._watched), [], [], 0)[0]:
-            for fd in ready:
-                self._watched[fd]()
-
-    def turn(self, seconds):
-        """Let time pass, and everything happen in time."""
-        end = self.now + seconds
-        while self._timers and self._timers[0][0] <= end:
-            self.now = self._timers[0][0]
-            self.deliver()
-            heapq.heappop(self._timers)[2]()
-        self.now = end
-
-    def stop(self, seconds):
-        """Let time pass while the process is stopped; what was due comes after, in one turn."""
-        self.now += seconds
-        self.deliver()
-        due = [timer for timer in self._timers if timer[0] <= self.now]
-        self._timers = [timer for timer in self._timers if timer[0] > self.now]
-        for _, _, action in sorted(due):
-            action()
-
-
-class FakeTimer:
-    cancelled = False
-
-    def cancel(self):
-        self.cancelled = True
 
 
 class Side(RuleBasedStateMachine):
@@ -245,25 +179,6 @@ class MainSide(Side):
         assert meeting.lost == self.lost
         assert meeting.awaited() == sorted(self.present)
         assert set(meeting.parts) == self.parted
-
-
-class FakeHelper:
-    """The helper that links a worker to the main node, as far as its agent can see."""
-
-    def __init__(self, hear):
-        self.hear = hear
-        self.asked = []
-        self.done = False
-
-    def ask(self, order):
-        if self.done:
-            return False
-        assert not self.asked, "one order at a time"
-        self.asked.append(order)
-        return True
-
-    def close(self):
-        self.done = True
 
 
 class WorkerSide(Side):

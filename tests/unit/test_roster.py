@@ -100,12 +100,6 @@ class Rendezvous(RuleBasedStateMachine):
             self.roster.offer(f"{index}.json", data(index=index, attempt=attempt), self.now)
 
     @rule(index=st.sampled_from([0, 2, 3]))
-    def beats(self, index):
-        self.roster.beat(index, self.now)
-        if index in self.joined:
-            self.heard[index] = self.now
-
-    @rule(index=st.sampled_from([0, 2, 3]))
     def parts(self, index):
         self.roster.leave(index)
         self.heard.pop(index, None)

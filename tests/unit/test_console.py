@@ -1,0 +1,30 @@
+"""The agent's own log on its way to a console that may be slow."""
+
+import json
+import os
+
+from agent.console import LineQueue, Outlet
+from tests.fakes import FakeLoop
+
+
+def test_lines_that_are_dropped_are_counted():
+    """A console that nobody reads costs a bounded memory; what it missed is said when it reads."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    loop = FakeLoop()
+    queue = LineQueue(Outlet(writer), loop)
+    os.close(writer)
+    line = b"x" * 999 + b"\n"
+    for _ in range(4000):
+        queue.put(line)
+    text = b""
+    while not queue.empty:
+        text += os.read(reader, 1 << 20)
+        loop.deliver()
+    queue.put(b"the last one\n")
+    text += os.read(reader, 1 << 20)
+    *kept, note, last = text.splitlines(keepends=True)
+    assert set(kept) == {line} and last == b"the last one\n"
+    assert json.loads(note)["count"] == 4000 - len(kept)
+    assert len(kept) * len(line) < 3 << 20
+    os.close(reader)
