@@ -31,10 +31,8 @@ COPY --from=programs /bin/busybox /bin/busybox
 WORKDIR /tmp
 WORKDIR /
 """
-# What of the libraries of this directory others have too, and the application's own may be any.
-LIBRARIES = (
-    "libz.so.1 libexpat.so.1 libstdc++.so.6 libgcc_s.so.1 libcrypto.so.3 libffi.so.8".split()
-)
+# Of the libraries in this directory, those that a program may well bring along too.
+LIBRARIES = ("libz.so.1", "libexpat.so.1", "libstdc++.so.6", "libgcc_s.so.1", "libcrypto.so.3")
 
 
 @dataclass(frozen=True)
