@@ -20,7 +20,12 @@ AGENT = """
 COPY --from={image} /opt/architrave /opt/architrave
 ENTRYPOINT ["/opt/architrave/bin/architrave"]
 """
-OLD = "FROM debian:bullseye-slim"
+# A libc of its own, and a locale whose character set only a module of that libc knows.
+OLD = """
+FROM debian:bullseye-slim
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends locales \\
+    && localedef -i ja_JP -f EUC-JP ja_JP.EUC-JP
+"""
 NO_PYTHON = "FROM debian:bookworm-slim"
 # One program in one file, and a directory that an empty image lacks.
 EMPTY = """
@@ -136,7 +141,7 @@ def environment(text):
     return {entry for entry in text.split("\0") if entry}
 
 
-@pytest.mark.parametrize("locale", ["", "de_DE.UTF-8", "C", "ja_JP.EUC-JP"])
+@pytest.mark.parametrize("locale", ["", "C", "C.UTF-8", "ja_JP.EUC-JP", "no_NO.where"])
 def test_environment(containers, base, foreign, locale):
     """A command sees the environment that the container was given, and nothing of the agent's."""
     program = (
