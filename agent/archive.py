@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import tarfile
 import zlib
 
@@ -16,10 +17,12 @@ _PROGRAMS = ("7zz", "7z", "7za")
 
 def seven_zip() -> str:
     """Return the 7-Zip program's path; raise AgentError (71) when there is none."""
-    for name in _PROGRAMS:
-        path = shutil.which(name)
-        if path:
-            return path
+    # The agent's own comes first: it needs no library of the image.
+    for directory in (os.path.join(sys.prefix, "libexec"), None):
+        for name in _PROGRAMS:
+            path = shutil.which(name, path=directory)
+            if path:
+                return path
     cause = f"none of {', '.join(_PROGRAMS)} is on PATH"
     raise AgentError("unpack private.7z", cause, code=OS_ERROR, hint="apt-get install 7zip")
 

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S PATH=${PATH}:/opt/architrave/bin python3
 """The closed program of these tests: says where it runs, then ends as it is told.
 
 program meet PORT CODE   every rank writes its file, all wait for each other, all end with CODE

@@ -18,7 +18,7 @@ SCAN = (Path(__file__).parent / "scan.py").read_text()
 def scan(container, needles):
     """Return what is found in the processes of a container."""
     done = subprocess.run(
-        ["docker", "exec", "-i", container, "/usr/bin/python3", "-c", SCAN],
+        ["docker", "exec", "-i", container, "/opt/architrave/bin/python3", "-c", SCAN],
         input=json.dumps(needles),
         capture_output=True,
         text=True,

@@ -48,7 +48,7 @@ def test_labels(target):
 
 def test_programs_of_each_target(containers, image, lambda_image):
     """MPI and sshd are in the image for Batch, and not in the one for Lambda."""
-    programs = "mpirun sshd ssh 7zz dpkg python3 bash"
+    programs = "mpirun sshd ssh 7zz dpkg bash"
     script = f"for name in {programs}; do command -v $name >/dev/null && echo $name; done; true"
     assert ls(containers, image, script) == programs.split()
     assert ls(containers, lambda_image, script) == programs.split()[3:]
@@ -66,7 +66,7 @@ def test_build_date(containers, target):
 def test_bytecode(containers, target):
     """Every module of the agent is compiled, so that nothing is at the start."""
     script = (
-        "cd /opt/architrave/lib/python3*/site-packages/agent && for file in $(find . -name '*.py');"
+        "cd /opt/architrave/lib/python3*/dist-packages/agent && for file in $(find . -name '*.py');"
         "do ls $(dirname $file)/__pycache__/$(basename $file .py).*.pyc >/dev/null || echo $file;"
         "done; ls | wc -l"
     )

@@ -194,7 +194,7 @@ def test_no_zombies(containers, lambda_image, options):
     container.wait_for("started")
 
     def processes():
-        lines = container.execute("python3", "-c", STATES).splitlines()
+        lines = container.execute("/opt/architrave/bin/python3", "-c", STATES).splitlines()
         return [line.split() for line in lines]
 
     assert ("init" in {name for pid, name, _ in processes() if pid == "1"}.pop()) == bool(options)
