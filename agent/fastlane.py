@@ -25,7 +25,7 @@ _CREDENTIALS_LAST = timedelta(minutes=5)
 class FastLane:
     """One endpoint as boto3's client sees it; threads may share it.
 
-    `authorities` is the path of further certificates to trust, empty if there are none.
+    `authorities` is the path of the certificates to trust, besides the system's.
     """
 
     def __init__(
@@ -91,11 +91,10 @@ class FastLane:
         return self._stores[bucket]
 
     def _options(self, endpoint: str) -> Any:
-        options = _TIMES | {"allow_http": endpoint.startswith("http://")}
-        if self._authorities:
-            with open(self._authorities, "rb") as file:
-                options["root_certificate"] = file.read()
-        return options
+        if endpoint.startswith("http://"):
+            return _TIMES | {"allow_http": True}
+        with open(self._authorities, "rb") as file:
+            return _TIMES | {"root_certificate": file.read()}
 
     def _frozen(self) -> Any:
         """Return the credentials of this moment, as obstore asks for them."""

@@ -175,7 +175,7 @@ class Storage:
                 self._fast.get_file(place.bucket, place.key, path, size, etag, progress)
                 return
             except Exception as error:  # boto3 finds out what it is, or gets over it
-                self._emit({"event": "fetching another way", "what": what, "cause": str(error)})
+                self._emit({"event": "fetching another way", "what": what, "cause": _line(error)})
         self._client.download_file(
             place.bucket,
             place.key,
@@ -233,7 +233,7 @@ class Storage:
             try:
                 return self._fast.put(place.bucket, place.key, data)
             except Exception as error:  # boto3 finds out what it is, or gets over it
-                self._emit({"log": "debug", "event": "writing another way", "cause": str(error)})
+                self._emit({"log": "debug", "event": "writing another way", "cause": _line(error)})
         return self.put(data, place)
 
     def put(self, data: bytes, place: S3Place) -> None:
@@ -253,14 +253,22 @@ class Storage:
             pass
 
 
+def _line(error: Exception) -> str:
+    """Return the first line of an error: obstore's have a page of a debugger's below it."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def _fast_lane(client: Any, credentials: Any, path_style: bool) -> FastLane | None:
     """Return obstore's way to the same endpoint, None where only boto3 knows the way."""
     config = client.meta.config
     names = ("use_fips_endpoint", "use_dualstack_endpoint")
     if credentials is None or any(getattr(config, name, None) for name in names):
         return None
+    from botocore.httpsession import get_cert_path
+
+    # An image may have no certificates of its own; botocore brings some.
     bundles = [os.environ.get(name) for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")]
-    authorities = next(filter(None, bundles), "")
+    authorities = next(filter(None, bundles), get_cert_path(True))
     return FastLane(client, credentials, path_style=path_style, authorities=authorities)
 
 
