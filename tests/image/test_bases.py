@@ -32,9 +32,14 @@ WORKDIR /tmp
 WORKDIR /
 """
 # What of the libraries of this directory others have too, and the application's own may be any.
-LIBRARIES = (
-    "libz.so.1 libexpat.so.1 libstdc++.so.6 libgcc_s.so.1 libcrypto.so.3 libffi.so.8".split()
-)
+LIBRARIES = [
+    "libz.so.1",
+    "libexpat.so.1",
+    "libstdc++.so.6",
+    "libgcc_s.so.1",
+    "libcrypto.so.3",
+    "libffi.so.8",
+]
 
 
 @dataclass(frozen=True)
