@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from agent import __version__
 from agent.errors import BUG, USAGE, AgentError
 
+# typing takes longer to import than all of the rest here.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agent.job import Job
     from agent.settings import Settings
 
@@ -94,6 +96,9 @@ def _job(arguments: list[str], *, shell: bool) -> int:
 
     # First of all: from here on a signal counts.
     loop = Loop(Children(), not_ours=OWN_FAULTS)
+    from agent.later import import_later
+
+    import_later("inspect", "bz2", "lzma")
     from agent import settings as settings_
     from agent.console import LineQueue, Outlet
     from agent.environ import environment

@@ -6,13 +6,9 @@ import os
 import pwd
 from typing import Any
 
-from agent import __version__, model, network
+from agent import __version__, model
 from agent.delivery import fields
-from agent.errors import (
-    NO_PERMISSION,
-    S3_UNREACHABLE,
-    AgentError,
-)
+from agent.errors import NO_PERMISSION, S3_UNREACHABLE, AgentError
 from agent.model import Node, Outcome
 from agent.runner import Runner, make_directory
 from agent.settings import BATCH
@@ -125,6 +121,8 @@ class Job(Runner):
 
         They are made by the helper that unpacks the archive with the key: one start less.
         """
+        from agent import network
+
         settings = self.settings
         address = network.own_address(
             settings.address, settings.interface, settings.topology.main_address

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from agent.errors import TRY_AGAIN, AgentError
+from agent.errors import TRY_AGAIN, AgentError, HelperDied
 from agent.helpers import Helper
 from agent.model import Outcome
 from agent.rendezvous import DONE, GO, LEFT, Meeting
@@ -28,6 +28,7 @@ class WorkerMeeting(Meeting):
         self._node = node
         self._own_dir = output_dir
         self._helper: Helper | None = None
+        self._starts, self._deadline = 0, 0.0
         self._put: set[str] = set()
         self._asked = False
         self._heard = 0.0
@@ -35,6 +36,11 @@ class WorkerMeeting(Meeting):
 
     def join(self, seconds: float) -> None:
         """Start to join; `joined` becomes true, or `check` raises."""
+        self._deadline = self._loop.clock() + seconds
+        self._start_link(seconds)
+
+    def _start_link(self, seconds: float) -> None:
+        self._starts += 1
         request = self._ssh | {
             "address": self._topology.main_address,
             "seconds": seconds,
@@ -47,12 +53,23 @@ class WorkerMeeting(Meeting):
         self._helper = self._start_helper("join", request, self._hear)
 
     def check(self) -> None:
-        """Raise what joining failed with."""
-        if self._helper is not None and self._helper.done and not self.joined:
-            self._helper.outcome()
-            raise AgentError(
-                "join", "the link ended", code=TRY_AGAIN, hint="look at the main node's log"
-            )
+        """Raise what joining failed with; a helper that died is tried once more."""
+        helper = self._helper
+        if helper is None or not helper.done or self.joined:
+            return
+        what = f"join {self._topology.main_address}"
+        try:
+            helper.outcome()
+            cause, hint = "the link ended", "look at the main node's log"
+        except HelperDied as error:
+            cause, hint = error.cause, error.hint
+            left = self._deadline - self._loop.clock()
+            if self._starts == 1 and left > 0:
+                self._log.warning("trying once more", what=what, cause=cause)
+                helper.close()
+                self._start_link(left)
+                return
+        raise AgentError(what, cause, code=TRY_AGAIN, hint=hint)
 
     @property
     def _missed(self) -> bool:
@@ -104,7 +121,7 @@ class WorkerMeeting(Meeting):
         if self._helper.done:
             self._helper.close()
             try:
-                self.join(self._silence)
+                self._start_link(self._silence)
             except (AgentError, OSError) as error:
                 self._log.warning("cannot start the link again", cause=str(error))
         elif not self._asked:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable
-from datetime import UTC, datetime
-from types import ModuleType
-from typing import Any
+import time
+
+from agent.later import import_later
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 # Shorter ones would blot out ordinary words.
@@ -63,8 +65,7 @@ class Log:
 
     def at(self, level: str, event: str, fields: dict[str, Any]) -> None:
         """Log at a level that is known by name only."""
-        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        fields = {"timestamp": stamp, **self.context, **fields}
+        fields = {"timestamp": _timestamp(), **self.context, **fields}
         fields = {name: value for name, value in fields.items() if value is not None}
         if self._logger is None:
             self._waiting.append((level, event, fields))
@@ -90,6 +91,13 @@ class Log:
         return value
 
 
+def _timestamp() -> str:
+    """Return the time as ISO 8601 has it, in UTC and to the millisecond."""
+    now = time.time()
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+    return f"{seconds}.{int(now * 1000) % 1000:03}Z"
+
+
 class _Writer:
     """What structlog prints to."""
 
@@ -103,7 +111,7 @@ class _Writer:
 
 
 def _make_logger(write: Callable[[bytes], None], console: bool, least: int) -> Any:
-    _import_later("asyncio")
+    import_later("asyncio")
     import structlog
 
     renderer: Any
@@ -118,21 +126,3 @@ def _make_logger(write: Callable[[bytes], None], console: bool, least: int) -> A
         context_class=dict,
         cache_logger_on_first_use=True,
     )
-
-
-class _Later(ModuleType):
-    """Stand in for a module until something in it is used."""
-
-    def __getattr__(self, name: str) -> Any:
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
-
-
-def _import_later(name: str) -> None:
-    """Let `import name` succeed and load the module only when something in it is used.
-
-    structlog imports asyncio, and that ssl, for methods which a program without it never calls.
-    (importlib's LazyLoader loads at once here: `import` itself asks for an attribute.)
-    """
-    sys.modules.setdefault(name, _Later(name))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
-import selectors
+import select
 import signal
 import time
-from collections.abc import Callable
 
 from agent.process import Child, Children
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
 # The first two come from writes of our own, which report the error. After a handler for the others
@@ -53,7 +56,9 @@ class Loop:
         self.on_signal: Callable[[int], object] = lambda number: None
         self.on_child: Callable[[Child], None] = lambda child: None
         self.clock = time.monotonic
-        self._selector = selectors.DefaultSelector()
+        # Not selectors, which imports more than all of this module.
+        self._epoll = select.epoll()
+        self._watched: dict[int, Callable[[], object]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._wakeup, self._alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -62,15 +67,17 @@ class Loop:
 
     def watch(self, fd: int, action: Callable[[], object], *, write: bool = False) -> None:
         """Call `action` whenever `fd` can be read (or written)."""
-        event = selectors.EVENT_WRITE if write else selectors.EVENT_READ
-        self._selector.register(fd, event, action)
+        self._epoll.register(fd, select.EPOLLOUT if write else select.EPOLLIN)
+        self._watched[fd] = action
 
     def unwatch(self, fd: int) -> None:
         """Forget a descriptor."""
+        if self._watched.pop(fd, None) is None:
+            return
         try:
-            self._selector.unregister(fd)
-        except (KeyError, ValueError):
-            pass
+            self._epoll.unregister(fd)
+        except OSError:
+            pass  # it was closed first
 
     def call_at(self, when: float, action: Callable[[], None]) -> Timer:
         """Call `action` once, at `when` of the monotonic clock."""
@@ -104,25 +111,25 @@ class Loop:
         arrived meanwhile must count before anybody is called late.
         """
         due = [when for when in (deadline, self._next_due()) if when is not None]
-        ready = self._selector.select(max(0.0, min(due) - now) if due else None)
-        for key, _ in ready:
-            if key.fd in self._selector.get_map():
-                self._call(key)
+        ready = self._epoll.poll(max(0.0, min(due) - now) if due else None)
+        for fd, _ in ready:
+            if fd in self._watched:
+                self._call(fd)
         now = self.clock()
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
             if not timer.cancelled:
                 timer.action()
 
-    def _call(self, key: selectors.SelectorKey) -> None:
+    def _call(self, fd: int) -> None:
         """Run a descriptor's callback. One that has a bug shall not have it for ever: what follows
         a bug waits here as well. Signals are heard whatever happens.
         """
         try:
-            key.data()
+            self._watched[fd]()
         except Exception:
-            if key.fd != self._wakeup:
-                self.unwatch(key.fd)
+            if fd != self._wakeup:
+                self.unwatch(fd)
             raise
 
     def _next_due(self) -> float | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
 
 from agent.environ import environment
 from agent.loop import Loop
 from agent.process import Child, Children, has_terminal, pin_no_directory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def run(argv: Sequence[str]) -> int:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
 import select
 import signal
 import time
-from collections.abc import Collection, Mapping, Sequence
 
 from agent.errors import NOT_EXECUTABLE, NOT_FOUND, OS_ERROR, AgentError, why
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ctypes
+    from collections.abc import Collection, Mapping, Sequence
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # The kernel picks a child and not the agent when memory runs out.
@@ -69,6 +72,8 @@ class Children:
         self._closed = _occupy_closed_descriptors()
         _close_descriptors_on_exec()
         if not self.is_init:
+            import ctypes
+
             self._libc = ctypes.CDLL(None, use_errno=True)
             self._libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 

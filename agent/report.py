@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ def node_record(node: Node, spans: Iterable[Span], **more: Any) -> dict[str, Any
         "slots": node.slots,
         "versions": {
             "architrave": __version__,
-            "python": platform.python_version(),
+            "python": sys.version.split()[0],
             "kernel": os.uname().release,
             "machine": os.uname().machine,
         },

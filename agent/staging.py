@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from agent.errors import CANNOT_WRITE, NO_PERMISSION, AgentError, NotThere, why
 from agent.integrity import digests
 from agent.model import Emit
 from agent.settings import JOURNAL, S3Place
-from agent.storage import Progress, Storage
+from agent.storage import MANY, SMALL, Progress, Storage
 
 _UPLOADS_AT_ONCE = 8
 # What the image keeps in /opt and no archive may replace.
@@ -213,8 +214,15 @@ def _upload(
     size = sum(_size(os.path.join(directory, name)) for name in request["files"])
     progress = Progress(emit, "results", size)
 
+    many = len(request["files"]) >= MANY
+
     def upload(name: str) -> dict[str, Any]:
         path = os.path.join(directory, name)
+        if many and os.path.getsize(path) <= SMALL:
+            data = Path(path).read_bytes()
+            storage.put_small(data, place / name)
+            progress(len(data))
+            return {"name": name, "size": len(data), "sha256": sha256(data).hexdigest()}
         sha = digests(path, {}, 0)["sha256"].hex()
         storage.put_file(path, place / name, progress)
         return {"name": name, "size": os.path.getsize(path), "sha256": sha}

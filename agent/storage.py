@@ -20,6 +20,7 @@ from agent.errors import (
     NotThere,
     why,
 )
+from agent.fastlane import FastLane
 from agent.integrity import digests, expected
 from agent.model import Emit
 from agent.settings import S3Place
@@ -35,6 +36,10 @@ _PAUSE_SECONDS = 20
 _CHECK_ATTEMPTS = 2
 _SKEW = timedelta(minutes=5)
 _PROGRESS_SHARE, _PROGRESS_SECONDS = 10, 10.0
+# From here on obstore is faster; below, one request of boto3's is all there is.
+_LARGE = 16 * _MIB
+# A result of at most so much goes up in one request of obstore's, if there are many.
+SMALL, MANY = 4 * _MIB, 32
 
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _DENIED = {
@@ -87,7 +92,8 @@ class Storage:
         self._emit = emit
         try:
             attempts = int(os.environ.get("AWS_MAX_ATTEMPTS") or _ATTEMPTS)
-            self._client = boto3.client(
+            session = boto3.Session()
+            self._client = session.client(
                 "s3",
                 config=Config(
                     retries={"mode": "standard", "total_max_attempts": attempts},
@@ -106,6 +112,7 @@ class Storage:
                 hint="check AWS_REGION and AWS_*",
             ) from error
         self._client.meta.events.register_first("needs-retry.s3", _sign_with_its_clock)
+        self._fast = _fast_lane(self._client, session.get_credentials(), path_style)
         self._transfer = TransferConfig(
             multipart_threshold=_PART_SIZE,
             multipart_chunksize=_PART_SIZE,
@@ -129,13 +136,7 @@ class Storage:
                 head = self._head(place)
                 size = int(head["ContentLength"])
                 wanted = expected(head)
-                self._client.download_file(
-                    place.bucket,
-                    place.key,
-                    path,
-                    Config=self._transfer,
-                    Callback=Progress(self._emit, what, size),
-                )
+                self._get(place, path, size, head["ETag"])
                 found = digests(
                     path,
                     {n: parts for n, (_, parts) in wanted.items()},
@@ -163,6 +164,24 @@ class Storage:
             f"its {' and '.join(wrong)} stays wrong",
             code=BAD_ARCHIVE,
             hint="upload it again",
+        )
+
+    def _get(self, place: S3Place, path: str, size: int, etag: str) -> None:
+        """Fetch an object's bytes: a large one on the fast lane, if that can be."""
+        what = os.path.basename(place.key)
+        if self._fast is not None and size >= _LARGE:
+            try:
+                progress = Progress(self._emit, what, size)
+                self._fast.get_file(place.bucket, place.key, path, size, etag, progress)
+                return
+            except Exception as error:  # boto3 finds out what it is, or gets over it
+                self._emit({"event": "fetching another way", "what": what, "cause": _line(error)})
+        self._client.download_file(
+            place.bucket,
+            place.key,
+            path,
+            Config=self._transfer,
+            Callback=Progress(self._emit, what, size),
         )
 
     def _again(self, what: str, wrong: list[str], attempt: int, cause: str | None = None) -> None:
@@ -208,6 +227,15 @@ class Storage:
         except Exception as error:
             _raise(error, f"upload {path} to {place}", missing=CANNOT_WRITE)
 
+    def put_small(self, data: bytes, place: S3Place) -> None:
+        """Write one of many small objects; raise AgentError (73, 69 or 77)."""
+        if self._fast is not None:
+            try:
+                return self._fast.put(place.bucket, place.key, data)
+            except Exception as error:  # boto3 finds out what it is, or gets over it
+                self._emit({"log": "debug", "event": "writing another way", "cause": _line(error)})
+        return self.put(data, place)
+
     def put(self, data: bytes, place: S3Place) -> None:
         """Write a small object; raise AgentError (73, 69 or 77)."""
         try:
@@ -223,6 +251,25 @@ class Storage:
             self._client.delete_object(Bucket=place.bucket, Key=place.key)
         except (BotoCoreError, ClientError):
             pass
+
+
+def _line(error: Exception) -> str:
+    """Return the first line of an error: obstore's have a page of a debugger's below it."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _fast_lane(client: Any, credentials: Any, path_style: bool) -> FastLane | None:
+    """Return obstore's way to the same endpoint, None where only boto3 knows the way."""
+    config = client.meta.config
+    names = ("use_fips_endpoint", "use_dualstack_endpoint")
+    if credentials is None or any(getattr(config, name, None) for name in names):
+        return None
+    from botocore.httpsession import get_cert_path
+
+    # An image may have no certificates of its own; botocore brings some.
+    bundles = [os.environ.get(name) for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")]
+    authorities = next(filter(None, bundles), get_cert_path(True))
+    return FastLane(client, credentials, path_style=path_style, authorities=authorities)
 
 
 def _sign_with_its_clock(

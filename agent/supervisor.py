@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import stat
-import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -133,6 +132,8 @@ class Supervisor:
 
     def bug(self, error: Exception) -> None:
         """Note an exception that nobody expected: the job ends with 70, and its end is walked."""
+        import traceback
+
         self.log.error("bug", traceback="".join(traceback.format_exception(error)))
         hint = "report it with the traceback from the log"
         self.fail(AgentError("go on", f"{type(error).__name__}: {error}", code=BUG, hint=hint))

@@ -3,6 +3,7 @@
 import subprocess
 import time
 import uuid
+from pathlib import Path
 
 from tests.conftest import until
 
@@ -76,6 +77,15 @@ class Container:
     def wait_for(self, text, seconds=30):
         """Wait until the container has written a text."""
         until(lambda: text in self.log, seconds)
+
+    def wait_exec(self):
+        """Wait until the image's entry point has taken runc's place: a signal may hit that as well.
+
+        The engine says that a container runs a little before.
+        """
+        pid = docker("inspect", "--format", "{{.State.Pid}}", self.name).strip()
+        path = Path(f"/proc/{pid}/cmdline")
+        until(lambda: not path.exists() or not path.read_bytes().startswith(b"runc\0init"))
 
     def stop(self):
         """Stop it as Batch does; return its exit code and the seconds that it took."""

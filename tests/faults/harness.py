@@ -22,7 +22,7 @@ def env(**more):
     """Return the settings of a cluster that notices losses soon."""
     return {
         "ARCHITRAVE_HEARTBEAT_SECONDS": str(HEARTBEAT),
-        "ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "4",
+        "ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "8",
         "ARCHITRAVE_GRACE_SECONDS": "2",
         "AWS_MAX_ATTEMPTS": "2",
     } | more

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -45,10 +46,13 @@ class Rule:
 class FailingS3:
     """The proxy on an address of this machine; `requests` are those that came, as "METHOD path".
 
-    `upstream` is the endpoint of the real server, which may be known later than this one's.
+    `upstream` is the endpoint of the real server, which may be known later than this one's; with
+    a `certificate`, the path of one with its key, this one speaks TLS.
     """
 
-    def __init__(self, upstream: str = "", address: str = "127.0.0.1") -> None:
+    def __init__(
+        self, upstream: str = "", address: str = "127.0.0.1", certificate: str = ""
+    ) -> None:
         self.upstream = upstream
         self.requests: list[str] = []
         self.rules: list[Rule] = []
@@ -56,7 +60,12 @@ class FailingS3:
         self._stopping = threading.Event()
         self._server = ThreadingHTTPServer((address, 0), self._handler())
         self._server.daemon_threads = True
-        self.endpoint = f"http://{address}:{self._server.server_address[1]}"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        scheme = "https" if certificate else "http"
+        self.endpoint = f"{scheme}://{address}:{self._server.server_address[1]}"
 
     def __enter__(self) -> FailingS3:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -92,7 +101,7 @@ class FailingS3:
                 pass
 
             def do_GET(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = self._body()
                 rule = proxy._take(self.command, urlsplit(self.path).path)
                 if rule is not None:
                     rule.before()
@@ -106,6 +115,17 @@ class FailingS3:
 
             do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
 
+            def _body(self) -> bytes:
+                """Return what came, by its length or in chunks, as boto3 sends it over TLS."""
+                if self.headers.get("Transfer-Encoding") != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = b""
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return body
+
             def _pass(self, body: bytes, rule: Rule | None) -> None:
                 connection = HTTPConnection(urlsplit(proxy.upstream).netloc, timeout=60)
                 connection.putrequest(
@@ -114,6 +134,8 @@ class FailingS3:
                 for name, value in self.headers.items():
                     if name.lower() not in _HOP_BY_HOP:
                         connection.putheader(name, value)
+                if self.headers.get("Transfer-Encoding") == "chunked":
+                    connection.putheader("Content-Length", str(len(body)))
                 connection.endheaders(body or None)
                 answer = connection.getresponse()
                 content = answer.read()

@@ -87,6 +87,9 @@ def draw(seed: int, *, containers: bool) -> Draw:
     fault = chance.choice([name for name, one in FAULTS.items() if one.fits(nodes, contained)])
     if code is None and not FAULTS[fault].ends:
         application, code = "last 3 0", 0
+    if fault == "agent killed" and application.startswith("daemon"):
+        # Only the end of a container ends what was a daemon of the dead agent's.
+        fault = "node killed"
     detail = ""
     if fault == "s3":
         detail = chance.choice(list(S3_FAULTS))
@@ -208,7 +211,7 @@ def run(drawn: Draw, private: Path, results: Path) -> None:
     """Run a draw; raise AssertionError or TimeoutError for a check that it misses."""
     fault = FAULTS[drawn.fault]
     env = harness.env(ARCHITRAVE_LAUNCHER=drawn.launcher, ARCHITRAVE_SLOTS="1")
-    env["ARCHITRAVE_JOIN_TIMEOUT_SECONDS"] = "30" if drawn.fault == "late" else "6"
+    env["ARCHITRAVE_JOIN_TIMEOUT_SECONDS"] = "30" if drawn.fault == "late" else "8"
     hurts: tuple[Hurt, ...] = ()
     if drawn.fault == "time limit":
         env["ARCHITRAVE_TIMEOUT_SECONDS"] = "1.5"

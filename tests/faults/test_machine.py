@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.local.hurts import DELAY, Hurt
 from tests.cluster.conftest import check_manifest, codes, errors
 from tests.conftest import REPOSITORY, pack, until
 from tests.containers import LAMBDA
@@ -57,6 +58,23 @@ def test_helper_hangs(broken, batch):
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 4, err
     assert "not done after 2 s" in err
+
+
+@pytest.mark.cell("machine.helper")
+@pytest.mark.parametrize("times", [1, 2])
+def test_helper_is_killed_while_it_joins(cluster, times):
+    """Once: another one joins. Twice: 75 with the cause, and the main node names who is missing."""
+    late = Hurt(DELAY, 0, seconds=4)
+    env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="20" if times == 1 else "6")
+    with cluster(None, "exit 5", nodes=2, env=env, hurts=(late,)) as running:
+        running.wait_phase(1, "join")
+        process, killed = running.nodes[1].process, []
+        for _ in range(times):
+            killed.append(until(lambda: harness.helper_of(process, killed)))
+            killed[-1].kill()
+        result = running.wait()
+    assert codes(result) == ([5, 5] if times == 1 else [75, 75])
+    assert ("killed by signal 9" in errors(result.nodes[1])) == (times == 2)
 
 
 @pytest.fixture

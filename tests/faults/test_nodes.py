@@ -169,7 +169,8 @@ def test_sshd_killed(cluster, hurt, phase):
 def test_never_starts(cluster):
     """75 at the deadline, naming the missing index; who is there ends with it."""
     late = Hurt(DELAY, 2, seconds=1000)
-    with cluster(None, "hold", env=harness.env(), hurts=(late,)) as running:
+    env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="4")
+    with cluster(None, "hold", env=env, hurts=(late,)) as running:
         running.wait_phase(0, "join")
         start = time.monotonic()
         assert harness.ends(running, [0, 1], 4 + harness.BOUND) == [75, 75]

@@ -6,6 +6,7 @@ import os
 import time
 
 import pytest
+import trustme
 
 from tests.conftest import pack
 from tests.faults.s3proxy import FailingS3
@@ -242,3 +243,76 @@ def test_object_changes_while_it_is_fetched(job, root, batch, failing, s3, keys,
     code, out, err = job(timeout=110, **env)
     assert code == 0, err
     assert out.startswith("2")
+
+
+def large(batch, s3, tmp_path):
+    """Put an archive on S3 that comes in several parts; return its content's checksum."""
+    content = tmp_path / "large"
+    content.mkdir()
+    data = os.urandom(40 << 20)
+    (content / "big").write_bytes(data)
+    prefix = batch["S3_BUCKET"].rpartition("/")[2]
+    s3.put_file("bucket", f"{prefix}/{KEY}", pack(content, tmp_path / "large.7z", "", "-mx0"))
+    return hashlib.sha256(data).hexdigest()
+
+
+def events(err):
+    return [line["event"] for line in records(err)]
+
+
+@pytest.mark.cell("s3.passing")
+@pytest.mark.parametrize("fault", [None, "500", "reset", "truncated"])
+def test_a_large_object_comes_in_parts(job, root, batch, failing, s3, tmp_path, fault):
+    """On the fast lane, or where that gives up by boto3's way: no byte is wrong."""
+    wanted = large(batch, s3, tmp_path)
+    if fault:
+        failing.rule("GET", KEY, **PASSING[fault] | {"times": 5})
+    env = batch | {"APP_PARAMS": f"-c 'sha256sum {root}/opt/big'"}
+    code, out, err = job(timeout=110, **env)
+    assert code == 0, err
+    assert out.startswith(wanted)
+    if fault is None:
+        assert "fetching another way" not in events(err)
+        assert len([one for one in failing.requests if one.startswith("GET")]) > 4
+
+
+MANY = "echo ran; cd $TMP_OUTPUT_DIR; for i in $(seq 100); do echo $i >many-$i; done"
+
+
+@pytest.mark.cell("s3.passing", "s3.upload-fails")
+@pytest.mark.parametrize("fault", [None, "reset", "503", "403"])
+def test_many_small_results(job, batch, failing, s3, tmp_path, fault):
+    """They go up many at once; one that fails is tried again and then named, the others arrive."""
+    if fault == "403":
+        failing.rule("PUT", "/node-0/many-7", **refusal(403, "AccessDenied"))
+    elif fault:
+        failing.rule("PUT", "/node-0/many-.", **PASSING[fault])
+    code, _, err = job(timeout=110, **batch | {"APP_PARAMS": f"-c '{MANY}'"})
+    assert code == (73 if fault == "403" else 0), err
+    names = {f"node-0/many-{i}" for i in range(1, 101)} | {"node-0/time.log", "run.json"}
+    missing = {"node-0/many-7"} if fault == "403" else set()
+    found = uploaded(s3, batch, tmp_path)
+    assert found.keys() - {"manifest.json"} == names - missing
+    assert ("manifest.json" in found) == (fault != "403")
+    if fault == "403":
+        assert "many-7" in first_error(err)["event"]
+
+
+def test_over_tls(job, root, batch, s3, tmp_path):
+    """Over https boto3 sends another form than over http: everything arrives all the same."""
+    authority = trustme.CA()
+    trusted, pem = tmp_path / "authority.pem", tmp_path / "server.pem"
+    authority.cert_pem.write_to_path(trusted)
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
+    wanted = large(batch, s3, tmp_path)
+    script = f"sha256sum {root}/opt/big; {MANY}; head -c 40000000 /dev/zero >big"
+    with FailingS3(s3.endpoint, certificate=str(pem)) as server:
+        env = {"AWS_ENDPOINT_URL_S3": server.endpoint, "APP_PARAMS": f"-c '{script}'"}
+        untrusted, _, _ = job(**batch | env | {"AWS_MAX_ATTEMPTS": "1"})
+        env["AWS_CA_BUNDLE"] = str(trusted)
+        code, out, err = job(timeout=110, **batch | env)
+    assert untrusted == 69
+    assert code == 0, err
+    assert out.startswith(wanted)
+    assert not {"fetching another way", "writing another way"} & set(events(err))
+    assert len(uploaded(s3, batch, tmp_path)) == 104

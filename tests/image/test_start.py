@@ -233,6 +233,7 @@ def test_stop_in_the_first_moment(containers, lambda_image):
     env = README_LINE | {"APP_PARAMS": "-c 'sleep 100'"}
     for words in ((), ("sleep", "100")):
         container = containers.start(lambda_image, *words, env=env)
+        container.wait_exec()
         code, seconds = container.stop()
         assert code == 143 and seconds < 20
 

@@ -1,0 +1,34 @@
+"""Let a library import what it never uses here, at no cost.
+
+A module named here is loaded when something in it is used, not when it is imported: structlog wants
+asyncio (and that ssl) for methods of asynchronous programs, dataclasses wants inspect for classes
+without a docstring, shutil the two compressions for archives that it makes.
+(importlib's LazyLoader loads at once here: `import` itself asks for an attribute.)
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_Module = type(sys)
+
+
+class _Later(_Module):  # type: ignore[misc, valid-type]
+    """Stand in for a module until something in it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        import importlib
+
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def import_later(*names: str) -> None:
+    """Let `import name` succeed, and load the module only when something in it is used."""
+    for name in names:
+        sys.modules.setdefault(name, _Later(name))

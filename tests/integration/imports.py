@@ -1,0 +1,28 @@
+"""Run the agent, and write what it has imported when it starts its first process to a file.
+
+imports.py FILE PATH WORD…: PATH is where libraries lie. Run with -I -S: nothing else counts.
+"""
+
+import sys
+
+before = set(sys.modules)
+_, file, path, *words = sys.argv
+sys.path += [__file__.rpartition("/tests/")[0], path]
+
+from agent import process  # noqa: E402
+
+spawn = process.Children.spawn
+
+
+def noted(self, *arguments, **named):
+    with open(file, "x") as out:
+        out.write("\n".join(set(sys.modules) - before))
+    process.Children.spawn = spawn
+    return spawn(self, *arguments, **named)
+
+
+process.Children.spawn = noted
+
+from agent.cli import main  # noqa: E402
+
+sys.exit(main(words))
