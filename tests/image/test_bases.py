@@ -16,17 +16,14 @@ from tests.image.test_start import time_log
 # Whoever comes first makes the bases and the image on them.
 pytestmark = pytest.mark.timeout(600)
 
-AGENT = """
-COPY --from={image} /opt/architrave /opt/architrave
-ENTRYPOINT ["/opt/architrave/bin/architrave"]
-"""
+EXAMPLE = REPOSITORY / "examples/other-base/Dockerfile"
 # A libc of its own, and a locale whose character set only a module of that libc knows.
 OLD = """
 FROM debian:bullseye-slim
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends locales \\
     && localedef -i ja_JP -f EUC-JP ja_JP.EUC-JP
 """
-NO_PYTHON = "FROM debian:bookworm-slim"
+NO_PYTHON = "FROM debian:bookworm-slim\n"
 # One program in one file, and a directory that an empty image lacks.
 EMPTY = """
 FROM debian:bookworm-slim AS programs
@@ -73,8 +70,12 @@ def base(request, image, tmp_path_factory):
     for line in dockerfile.splitlines():
         if line.startswith("FROM debian:"):
             command = [REPOSITORY / "scripts/base-image", line.split()[1]]
-            subprocess.run(command, check=True, capture_output=True, timeout=500)
-    tag = build(dockerfile + AGENT.format(image=image), tmp_path_factory.mktemp("base"))
+            done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+            assert done.returncode == 0, done.stderr
+    ours = EXAMPLE.read_text().partition("FROM ${BASE_IMAGE}\n")[2]
+    assert "architrave:latest" in ours
+    dockerfile += ours.replace("architrave:latest", image)
+    tag = build(dockerfile, tmp_path_factory.mktemp("base"))
     yield Base(tag, shell, libc)
     subprocess.run(["docker", "rmi", "-f", tag], capture_output=True, timeout=60)
 
