@@ -141,18 +141,19 @@ def test_shell_on_a_terminal(containers, image):
         ["docker", "run", "--rm", *rest], stdin=follower, stdout=follower, stderr=follower
     )
     os.close(follower)
+    seen = bytearray()
     try:
-        expect(leader, "debug shell")
-        expect(leader, "# ")
+        expect(leader, seen, "debug shell")
+        expect(leader, seen, "# ")
         os.write(leader, b"case $- in *i*) echo inter''active;; esac\n")
-        expect(leader, "interactive")
+        expect(leader, seen, "interactive")
         # The signal is for a program that runs, not for a shell that is about to start it.
         os.write(leader, b"sh -c 'echo go\"\"ing; exec sleep 100'\n")
-        expect(leader, "going")
+        expect(leader, seen, "going")
         os.write(leader, b"\x03")
-        expect(leader, "# ")
+        expect(leader, seen, "# ")
         os.write(leader, b"echo still''here $?\n")
-        expect(leader, "stillhere 130")
+        expect(leader, seen, "stillhere 130")
         os.write(leader, b"exit 7\n")
         with contextlib.suppress(OSError):  # the terminal is closed
             while os.read(leader, 4096):
@@ -164,14 +165,14 @@ def test_shell_on_a_terminal(containers, image):
         os.close(leader)
 
 
-def expect(leader, text):
-    """Read from a terminal until a text has come."""
-    seen = b""
+def expect(leader, seen, text):
+    """Read from a terminal until a text has come; what comes with it stays in `seen`."""
     while text.encode() not in seen:
         try:
             seen += os.read(leader, 4096)
         except OSError:
-            raise AssertionError(f"{text!r} is not in {seen!r}") from None
+            raise AssertionError(f"{text!r} is not in {bytes(seen)!r}") from None
+    del seen[: seen.index(text.encode()) + len(text.encode())]
 
 
 STATES = """
