@@ -16,8 +16,14 @@ from typing import Any
 _MIB = 1 << 20
 # Of a large object; two archives come at once, so at most 64 MiB are in memory.
 _PART_SIZE, _PARTS_AT_ONCE = 8 * _MIB, 4
-_RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
-_TIMES: Any = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(seconds=60)}
+_RETRY_SECONDS, _REQUEST_SECONDS = 60, 60
+_RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)}
+_TIMES: Any = {
+    "connect_timeout": timedelta(seconds=10),
+    "timeout": timedelta(seconds=_REQUEST_SECONDS),
+}
+# The longest that a request takes to fail for good.
+PATIENCE_SECONDS = _RETRY_SECONDS + _REQUEST_SECONDS
 # Credentials are asked for anew so often; botocore refreshes those that expire.
 _CREDENTIALS_LAST = timedelta(minutes=5)
 

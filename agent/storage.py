@@ -20,7 +20,7 @@ from agent.errors import (
     NotThere,
     why,
 )
-from agent.fastlane import FastLane
+from agent.fastlane import PATIENCE_SECONDS, FastLane
 from agent.integrity import digests, expected
 from agent.model import Emit
 from agent.settings import S3Place
@@ -121,7 +121,8 @@ class Storage:
             num_download_attempts=_BODY_ATTEMPTS,
         )
         # From the last byte that came to the end of all attempts.
-        self._patience = attempts * _BODY_ATTEMPTS * (_READ_SECONDS + _PAUSE_SECONDS)
+        careful = attempts * _BODY_ATTEMPTS * (_READ_SECONDS + _PAUSE_SECONDS)
+        self._patience = careful + PATIENCE_SECONDS
 
     def fetch(self, place: S3Place, path: str) -> dict[str, Any]:
         """Fetch an object into a file and check it against S3's size and checksums.

@@ -15,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -46,21 +45,25 @@ with ThreadPoolExecutor(8) as pool:
     list(pool.map(lambda n: client.upload_file(f"{sys.argv[1]}/{n}", "bench", f"boto/{n}"), names))
 """
 
+# A small process starts each: a child's peak memory begins with that of who started it.
+LAUNCH = """
+import os, sys, time
+start = time.monotonic()
+pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
+_, status, usage = os.wait4(pid, 0)
+seconds = time.monotonic() - start
+print(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, file=sys.stderr)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
 
 def measure(command: list[str], env: dict[str, str], text: str = "") -> tuple[float, float, float]:
     """Run a command; return wall seconds, processor seconds and peak MiB."""
-    start = time.monotonic()
-    process = subprocess.Popen(
-        command, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=REPOSITORY
-    )
-    assert process.stdin is not None
-    process.stdin.write(text.encode())
-    process.stdin.close()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, command
-    cpu = usage.ru_utime + usage.ru_stime
-    return time.monotonic() - start, cpu, usage.ru_maxrss / 1024
+    words = [sys.executable, "-I", "-S", "-c", LAUNCH, *command]
+    done = subprocess.run(words, env=env, input=text.encode(), capture_output=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    seconds, cpu, peak = map(float, done.stderr.split()[-3:])
+    return seconds, cpu, peak
 
 
 def stage_out(directory: Path) -> str:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agent.errors import AgentError
 from agent.local.cluster import Cluster, Result
 from agent.local.hurts import DELAY, Hurt
 from tests.cluster.conftest import described, make_private
@@ -90,6 +91,9 @@ def draw(seed: int, *, containers: bool) -> Draw:
     if fault == "agent killed" and application.startswith("daemon"):
         # Only the end of a container ends what was a daemon of the dead agent's.
         fault = "node killed"
+    phase = chance.choice(ALONE if nodes == 1 else TOGETHER)
+    if code is None and phase in ("part", "upload"):
+        phase = "run"  # it comes to no other before the fault
     detail = ""
     if fault == "s3":
         detail = chance.choice(list(S3_FAULTS))
@@ -103,7 +107,7 @@ def draw(seed: int, *, containers: bool) -> Draw:
         code=code,
         fault=fault,
         node=chance.randrange(nodes),
-        phase=chance.choice(ALONE if nodes == 1 else TOGETHER),
+        phase=phase,
         moment=round(chance.choice([0.0, chance.uniform(0, 0.5), chance.uniform(0, 2)]), 3),
         detail=detail,
     )
@@ -254,7 +258,12 @@ def inflict(running: Running) -> bool:
     wait(drawn.moment)
     if running.has_ended:
         return False
-    FAULTS[drawn.fault].act(running)
+    try:
+        FAULTS[drawn.fault].act(running)
+    except AgentError:
+        # Docker can do nothing to a container that has ended meanwhile.
+        cluster.wait_end(drawn.node, harness.HEARTBEAT)
+        return False
     return FAULTS[drawn.fault].hurt
 
 

@@ -206,6 +206,42 @@ def test_terminal_belongs_to_the_command(root):
     os.close(leader)
 
 
+@pytest.mark.cell("signals.job-control")
+def test_a_shell_stops_and_continues_it(agent):
+    """Under a shell with a terminal Ctrl-Z stops both, `fg` lets both go on, Ctrl-C ends both."""
+    leader, follower = pty.openpty()
+    shell = ["setsid", "-c", "-w", "bash", "--norc", "--noprofile", "-i"]
+    ends = {"stdin": follower, "stdout": follower, "stderr": follower}
+    process = subprocess.Popen(shell, env=os.environ | {"PS1": "ask> "}, cwd=REPOSITORY, **ends)
+    os.close(follower)
+    try:
+        expect(leader, "ask> ")
+        command = f"{sys.executable} -m agent sh -c 'echo pid\"\"=$$.; exec sleep 100'\n"
+        os.write(leader, command.encode())
+        pid = int(expect(leader, ".\r\n").rpartition("pid=")[2].rpartition(".")[0])
+        os.write(leader, b"\x1a")
+        expect(leader, "Stopped")
+        assert state(pid) == "T"
+        os.write(leader, b"fg\n")
+        until(lambda: state(pid) == "S")
+        os.write(leader, b"\x03")
+        os.write(leader, b'echo code""=$?; exit 3\n')
+        expect(leader, "code=130")
+        assert process.wait(20) == 3
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+
+
+def expect(leader, text):
+    """Read from a terminal until a text has come; return all that came."""
+    seen = b""
+    while text.encode() not in seen:
+        seen += os.read(leader, 4096)
+    return seen.decode()
+
+
 def test_help_and_version(agent):
     out, err = agent("--help").communicate(timeout=20)
     assert "architrave exec -- CMD" in out and not err
