@@ -165,7 +165,8 @@ class Delivery(Supervisor):
             for path in self._unreadable
         ]
         for failed in answer["failed"]:
-            self.log.error(
+            # Each is named; the line with the job's cause is that of `judged`, or there already.
+            self.log.warning(
                 f"cannot {failed['what']}: {failed['cause']}",
                 hint=failed["hint"] or f"it stays in {self.output_dir}",
             )

@@ -208,8 +208,10 @@ def test_upload_fails(job, root, batch, failing, s3, tmp_path, own, fault):
     assert code == (own or 73), err
     assert set(uploaded(s3, batch, tmp_path)) == COMPLETE - {"manifest.json", "node-0/one"}
     assert (root / "tmp/output/one").read_text() == "1\n"
-    named = [r for r in records(err) if r["level"] == "error" and "/one" in r["event"]]
+    named = [r for r in records(err) if r["level"] == "warning" and "/one" in r["event"]]
     assert named and named[0]["hint"]
+    causes = [r for r in records(err) if r["level"] == "error" and r["event"] != "exit"]
+    assert len(causes) == 1 and ("(one)" in causes[0]["event"]) == (own == 0)
     tries = [r for r in failing.requests if r.startswith("PUT") and r.endswith("/node-0/one")]
     assert len(tries) == (1 if fault.get("status") == 403 else 2)
 
