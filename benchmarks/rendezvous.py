@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -63,7 +64,8 @@ def main() -> None:
 
 def measure(count: int, root: Path, s3: EmbeddedS3, private: Path) -> dict[str, float]:
     """Start a main node that waits for so many workers, let them come, and read its times."""
-    port = ports.common_port([ADDRESS])
+    reserved = ExitStack()
+    port = ports.common_port([ADDRESS], reserved)
     job = Job(nodes=count + 1, image=None, private=private, env={"APP_BIN": "/bin/sleep"})
     env = s3.environment() | job.environment(0, ADDRESS)
     env |= {"APP_PARAMS": "600", "ARCHITRAVE_LAUNCHER": "direct", "PATH": os.environ["PATH"]}
@@ -93,6 +95,7 @@ def measure(count: int, root: Path, s3: EmbeddedS3, private: Path) -> dict[str, 
     finally:
         agent.terminate()
         agent.wait()
+        reserved.close()
 
 
 def join_all(count: int, root: Path, port: int, job: Job) -> int:

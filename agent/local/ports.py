@@ -30,17 +30,24 @@ def free_ports(address: str, count: int) -> list[int]:
         ) from error
 
 
-def common_port(addresses: Sequence[str]) -> int:
-    """Return one port that is free at every address."""
+def common_port(addresses: Sequence[str], kept: ExitStack) -> int:
+    """Return one port that is free at every address, and nobody else's while `kept` is open.
+
+    Sockets stay bound there. Nobody can choose the port again, but a server that sets SO_REUSEADDR,
+    as sshd does, may listen on it: Linux forbids that only while another one listens.
+    """
     for _ in range(_TRIES):
         (port,) = free_ports(addresses[0], 1)
-        try:
-            with ExitStack() as stack:
+        with ExitStack() as stack:
+            try:
                 for address in addresses:
-                    stack.enter_context(socket.socket()).bind((address, port))
-        except OSError:
-            continue
-        return port
+                    reserved = stack.enter_context(socket.socket())
+                    reserved.bind((address, port))
+                    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            except OSError:
+                continue
+            kept.push(stack.pop_all())
+            return port
     raise AgentError(
         "find a port for sshd",
         f"none is free at all of {', '.join(addresses)}",

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
 
@@ -34,11 +34,12 @@ class Processes:
         self._directory = directory
         self._addresses = [f"127.0.0.{index + 2}" for index in range(count)]
         self._ssh_port = 0
+        self._reserved = ExitStack()
         self._nodes: list[Process] = []
 
     def open(self) -> None:
         """Choose a port that is free on every node's address."""
-        self._ssh_port = ports.common_port(self._addresses)
+        self._ssh_port = ports.common_port(self._addresses, self._reserved)
 
     def close(self) -> None:
         """End every agent, and whatever an agent left behind."""
@@ -51,6 +52,7 @@ class Processes:
                 node.process.wait(max(0.0, deadline - time.monotonic()))
         for node in self._nodes:
             node.kill()
+        self._reserved.close()
 
     def address_of(self, index: int) -> str:
         """Return a node's address, also before it starts."""
