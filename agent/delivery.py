@@ -49,8 +49,12 @@ class Delivery(Supervisor):
         env = self.settings.helper_env
         return bool(env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"))
 
-    def sample(self) -> None:
-        """Begin to sample the job's processes on this node; psutil is imported a second later."""
+    def sample(self, *, by_mpirun: bool) -> None:
+        """Begin to sample the job's processes on this node; psutil is imported a second later.
+
+        `by_mpirun`: the agent itself launches with mpirun, so that whatever is left to it comes
+        from ranks. An application that calls mpirun may have daemons of its own around it.
+        """
         if self._sampling is not None:
             return
         start = self.loop.clock()
@@ -61,7 +65,8 @@ class Delivery(Supervisor):
                 if self.sampler is None:
                     self.sampler = Sampler(self.own_pids, start)
                 self.sampler.sample(self.loop.clock())
-                self._end_leavings(leavings.look(self.loop.clock(), self.sampler.seen))
+                if by_mpirun:
+                    self._end_leavings(leavings.look(self.loop.clock(), self.sampler.seen))
             except Exception as error:  # curves must not end a job
                 self.stop_sampling()
                 self.log.warning("cannot sample the job's processes", cause=str(error))

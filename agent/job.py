@@ -121,7 +121,7 @@ class Job(Runner):
 
         They are made by the helper that unpacks the archive with the key: one start less.
         """
-        from agent import network
+        from agent import network  # a node that is alone doesn't need it
 
         settings = self.settings
         address = network.own_address(

@@ -68,7 +68,7 @@ class Runner(Delivery):
         self.on_started()
         # A short application must not wait to be reaped while structlog is imported.
         self.loop.call_at(self.loop.clock() + _LOG_SECONDS, self.log.open)
-        self.sample()
+        self.sample(by_mpirun=launcher == "mpirun")
         self.loop.wait(lambda: application.ended)
         self.stop_sampling()
         application.finish(self.loop.wait)

@@ -31,7 +31,7 @@ class Worker(Job):
         meeting = self.meeting
         assert meeting is not None
         self.enter(model.RUN)
-        self.sample()
+        self.sample(by_mpirun=self.settings.launcher in ("auto", "mpirun"))
         if self.settings.launcher == "each":
             self.wait("main launches", lambda: meeting.go or meeting.outcome, _FOREVER)
             if meeting.go:
