@@ -122,6 +122,9 @@ def sshd_config(request: Mapping[str, Any]) -> str:
     ]
     # A session begins with a bare environment: mpirun's daemon must be found on every node.
     variables = {"PATH": request["path"], "LD_LIBRARY_PATH": request["library_path"]}
+    # Else bash reads the user's start file for each command from outside (bash(1), "Invoked by
+    # remote shell daemon"), and what that prints, waits for or ends with is the launch's.
+    variables["SHLVL"] = "1"
     words = [f'"{name}={value}"' for name, value in variables.items() if value and '"' not in value]
     return "\n".join([*lines, *([f"SetEnv {' '.join(words)}"] if words else [])]) + "\n"
 

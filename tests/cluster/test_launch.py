@@ -113,3 +113,13 @@ def test_output_directory_of_the_main_node(cluster, place, tmp_path):
     seen = ranks(result)
     assert [one["env"]["TMP_OUTPUT_DIR"] for one in seen] == [f"{base}/random-0"] * 3
     check_manifest(result)
+
+
+def test_start_file_of_the_shell(cluster, image, tmp_path):
+    """What the user's shell would do at its start on a node neither delays nor breaks the launch."""
+    start = tmp_path / "bashrc"
+    start.write_text("echo noise; sleep 50; exit 9\n")
+    docker_args = ("-v", f"{start}:/root/.bashrc:ro")
+    with cluster(image, "exit 5", nodes=2, docker_args=docker_args, timeout=40) as running:
+        result = running.wait()
+    assert codes(result) == [5, 5], errors(result.nodes[0])
