@@ -116,7 +116,7 @@ def test_output_directory_of_the_main_node(cluster, place, tmp_path):
 
 
 def test_start_file_of_the_shell(cluster, image, tmp_path):
-    """What the user's shell would do at its start on a node neither delays nor breaks the launch."""
+    """What a shell would do at its start on a node neither delays nor breaks the launch."""
     start = tmp_path / "bashrc"
     start.write_text("echo noise; sleep 50; exit 9\n")
     docker_args = ("-v", f"{start}:/root/.bashrc:ro")
