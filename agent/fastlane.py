@@ -1,7 +1,7 @@
 """Move objects with obstore, where all goes well. Runs in helper processes only, behind `storage`.
 
 Measured against boto3 (benchmarks/transfers.py): a large object comes down in half of the time and
-a third of the processor seconds, thousands of small ones go up in a tenth of them. What goes wrong
+a quarter of the processor seconds, many small ones go up in a tenth of them. What goes wrong
 here is done again by boto3, which knows why: no error of obstore's is ever shown.
 """
 
