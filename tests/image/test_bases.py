@@ -133,8 +133,7 @@ def test_stop_in_the_first_moment(containers, base):
     env = LAMBDA | base.job("sleep 100")
     for words in ((), (*base.shell, "-c", "sleep 100")):
         container = containers.start(base.image, *words, env=env)
-        # Docker says that it has started one before its own process has become the image's.
-        assert "true" in docker("inspect", "--format", "{{.State.Running}}", container.name)
+        container.wait_exec()
         code, seconds = container.stop()
         assert code == 143 and seconds < 20
 
