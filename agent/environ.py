@@ -1,8 +1,9 @@
-"""Read the environment: the only place that does."""
+"""Read the environment, the only place that does; and put directories in front of its paths."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 
 
 def environment() -> dict[str, str]:
@@ -20,3 +21,16 @@ def environment() -> dict[str, str]:
         except OSError:
             pass
     return env
+
+
+def with_directories(
+    env: Mapping[str, str], path: Sequence[str], library_path: Sequence[str]
+) -> dict[str, str]:
+    """Return `env` with directories in front of its PATH and LD_LIBRARY_PATH."""
+    result = dict(env)
+    if path:
+        result["PATH"] = ":".join([*path, env.get("PATH", os.defpath)])
+    if library_path:
+        given = env.get("LD_LIBRARY_PATH")
+        result["LD_LIBRARY_PATH"] = ":".join([*library_path, *([given] if given else [])])
+    return result

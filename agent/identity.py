@@ -25,7 +25,7 @@ def prepare(request: dict[str, Any]) -> None:
     """Write keys and configurations into `directory`. Runs in a helper process.
 
     `request`: key_file, directory, batch, job, attempt, address, port, user, nodes, heartbeat,
-    path, library_path. Raises AgentError 65 when there is no key, 77 when it can't be read.
+    env (what a session gets). Raises AgentError 65 when there is no key, 77 when it can't be read.
     """
     seed_of = _seeds(request["key_file"], request["job"], request["attempt"])
     directory = request["directory"]
@@ -121,12 +121,12 @@ def sshd_config(request: Mapping[str, Any]) -> str:
         f"Subsystem sftp internal-sftp -d {request['batch']}",
     ]
     # A session begins with a bare environment: mpirun's daemon must be found on every node.
-    variables = {"PATH": request["path"], "LD_LIBRARY_PATH": request["library_path"]}
-    # Else bash reads the user's start file for each command from outside (bash(1), "Invoked by
-    # remote shell daemon"), and what that prints, waits for or ends with is the launch's.
-    variables["SHLVL"] = "1"
-    words = [f'"{name}={value}"' for name, value in variables.items() if value and '"' not in value]
-    return "\n".join([*lines, *([f"SetEnv {' '.join(words)}"] if words else [])]) + "\n"
+    # Without SHLVL bash reads the user's start file for each command from outside (bash(1),
+    # "Invoked by remote shell daemon"), and what that prints, waits for or ends with is the
+    # launch's.
+    variables = {**request["env"], "SHLVL": "1"}
+    words = [f'"{name}={value}"' for name, value in variables.items() if '"' not in value]
+    return "\n".join([*lines, f"SetEnv {' '.join(words)}"]) + "\n"
 
 
 def ssh_config(request: Mapping[str, Any]) -> str:

@@ -16,6 +16,8 @@ from agent.sshd import Sshd
 
 _STAGE_SECONDS = 3600.0
 _SMALL_STEP_SECONDS = 60.0
+# What a session over SSH gets of the application's environment: mpirun's daemon needs it.
+_SESSION_ENV = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
 
 
 class Job(Runner):
@@ -140,8 +142,7 @@ class Job(Runner):
             "user": _user_name(),
             "nodes": settings.topology.count,
             "heartbeat": settings.heartbeat,
-            "path": env.get("PATH", ""),
-            "library_path": env.get("LD_LIBRARY_PATH", ""),
+            "env": {name: env[name] for name in _SESSION_ENV if env.get(name)},
         }
 
     @property

@@ -63,20 +63,30 @@ def mpirun(options: MpiRun, command: Sequence[str], env_names: Sequence[str]) ->
     return [*words, *options.more, *command]
 
 
+def daemons_failed(text: str) -> bool:
+    """Tell by mpirun's output whether it failed because a daemon of its own could not start."""
+    return "was unable to reliably start one or more daemons" in " ".join(text.split())
+
+
 def _across(options: MpiRun) -> list[str]:
     """Return what mpirun needs to reach other nodes.
 
     No tree spawn: above some 64 hosts the tree of ssh connections stalls (open-mpi/ompi#4465,
-    #6198), and only this node's keys and configuration are needed.
+    #6198), and only this node's keys and configuration are needed. The daemons stay attached to
+    their sessions: one that leaves its session and then can't start (a firewall between the nodes,
+    a /tmp that is full) is missed by nobody, and mpirun waits for ever.
     """
     agent = f"{options.ssh} -F {options.ssh_config}"
     at_once = str(max(128, options.hosts))
     if options.major == 4:
-        runtime, plm, out_of_band = "--mca", "plm_rsh", ("--mca", "oob_tcp_if_include")
+        runtime, base, plm = "--mca", "orte", "plm_rsh"
+        out_of_band = (runtime, "oob_tcp_if_include")
     else:
-        runtime, plm, out_of_band = "--prtemca", "plm_ssh", ("--prtemca", "prte_if_include")
+        runtime, base, plm = "--prtemca", "prte", "plm_ssh"
+        out_of_band = (runtime, "prte_if_include")
     words = [runtime, f"{plm}_agent", agent, runtime, f"{plm}_no_tree_spawn", "1"]
     words += [runtime, f"{plm}_num_concurrent", at_once]
+    words += [runtime, f"{base}_leave_session_attached", "1"]
     if options.interface:
         words += ["--mca", "btl_tcp_if_include", options.interface, *out_of_band, options.interface]
     return words

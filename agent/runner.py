@@ -9,6 +9,7 @@ from dataclasses import replace
 from agent import __version__, cgroup, hostfile, model, outputs, plan
 from agent.console import Outlet
 from agent.delivery import Delivery
+from agent.environ import with_directories
 from agent.errors import BAD_SETTINGS, CANNOT_WRITE, NOT_FOUND, AgentError, why
 from agent.launch import Application, resolve
 from agent.model import AGENT, Node, Outcome
@@ -17,6 +18,7 @@ from agent.settings import LAMBDA
 
 _LOG_SECONDS = 0.2
 _ASK_SECONDS = 10.0
+_LAST_WORDS = 1 << 14
 
 
 class Runner(Delivery):
@@ -28,13 +30,7 @@ class Runner(Delivery):
 
     def app_env(self) -> dict[str, str]:
         """Return the application's environment, with what deps.tar.gz has brought."""
-        env = dict(self.settings.app_env)
-        if self._path:
-            env["PATH"] = ":".join([*self._path, env.get("PATH", os.defpath)])
-        if self._library_path:
-            given = env.get("LD_LIBRARY_PATH")
-            env["LD_LIBRARY_PATH"] = ":".join([*self._library_path, *([given] if given else [])])
-        return env
+        return with_directories(self.settings.app_env, self._path, self._library_path)
 
     # -- run
 
@@ -95,9 +91,15 @@ class Runner(Delivery):
             return (pipe.read() or b"").decode("utf-8", "replace")
 
     def _explained(self, outcome: Outcome, program: str, env: dict[str, str]) -> Outcome:
-        """Return the outcome with the libraries that the program misses, if that was it."""
+        """Return the outcome with what is known of its cause besides the code."""
+        if not outcome.code or outcome.spoke == AGENT or self.failure:
+            return outcome
+        if self.settings.topology.count > 1 and plan.daemons_failed(self._last_words()):
+            cause = "mpirun could not start its daemon on every node"
+            hint = "let the nodes reach each other on all ports (security group); see time.log"
+            return replace(outcome, cause=cause, hint=hint)
         ldd = shutil.which("ldd", path=env.get("PATH", os.defpath))
-        if outcome.code != NOT_FOUND or outcome.spoke == AGENT or self.failure or ldd is None:
+        if outcome.code != NOT_FOUND or ldd is None:
             return outcome
         lines = self.ask("ldd tells what is missing", [ldd, program], env).splitlines()
         missing = ", ".join(line.split()[0] for line in lines if line.endswith("=> not found"))
@@ -106,6 +108,16 @@ class Runner(Delivery):
         cause = f"{program} needs libraries that are not here: {missing}"
         hint = "add the packages that have them to deps.tar.gz, or set LD_LIBRARY_PATH"
         return replace(outcome, cause=cause, hint=hint)
+
+    def _last_words(self) -> str:
+        """Return the end of the application's output."""
+        assert self._output is not None
+        try:
+            with open(self._output.path, "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_WORDS))
+                return file.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
 
     def on_started(self) -> None:
         """Be told that the application runs; the end may have been told before it began."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import archive, identity, model, packages
+from agent.environ import with_directories
 from agent.errors import CANNOT_WRITE, NO_PERMISSION, AgentError, NotThere, why
 from agent.integrity import digests
 from agent.model import Emit
@@ -42,9 +43,8 @@ def stage_in(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
         answer |= _fetch_and_unpack(private, deps, probe, request, emit)
     if request["identity"]:
         given = request["identity"]
-        for name in ("path", "library_path"):
-            given[name] = ":".join([*answer[name], *([given[name]] if given[name] else [])])
-        identity.prepare(given)
+        env = with_directories(given["env"], answer["path"], answer["library_path"])
+        identity.prepare({**given, "env": env})
     return answer
 
 

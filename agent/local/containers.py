@@ -174,7 +174,14 @@ class Container:
             f"for each in /sys/class/net/*/ifindex; do [ $(cat $each) = {number} ] || continue; "
             f"each=${{each%/ifindex}}; exec ip link set ${{each##*/}} {state}; done; exit 1"
         )
-        options = ("--network", "host", "--cap-add", "NET_ADMIN", "--entrypoint", "/bin/sh")
+        self._run("host", script)
+
+    def in_network(self, script: str) -> None:
+        """Run a shell script as the administrator of the container's network."""
+        self._run(f"container:{self.name}", script)
+
+    def _run(self, network: str, script: str) -> None:
+        options = ("--network", network, "--cap-add", "NET_ADMIN", "--entrypoint", "/bin/sh")
         _docker("run", "--rm", *options, self._image, "-c", script)
 
     def freeze(self) -> None:

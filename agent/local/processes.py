@@ -71,6 +71,9 @@ class Processes:
             "PATH": f"{os.environ.get('PATH', '')}:{_DEFAULT_PATH}".lstrip(":"),
             **{name: os.environ[name] for name in ("HOME", "USER", "LANG") if name in os.environ},
             "ARCHITRAVE_ROOT": str(root),
+            # Daemons of one job that share a machine's /tmp take each other's session directories
+            # away while they start, and mpirun waits for ever for the one that then gave up.
+            "TMPDIR": str(root / "tmp"),
             "ARCHITRAVE_ADDRESS": self._addresses[index],
             "ARCHITRAVE_SSH_PORT": str(self._ssh_port),
             "ARCHITRAVE_INTERFACE": "lo",

@@ -63,6 +63,13 @@ CELLS = [
         "refused by name; the job goes on with the true ones",
     ),
     Cell("nodes.wrong-key", NODES, "wrong host key, a stranger's key", "77 on the one who saw it"),
+    Cell(
+        "nodes.firewall",
+        NODES,
+        "the nodes reach each other over SSH only, or mpirun's daemon can't start on one",
+        "mpirun's code, and the line says so",
+        "what the network needs to refuse",
+    ),
     Cell("nodes.all-at-once", NODES, "64 workers in one second", "all join, none refused"),
     # -- the application
     Cell("application.code", APPLICATION, "exits with a code of its own", "the same code"),

@@ -191,6 +191,34 @@ def test_late(cluster, hurt):
     assert codes(result) == [5, 5, 5]
 
 
+@pytest.mark.cell("nodes.firewall")
+def test_daemon_of_mpirun_fails(cluster):
+    """The launch doesn't wait for a daemon of mpirun's that could not start on one node."""
+    env = {1: {"TMPDIR": "/proc/nothing"}}
+    with cluster(None, "exit 0", env=harness.env(), node_env=env) as running:
+        mpirun_fails(running.wait())
+
+
+@pytest.mark.cell("nodes.firewall")
+def test_only_ssh_passes(cluster, image):
+    """Nor for one that can't call back."""
+    with cluster(image, "exit 0", nodes=2, env=harness.env()) as running:
+        running.wait_phase(1, "fetch")
+        main = running.nodes[0].address
+        passing = [f"ipproto 6 {which} 22 lookup main" for which in ("dport", "sport")]
+        for priority, rule in enumerate([*passing, "prohibit"], 1):
+            running.nodes[1].in_network(f"ip rule add priority {priority} to {main} {rule}")
+        mpirun_fails(running.wait())
+
+
+def mpirun_fails(result):
+    (code,) = set(codes(result))
+    assert code not in (0, 75, 70)
+    for line in map(errors, result.nodes):
+        assert "mpirun could not start its daemon on every node" in line
+    assert "reliably start" in (result.results / "node-0/time.log").read_text()
+
+
 @pytest.mark.cell("nodes.all-at-once")
 def test_sixty_four_in_one_second(cluster):
     """The main node's sshd refuses none of 64 workers that all knock in the same moment."""

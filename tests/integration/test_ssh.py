@@ -38,8 +38,7 @@ def prepare(directory, key, port, job="job", attempt=1):
             "user": USER,
             "nodes": 2,
             "heartbeat": 2,
-            "path": "/only/this:/usr/bin:/bin",
-            "library_path": "",
+            "env": {"PATH": "/only/this:/usr/bin:/bin"},
         }
     )
     return directory

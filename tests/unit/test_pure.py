@@ -59,6 +59,7 @@ def test_mpirun_across_nodes():
     assert words[1] == "--allow-run-as-root" and words[-1] == "/opt/app"
     assert "ssh -F /c" in words
     assert "plm_rsh_no_tree_spawn 1" in line and "plm_rsh_num_concurrent 200" in line
+    assert "orte_leave_session_attached 1" in line
     assert "btl_tcp_if_include eth0" in line and "oob_tcp_if_include eth0" in line
     assert "--allow-run-as-root" not in plan.mpirun(BASE, ["x"], [])
 
@@ -68,6 +69,7 @@ def test_open_mpi_5_has_other_names():
     line = " ".join(five)
     assert "--prtemca plm_ssh_agent" in line and "plm_rsh" not in line
     assert "--prtemca prte_if_include eth0" in line
+    assert "--prtemca prte_leave_session_attached 1" in line
 
 
 @pytest.mark.parametrize(
