@@ -98,7 +98,7 @@ def _job(arguments: list[str], *, shell: bool) -> int:
     loop = Loop(Children(), not_ours=OWN_FAULTS)
     from agent.later import import_later
 
-    import_later("inspect", "bz2", "lzma")
+    import_later("inspect", "bz2", "lzma", "subprocess", "tempfile", "uuid")
     from agent import settings as settings_
     from agent.console import LineQueue, Outlet
     from agent.environ import environment

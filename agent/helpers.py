@@ -14,6 +14,7 @@ from typing import Any
 
 from agent.errors import BUG, AgentError, HelperDied
 from agent.loop import Loop
+from agent.pipe import Sender, read
 from agent.process import Child
 
 _SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "helper.py")
@@ -38,12 +39,10 @@ class Helper:
         self._on_message = on_message
         self._partial = b""
         self._last_words = b""
-        self._unsent = b""
-        self._waits_for_room = False
-        stdin, self._requests = os.pipe()
+        stdin, requests = os.pipe()
         self._messages, stdout = os.pipe()
         self._complaints, stderr = os.pipe()
-        for fd in (self._requests, self._messages, self._complaints):
+        for fd in (self._messages, self._complaints):
             os.set_blocking(fd, False)
         command = [sys.executable, "-I", _SCRIPT, task]
         try:
@@ -53,39 +52,14 @@ class Helper:
         finally:
             for fd in (stdin, stdout, stderr):
                 os.close(fd)
+        self._requests = Sender(loop, requests)
         self.ask(request)
         loop.watch(self._messages, self._hear)
         loop.watch(self._complaints, self._hear_complaint)
 
     def ask(self, request: Mapping[str, Any]) -> bool:
-        """Send a request; tell whether the helper could take it.
-
-        What the pipe has no room for follows when the helper has read: how large a pipe may be is
-        for the kernel to say, which counts a user's pipes in all containers of a machine.
-        """
-        if self._requests < 0:
-            return False
-        self._unsent += json.dumps(request).encode() + b"\n"
-        if not self._waits_for_room:
-            self._send()
-        return self._requests >= 0
-
-    def _send(self) -> None:
-        """Write what fits; wait for room for the rest."""
-        try:
-            self._unsent = self._unsent[os.write(self._requests, self._unsent) :]
-        except BlockingIOError:
-            pass
-        except OSError:  # nobody reads any more
-            self._unsent = b""
-            self._close("_requests")
-        if bool(self._unsent) == self._waits_for_room:
-            return
-        self._waits_for_room = not self._waits_for_room
-        if self._waits_for_room:
-            self._loop.watch(self._requests, self._send, write=True)
-        else:
-            self._loop.unwatch(self._requests)
+        """Send a request; tell whether the helper could take it."""
+        return self._requests.send(json.dumps(request).encode() + b"\n")
 
     @property
     def done(self) -> bool:
@@ -116,7 +90,8 @@ class Helper:
         """End the process, if it still runs, and forget it."""
         if self.child.running:
             self.child.kill_group(9)
-        for name in ("_messages", "_complaints", "_requests"):
+        self._requests.close()
+        for name in ("_messages", "_complaints"):
             self._close(name)
 
     def _close(self, name: str) -> None:
@@ -127,7 +102,7 @@ class Helper:
             setattr(self, name, -1)
 
     def _hear(self) -> None:
-        data = _read(self._messages)
+        data = read(self._messages)
         if data is None:
             return
         if not data:
@@ -144,15 +119,8 @@ class Helper:
                 self._on_message(message)
 
     def _hear_complaint(self) -> None:
-        data = _read(self._complaints)
+        data = read(self._complaints)
         if data:
             self._last_words = (self._last_words + data)[-_LAST_WORDS:]
         elif data is not None:
             self._close("_complaints")
-
-
-def _read(fd: int) -> bytes | None:
-    try:
-        return os.read(fd, 1 << 16)
-    except BlockingIOError:
-        return None

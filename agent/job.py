@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 from typing import Any
 
 from agent import __version__, model
 from agent.delivery import fields
-from agent.errors import NO_PERMISSION, S3_UNREACHABLE, AgentError
+from agent.errors import NO_PERMISSION, NOT_FOUND, S3_UNREACHABLE, AgentError
 from agent.model import Node, Outcome
 from agent.runner import Runner, make_directory
 from agent.settings import BATCH
@@ -148,6 +149,15 @@ class Job(Runner):
     @property
     def _ssh_directory(self) -> str:
         return os.path.join(self.settings.runtime_dir, "ssh")
+
+    @property
+    def ssh(self) -> tuple[str, ...]:
+        """Return the command that reaches another node; raise AgentError (127) without one."""
+        program = shutil.which("ssh", path=self.app_env().get("PATH", os.defpath))
+        if program is None:
+            hint = "apt-get install openssh-client"
+            raise AgentError("reach the other nodes", "no ssh on PATH", code=NOT_FOUND, hint=hint)
+        return program, "-F", f"{self._ssh_directory}/ssh_config"
 
     def open_sshd(self) -> dict[str, Any]:
         """Start sshd; return what requests to other nodes need."""

@@ -8,15 +8,25 @@ from typing import Any
 
 from agent.errors import TRY_AGAIN, AgentError, HelperDied
 from agent.helpers import Helper
+from agent.lifeline import Lifeline
 from agent.model import Outcome
-from agent.rendezvous import DONE, GO, LEFT, Meeting
+from agent.rendezvous import DONE, GO, LEFT, READY, Meeting
 from agent.roster import Refused
+
+# A line that breaks at once is not tried without a pause.
+_AGAIN_SECONDS = 0.5
 
 
 class WorkerMeeting(Meeting):
     """A worker's side: join the main node, give signs of life, wait for the end."""
 
-    def __init__(self, *arguments: Any, node: dict[str, Any], output_dir: str) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        node: dict[str, Any],
+        output_dir: str,
+        start_lifeline: Callable[[Callable[[dict[str, Any]], None]], Lifeline],
+    ) -> None:
         super().__init__(*arguments)
         self.joined = False
         self.address = ""
@@ -27,19 +37,21 @@ class WorkerMeeting(Meeting):
         self.go: dict[str, Any] | None = None
         self._node = node
         self._own_dir = output_dir
+        self._start_lifeline = start_lifeline
         self._helper: Helper | None = None
+        self._lifeline: Lifeline | None = None
         self._starts, self._deadline = 0, 0.0
         self._put: set[str] = set()
-        self._asked = False
+        self._next_line = 0.0
         self._heard = 0.0
         self._seen_count = -1.0
 
     def join(self, seconds: float) -> None:
         """Start to join; `joined` becomes true, or `check` raises."""
         self._deadline = self._loop.clock() + seconds
-        self._start_link(seconds)
+        self._start_joining(seconds)
 
-    def _start_link(self, seconds: float) -> None:
+    def _start_joining(self, seconds: float) -> None:
         self._starts += 1
         request = self._ssh | {
             "address": self._topology.main_address,
@@ -49,27 +61,30 @@ class WorkerMeeting(Meeting):
             "node": self._node,
             "output_dir": self._own_dir,
         }
-        self._asked = False
-        self._helper = self._start_helper("join", request, self._hear)
+        self._helper = self._start_helper("join", request, self._hear_helper)
 
     def check(self) -> None:
-        """Raise what joining failed with; a helper that died is tried once more."""
+        """See how joining goes; raise what it failed with. A helper that died gets one more try."""
         helper = self._helper
-        if helper is None or not helper.done or self.joined:
+        if helper is None or not (helper.done or helper.result):
             return
+        self._helper = None
+        helper.close()
         what = f"join {self._topology.main_address}"
         try:
-            helper.outcome()
-            cause, hint = "the link ended", "look at the main node's log"
+            greeting = helper.outcome()
         except HelperDied as error:
-            cause, hint = error.cause, error.hint
             left = self._deadline - self._loop.clock()
-            if self._starts == 1 and left > 0:
-                self._log.warning("trying once more", what=what, cause=cause)
-                helper.close()
-                self._start_link(left)
-                return
-        raise AgentError(what, cause, code=TRY_AGAIN, hint=hint)
+            if self._starts > 1 or left <= 0:
+                raise AgentError(what, error.cause, code=TRY_AGAIN, hint=error.hint) from error
+            self._log.warning("trying once more", what=what, cause=error.cause)
+            self._start_joining(left)
+            return
+        self.joined, self._heard = True, self._loop.clock()
+        self.address = greeting["own_address"]
+        self._log.info("joined", main=self._topology.main_address, address=self.address)
+        # Here, and not when there is something to say: at the end of a short job time counts.
+        self._beat()
 
     @property
     def _missed(self) -> bool:
@@ -91,41 +106,50 @@ class WorkerMeeting(Meeting):
         def send() -> None:
             if arrived() or self.main_lost:
                 repeat.cancel()
-            elif self._helper is not None and not self._asked:
-                self._asked = self._helper.ask({"do": "put", "path": path, "data": data})
+            else:
+                self._ask({"do": "put", "path": path, "data": data})
 
         repeat = self._loop.every(min(0.2, self._heartbeat), send)
         send()
         return arrived
 
+    def _hear_helper(self, message: dict[str, Any]) -> None:
+        self._log.at(message["log"], message["event"], {"cause": message.get("cause")})
+
     def _hear(self, message: dict[str, Any]) -> None:
-        now = self._loop.clock()
-        if "joined" in message:
-            self.joined, self._heard = True, now
-            self.address = message["joined"]["own_address"]
-            self._log.info("joined", main=self._topology.main_address, address=self.address)
-            return
-        self._asked = False
         if "put" in message:
             self._put.add(message["put"])
-            self._heard = now
-        elif "beat" in message and message["beat"] != self._seen_count:
+            self._heard = self._loop.clock()
+        elif message["beat"] != self._seen_count:
             self._seen_count = message["beat"]
-            self._heard = now
-        elif "log" in message:
-            self._log.at(message["log"], message["event"], {"cause": message.get("cause")})
+            self._heard = self._loop.clock()
+
+    def _ask(self, order: dict[str, Any]) -> None:
+        """Ask main's sshd for one thing, on a new line if the old one is broken or doesn't answer.
+
+        What can't be asked now is asked again by who wants it.
+        """
+        now = self._loop.clock()
+        line = self._lifeline
+        if line is not None and line.busy and now - line.heard > self._ssh["timeout"]:
+            line.close("no answer in time")
+        if line is None or line.done:
+            if not self.joined or now < self._next_line:
+                return
+            if line is not None:
+                self._log.debug("link broken", cause=line.cause)
+            self._next_line = now + _AGAIN_SECONDS
+            try:
+                line = self._lifeline = self._start_lifeline(self._hear)
+            except (AgentError, OSError) as error:
+                self._log.warning("cannot start the link", cause=str(error))
+                return
+        line.ask(order)
 
     def _beat(self) -> None:
-        if not self.joined or self.main_lost or self._helper is None:
+        if not self.joined or self.main_lost:
             return
-        if self._helper.done:
-            self._helper.close()
-            try:
-                self._start_link(self._silence)
-            except (AgentError, OSError) as error:
-                self._log.warning("cannot start the link again", cause=str(error))
-        elif not self._asked:
-            self._asked = self._helper.ask({"do": "beat"})
+        self._ask({"do": "beat", "path": f"{READY}/{self._topology.index}.json"})
         if self._loop.clock() - self._heard > self._silence:
             self.main_lost = True
             self._on_failure(
@@ -154,5 +178,6 @@ class WorkerMeeting(Meeting):
     def close(self) -> None:
         """End the link too."""
         super().close()
-        if self._helper is not None:
-            self._helper.close()
+        for process in (self._helper, self._lifeline):
+            if process is not None:
+                process.close()

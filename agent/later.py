@@ -1,8 +1,9 @@
 """Let a library import what it never uses here, at no cost.
 
 A module named here is loaded when something in it is used, not when it is imported: structlog wants
-asyncio (and that ssl) for methods of asynchronous programs, dataclasses wants inspect for classes
-without a docstring, shutil the two compressions for archives that it makes.
+asyncio (and that ssl) for methods of asynchronous programs and uuid for a thing of the past,
+dataclasses wants inspect for classes without a docstring, shutil the two compressions for archives
+that it makes, psutil subprocess for a class of its own, ctypes.util tempfile for systems with gcc.
 (importlib's LazyLoader loads at once here: `import` itself asks for an attribute.)
 """
 

@@ -20,60 +20,43 @@ _TELL_AT_ONCE = 64
 
 
 def join(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Announce this worker to the main node, then do what the agent asks, line by line.
+    """Announce this worker to the main node; return main's greeting and this node's own address.
 
     `request`: address, port, user, directory, timeout, seconds (until the join deadline),
     job, attempt, node {index, address, slots, version}, output_dir.
-    Emits {"joined": main's greeting}, {"beat": n} per `beat`, {"put": path} per `put`; ends when
-    standard input does. Raises AgentError 77 (keys), 75 (deadline), 78 (another job's main node).
+    Raises AgentError 77 (keys), 75 (deadline), 78 (another job's main node).
     """
-    link = _Link(request, emit)
-    greeting = link.until_deadline(link.announce)
-    emit({"joined": greeting})
-    for line in sys.stdin:
-        link.obey(json.loads(line))
-    return {}
-
-
-class _Link:
-    """The connection of a worker to the main node; made again when it breaks."""
-
-    def __init__(self, request: dict[str, Any], emit: Emit) -> None:
-        self._request = request
-        self._emit = emit
-        self._remote: Remote | None = None
-        self._deadline = time.monotonic() + request["seconds"]
-
-    def until_deadline(self, action: Any) -> Any:
-        """Try until it works; raise the last error at the deadline, or at once what stays wrong."""
-        backoff = _FIRST_BACKOFF
-        last: AgentError | None = None
-        while True:
-            try:
-                return action()
-            except AgentError as error:
-                if error.code != TRY_AGAIN:
-                    raise
-                if str(error) != str(last):
-                    self._emit({"log": "info", "event": "not joined yet", "cause": str(error)})
-                last = error
-            # Jitter: a thousand workers must not come back in the same instant.
-            pause = backoff * random.uniform(0.5, 1.0)
-            if time.monotonic() + pause > self._deadline:
-                raise last
-            time.sleep(pause)
-            backoff = min(2 * backoff, _LONGEST_BACKOFF)
-
-    def announce(self) -> dict[str, Any]:
-        """Read main's greeting, make its output directory here, and write the readiness file."""
-        request = self._request
-        remote = self._connected()
+    deadline = time.monotonic() + request["seconds"]
+    backoff = _FIRST_BACKOFF
+    last: AgentError | None = None
+    while True:
         try:
+            return _announce(request)
+        except AgentError as error:
+            if error.code != TRY_AGAIN:
+                raise
+            if str(error) != str(last):
+                emit({"log": "info", "event": "not joined yet", "cause": str(error)})
+            last = error
+        # Jitter: a thousand workers must not come back in the same instant.
+        pause = backoff * random.uniform(0.5, 1.0)
+        if time.monotonic() + pause > deadline:
+            raise last
+        time.sleep(pause)
+        backoff = min(2 * backoff, _LONGEST_BACKOFF)
+
+
+def _announce(request: dict[str, Any]) -> dict[str, Any]:
+    """Read main's greeting, make its output directory here, and write the readiness file."""
+    where = [request[name] for name in ("address", "port", "user", "directory", "timeout")]
+    what = f"join {request['address']}"
+    try:
+        with Remote(*where) as remote:
             greeting: dict[str, Any] = json.loads(remote.read("main.json"))
             ours = (request["job"], request["attempt"])
             if (greeting["job"], greeting["attempt"]) != ours:
                 raise AgentError(
-                    f"join {request['address']}",
+                    what,
                     f"it runs attempt {greeting['attempt']} of job {greeting['job']}",
                     code=BAD_SETTINGS,
                     hint="start all nodes of one attempt together",
@@ -82,65 +65,27 @@ class _Link:
             # What mpirun connects to is the address that main sees.
             node = dict(request["node"])
             node["address"] = node["address"] or remote.own_address
-            self._write_readiness(remote, node | {"job": ours[0], "attempt": ours[1]})
-        except (OSError, EOFError) as error:
-            self._broken(error)
-        return greeting | {"own_address": node["address"]}
+            _write_readiness(remote, node | {"job": ours[0], "attempt": ours[1]})
+    except (OSError, EOFError) as error:
+        cause, hint = str(error) or type(error).__name__, "look at the main node's log"
+        raise AgentError(what, cause, code=TRY_AGAIN, hint=hint) from error
+    return greeting | {"own_address": node["address"]}
 
-    def _write_readiness(self, remote: Remote, node: dict[str, Any]) -> None:
-        path = f"workers_ready/{node['index']}.json"
-        data = json.dumps(node).encode()
-        try:
-            remote.write(path, data, replace=False)
-        except OSError:
-            # It may be ours, from before the connection broke.
-            if remote.read(path) != data:
-                raise AgentError(
-                    f"join as worker {node['index']}",
-                    "another node has this index",
-                    code=BAD_SETTINGS,
-                    hint="give every node its own AWS_BATCH_JOB_NODE_INDEX",
-                ) from None
 
-    def obey(self, order: dict[str, Any]) -> None:
-        """Do one thing that the agent asks for; it counts what comes back, and what doesn't."""
-        try:
-            remote = self._connected()
-            if order["do"] == "beat":
-                remote.touch(f"workers_ready/{self._request['node']['index']}.json")
-                self._emit({"beat": remote.modified("main.json")})
-            else:
-                remote.write(order["path"], order["data"].encode())
-                self._emit({"put": order["path"]})
-        except (OSError, EOFError, AgentError) as error:
-            self._close()
-            self._emit({"log": "debug", "event": "link broken", "cause": str(error)})
-
-    def _connected(self) -> Remote:
-        if self._remote is None:
-            request = self._request
-            self._remote = Remote(
-                request["address"],
-                request["port"],
-                request["user"],
-                request["directory"],
-                request["timeout"],
-            )
-        return self._remote
-
-    def _broken(self, error: Exception) -> None:
-        self._close()
-        raise AgentError(
-            f"join {self._request['address']}",
-            str(error) or type(error).__name__,
-            code=TRY_AGAIN,
-            hint="look at the main node's log",
-        ) from error
-
-    def _close(self) -> None:
-        if self._remote is not None:
-            self._remote.close()
-            self._remote = None
+def _write_readiness(remote: Remote, node: dict[str, Any]) -> None:
+    path = f"workers_ready/{node['index']}.json"
+    data = json.dumps(node).encode()
+    try:
+        remote.write(path, data, replace=False)
+    except OSError:
+        # It may be ours, from before the connection broke.
+        if remote.read(path) != data:
+            raise AgentError(
+                f"join as worker {node['index']}",
+                "another node has this index",
+                code=BAD_SETTINGS,
+                hint="give every node its own AWS_BATCH_JOB_NODE_INDEX",
+            ) from None
 
 
 def share_directory(main: str, own: str) -> None:

@@ -6,14 +6,16 @@ import heapq
 import itertools
 import os
 import select
-import signal
 import time
 
 from agent.process import Child, Children
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable
+else:
+    import _signal as signal  # the public one imports enum, a fifth of a start
 
 _UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
 # The first two come from writes of our own, which report the error. After a handler for the others

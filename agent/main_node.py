@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from agent import model, network, plan
-from agent.errors import NOT_FOUND, TIME_LIMIT, TRY_AGAIN, AgentError
+from agent.errors import TIME_LIMIT, TRY_AGAIN, AgentError
 from agent.job import Job
 from agent.model import AGENT, Outcome
 from agent.rendezvous import DONE, GO, SILENT_BEATS, MainMeeting
@@ -81,18 +81,13 @@ class MainNode(Job):
     def mpirun_options(self, env: dict[str, str]) -> plan.MpiRun:
         """Return what mpirun needs to reach the workers."""
         settings = self.settings
-        ssh = shutil.which("ssh", path=env.get("PATH", os.defpath))
-        if ssh is None:
-            hint = "apt-get install openssh-client"
-            raise AgentError("use mpirun", "ssh is not on PATH", code=NOT_FOUND, hint=hint)
         return replace(
             super().mpirun_options(env),
             major=self._mpi_major,
             hostfile=settings.path("/tmp/hostfile"),
             hosts=settings.topology.count,
             interface=settings.interface or network.interface_of(self.node.address),
-            ssh=ssh,
-            ssh_config=os.path.join(settings.runtime_dir, "ssh", "ssh_config"),
+            ssh=self.ssh,
         )
 
     def launch(self) -> Outcome:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 
 from agent.environ import environment
 from agent.loop import Loop
@@ -11,7 +10,10 @@ from agent.process import Child, Children, has_terminal, pin_no_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Sequence
+else:
+    import _signal as signal  # the public one imports enum, a fifth of a start
 
 
 def run(argv: Sequence[str]) -> int:

@@ -29,8 +29,7 @@ class MpiRun:
     hostfile: str = ""
     hosts: int = 1
     interface: str = ""
-    ssh: str = "ssh"
-    ssh_config: str = ""
+    ssh: tuple[str, ...] = ()
     as_root: bool = False
     more: tuple[str, ...] = ()
 
@@ -76,7 +75,7 @@ def _across(options: MpiRun) -> list[str]:
     their sessions: one that leaves its session and then can't start (a firewall between the nodes,
     a /tmp that is full) is missed by nobody, and mpirun waits for ever.
     """
-    agent = f"{options.ssh} -F {options.ssh_config}"
+    agent = " ".join(options.ssh)
     at_once = str(max(128, options.hosts))
     if options.major == 4:
         runtime, base, plm = "--mca", "orte", "plm_rsh"

@@ -114,16 +114,6 @@ class Remote:
                 self._sftp.remove(temporary)
                 raise
 
-    def touch(self, path: str) -> None:
-        """Set a file's times to now."""
-        with _as_os_error():
-            self._sftp.utime(path, None)
-
-    def modified(self, path: str) -> float:
-        """Return when a file was last changed, in seconds of that node's clock (whole ones)."""
-        with _as_os_error():
-            return float(self._sftp.stat(path).st_mtime or 0)
-
 
 def _unreachable(what: str, error: Exception) -> AgentError:
     hint = "open this port between the nodes (security group)"

@@ -15,7 +15,7 @@ import signal
 import stat
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.errors import (
     BUG,
@@ -35,6 +35,9 @@ from agent.model import AGENT, Outcome, Span
 from agent.process import Child
 from agent.settings import JOURNAL, Settings
 from agent.sshd import Sshd
+
+if TYPE_CHECKING:
+    from agent.lifeline import Lifeline
 
 # From SIGTERM to SIGKILL Batch gives 30 s: out before, results and all (AWS Batch job timeouts).
 STOP_SECONDS = 24.0
@@ -64,7 +67,7 @@ class Supervisor:
         self.shielded = False
         self.ending = 0
         self.last_moment: float | None = None
-        self._helpers: list[Helper] = []
+        self._kept: list[Helper | Lifeline] = []
         self._lock = -1
         self._taken = False
         loop.on_signal = self._signal
@@ -155,9 +158,13 @@ class Supervisor:
         except OSError as error:
             hint = "raise this container's limit of open files (ulimit -n)"
             raise AgentError(f"start {task}", why(error), code=OS_ERROR, hint=hint) from error
-        self._helpers.append(helper)
-        self.own_pids.add(helper.child.pid)
+        self.keep(helper)
         return helper
+
+    def keep(self, process: Helper | Lifeline) -> None:
+        """Count a process as the agent's own; it is ended with the job."""
+        self._kept.append(process)
+        self.own_pids.add(process.child.pid)
 
     def call(
         self, task: str, what: str, request: dict[str, Any], seconds: float, code: int
@@ -275,8 +282,8 @@ class Supervisor:
 
     def cleanup(self) -> None:
         """Leave no process, no key and no decrypted file behind."""
-        for helper in self._helpers:
-            helper.close()
+        for process in self._kept:
+            process.close()
         if self.sshd is not None:
             self.sshd.close()
         for child in self.loop.children.running:

@@ -21,8 +21,13 @@ class Watch:
     """
 
     def __init__(self, directories: list[str], seen: Callable[[str, str], None]) -> None:
+        import ctypes
+
+        import inotify_simple
         from inotify_simple import INotify, flags
 
+        # Its own way to the C library starts ldconfig, and gcc where there is one.
+        inotify_simple._libc = ctypes.CDLL(None, use_errno=True)
         self._seen = seen
         self._overflow = flags.Q_OVERFLOW
         self._inotify: INotify = INotify()

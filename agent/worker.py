@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from agent import model, outputs
 from agent.errors import TRY_AGAIN, AgentError
 from agent.job import Job
 from agent.joining import WorkerMeeting
+from agent.lifeline import Lifeline
 from agent.model import Node, Outcome
 from agent.rendezvous import ENDED, LEAVING, LEFT
 from agent.runner import make_directory
@@ -78,6 +80,7 @@ class Worker(Job):
             node={"index": self.node.index, "address": self.node.address, "slots": self.node.slots}
             | {"version": self.node.version},
             output_dir=self.output_dir,
+            start_lifeline=self._start_lifeline,
         )
         self.meeting = meeting
         meeting.on_outcome = self._main_ended
@@ -104,6 +107,12 @@ class Worker(Job):
                 hint="look at the main node's log",
             )
         self.node = Node(self.node.index, meeting.address, self.node.slots, self.node.version)
+
+    def _start_lifeline(self, on_message: Callable[[dict[str, Any]], None]) -> Lifeline:
+        command = [*self.ssh, "-s", self.settings.topology.main_address, "sftp"]
+        lifeline = Lifeline(self.loop, command, self.settings.app_env, on_message)
+        self.keep(lifeline)
+        return lifeline
 
     def _main_ended(self, outcome: Outcome) -> None:
         """End this node's copy of the application: the job is over."""

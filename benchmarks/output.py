@@ -16,7 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parent.parent
+from benchmarks.common import REPOSITORY, write
+
 JOB = {"EXEC_TYPE": "lambda", "ARCHITRAVE_LAUNCHER": "direct", "APP_BIN": "/usr/bin/head"}
 
 
@@ -41,8 +42,7 @@ def main() -> None:
     for name, (seconds, cpu) in table.items():
         print(f"{name:10} {seconds:6.2f} s  {size / seconds:7.0f} MB/s  {cpu:5.2f} s of processor")
     print(f"ratio {table['tee'][0] / table['architrave'][0]:.2f}")
-    (REPOSITORY / "build").mkdir(exist_ok=True)
-    (REPOSITORY / "build/output.json").write_text(json.dumps(table, indent=1) + "\n")
+    write("output", table)
 
 
 def reader() -> subprocess.Popen[bytes]:

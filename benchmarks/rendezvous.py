@@ -26,9 +26,9 @@ from agent.local import ports
 from agent.local.job import BUCKET, PRIVATE_KEY, Job
 from agent.local.s3 import EmbeddedS3
 from agent.remote import Remote, load
+from benchmarks.common import REPOSITORY, make_private, write
 
 ADDRESS = "127.0.0.2"
-REPOSITORY = Path(__file__).parent.parent
 LIMIT_SECONDS = 120.0
 
 
@@ -39,12 +39,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="architrave-bench-") as name:
         directory = Path(name)
-        keys = directory / "keys"
-        keys.mkdir()
-        key = keys / "ssh_host_rsa_key"
-        subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", key], check=True)
-        private = directory / "private.7z"
-        subprocess.run(["7zz", "a", "-bso0", private, "."], cwd=keys, check=True)
+        private = make_private(directory)
         with EmbeddedS3(directory / "s3") as s3:
             s3.create_bucket(BUCKET)
             s3.put_file(BUCKET, PRIVATE_KEY, private)
@@ -58,8 +53,7 @@ def main() -> None:
                     f"{row['refused']} refused",
                     flush=True,
                 )
-    (REPOSITORY / "build").mkdir(exist_ok=True)
-    (REPOSITORY / "build/rendezvous.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write("rendezvous", rows)
 
 
 def measure(count: int, root: Path, s3: EmbeddedS3, private: Path) -> dict[str, float]:

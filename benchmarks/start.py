@@ -68,8 +68,9 @@ def main() -> None:
     print(f"a job in the Lambda mode, beside its application {found['job']:.1f} ms")
     for name, (resident, wakes) in found["idle"].items():
         print(f"idle   {name:16} {resident:7.1f} MiB resident  {wakes:5.2f} wake-ups a second")
-    Path("build").mkdir(exist_ok=True)
-    Path("build/start.json").write_text(json.dumps(found, indent=1) + "\n")
+    from benchmarks.common import write  # not there inside the container
+
+    write("start", found)
 
 
 def inside(runs: int) -> None:

@@ -20,10 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.local.s3 import EmbeddedS3
+from benchmarks.common import REPOSITORY, write
 
 BUCKET = "bench"
 SMALL = 64 << 10
-REPOSITORY = Path(__file__).parent.parent
 PEERS = REPOSITORY / "build/peers"
 
 OURS_DOWN = """
@@ -153,7 +153,7 @@ def report(seen: dict[str, dict[str, list[tuple[float, float, float]]]]) -> None
         fastest = min(row[0] for peer, row in table[task].items() if peer != "ours")
         cells = [f"{p} {w:.2f} ({c:.2f}, {m:.0f})" for p, (w, c, m) in table[task].items()]
         print(f"{task:12}", *cells, f"ratio {fastest / table[task]['ours'][0]:.2f}", sep="  ")
-    (REPOSITORY / "build/transfers.json").write_text(json.dumps(table, indent=1) + "\n")
+    write("transfers", table)
 
 
 if __name__ == "__main__":

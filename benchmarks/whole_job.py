@@ -19,6 +19,7 @@ from pathlib import Path
 from agent.local.cluster import Cluster
 from agent.local.containers import Container
 from agent.local.job import Job
+from benchmarks.common import make_private, write
 
 APPLICATION_SECONDS = 1.2
 
@@ -53,15 +54,11 @@ def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        keys = directory / "keys"
-        keys.mkdir()
-        key = keys / "ssh_host_rsa_key"
-        subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", key], check=True)
-        private = directory / "private.7z"
-        subprocess.run(["7zz", "a", "-bso0", private, "."], cwd=keys, check=True)
+        private = make_private(directory)
         found = [run(directory / f"run-{number}", private) for number in range(runs)]
     medians = {key: round(statistics.median(one[key] for one in found), 2) for key in found[0]}
-    print(json.dumps({"runs": runs, "median": medians, "all": found}, indent=1))
+    print(f"{medians['seconds']} s, {medians['agent_seconds']} s of it the agents' own")
+    write("whole_job", {"median": medians, "all": found})
 
 
 if __name__ == "__main__":

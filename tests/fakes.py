@@ -4,6 +4,8 @@ import heapq
 import itertools
 import select
 
+from agent.errors import BUG, HelperDied
+
 
 class FakeLoop:
     """The timers and descriptors of the event loop, with a clock that only the test turns."""
@@ -77,19 +79,43 @@ class FakeTimer:
 
 
 class FakeHelper:
-    """The helper that links a worker to the main node, as far as its agent can see."""
+    """The helper by which a worker joins, as far as its agent can see."""
 
-    def __init__(self, hear):
-        self.hear = hear
-        self.asked = []
+    def __init__(self):
+        self.result = None
         self.done = False
 
-    def ask(self, order):
-        if self.done:
-            return False
-        assert not self.asked, "one order at a time"
-        self.asked.append(order)
-        return True
+    def outcome(self):
+        if self.result is None:
+            raise HelperDied("run the helper join", "killed by signal 9", code=BUG)
+        return self.result
 
     def close(self):
         self.done = True
+
+
+class FakeLifeline:
+    """A worker's link to the main node, which does what the test lets it do."""
+
+    def __init__(self, loop, hear):
+        self.hear = hear
+        self.heard = loop.clock()
+        self.asked = []
+        self.done = False
+        self.cause = ""
+        self._loop = loop
+
+    @property
+    def busy(self):
+        return bool(self.asked) and not self.done
+
+    def ask(self, order):
+        if self.done or self.asked:
+            return False
+        self.asked.append(order)
+        self.heard = self._loop.clock()
+        return True
+
+    def close(self, cause=""):
+        self.done = True
+        self.cause = self.cause or cause

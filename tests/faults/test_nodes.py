@@ -120,7 +120,7 @@ def test_stopped_briefly(cluster, hurt, phase):
     with cluster(None, "hold" if phase == "run" else "exit 5", env=env) as running:
         running.wait_phase(hurt, phase)
         running.nodes[hurt].freeze()
-        threading.Event().wait(3 * harness.HEARTBEAT)  # the fault's own length
+        threading.Event().wait(2 * harness.HEARTBEAT)  # the fault's own length
         running.nodes[hurt].thaw()
         goes_on(running, phase)
 

@@ -14,7 +14,7 @@ from agent.joining import WorkerMeeting
 from agent.log import Log
 from agent.model import Topology
 from agent.rendezvous import MainMeeting
-from tests.fakes import FakeHelper, FakeLoop
+from tests.fakes import FakeHelper, FakeLifeline, FakeLoop
 
 HEARTBEAT, SILENCE = 1.0, 5.0
 INDEXES = st.sampled_from([0, 2, 3])
@@ -39,7 +39,7 @@ class Side(RuleBasedStateMachine):
         topology = Topology("job", 2, index=index, count=4, main_index=1, main_address="10.0.0.2")
         log = Log(lambda line: None)
         log.open()
-        told = (HEARTBEAT, {}, start_helper, self.failures.append)
+        told = (HEARTBEAT, {"timeout": 2.0}, start_helper, self.failures.append)
         return (self.loop, log, topology, self.batch, *told)
 
     def teardown(self):
@@ -185,61 +185,79 @@ class WorkerSide(Side):
     """A worker whose link answers, falls silent or dies, and a main node that ends the job."""
 
     def meet(self):
-        self.helpers = []
+        self.helpers, self.lines = [], []
+        self.refuses = False
         self.joined = self.main_lost = False
         self.outcome = self.final = None
         self.count, self.heard, self.arrived = 0, 0.0, set()
         meeting = WorkerMeeting(
-            *self.arguments(2, self.start), node={"index": 2}, output_dir="/out"
+            *self.arguments(2, self.start),
+            node={"index": 2},
+            output_dir="/out",
+            start_lifeline=self.start_lifeline,
         )
-        meeting.join(10)
+        meeting.join(1000)
         return meeting
 
     def start(self, task, request, hear):
         assert (task, request["address"]) == ("join", "10.0.0.2")
-        self.helpers.append(FakeHelper(hear))
+        self.helpers.append(FakeHelper())
         return self.helpers[-1]
 
+    def start_lifeline(self, hear):
+        """Start a new line, which is asked for only when the old one is gone."""
+        assert self.joined and not self.open
+        if self.refuses:
+            raise OSError(24, "Too many open files")
+        self.lines.append(FakeLifeline(self.loop, hear))
+        return self.lines[-1]
+
     @property
-    def helper(self):
-        return self.helpers[-1]
+    def open(self):
+        return bool(self.lines) and not self.lines[-1].done
 
     def missed(self):
         left = "workers_done/2.json" in self.arrived
         return self.joined and self.final is None and not self.main_lost and not left
 
-    @precondition(lambda self: not self.helper.done)
+    @precondition(lambda self: not self.joined)
     @rule()
     def joins(self):
-        self.helper.hear({"joined": {"own_address": "10.0.0.3"}})
+        self.helpers[-1].result = {"own_address": "10.0.0.3"}
         self.joined, self.heard = True, self.loop.now
+        self.meeting.check()
 
-    @precondition(lambda self: self.helper.asked and not self.helper.done)
+    @precondition(lambda self: not self.joined and len(self.helpers) == 1)
+    @rule()
+    def the_helper_is_killed(self):
+        self.helpers[-1].done = True
+        self.meeting.check()
+        assert len(self.helpers) == 2  # one more try
+
+    @precondition(lambda self: self.open and self.lines[-1].asked)
     @rule(alive=st.booleans())
     def the_link_answers(self, alive):
         """Main's count goes on while it lives; what was put has arrived."""
-        order = self.helper.asked.pop()
+        order = self.lines[-1].asked.pop()
         self.count += alive
         if order["do"] == "put":
-            self.helper.hear({"put": order["path"]})
+            self.lines[-1].hear({"put": order["path"]})
             self.arrived.add(order["path"])
             self.heard = self.loop.now
         else:
-            self.helper.hear({"beat": self.count})
+            assert order["path"] == "workers_ready/2.json"
+            self.lines[-1].hear({"beat": self.count})
             if self.count != getattr(self, "seen", None):
                 self.heard, self.seen = self.loop.now, self.count
 
-    @precondition(lambda self: self.helper.asked and not self.helper.done)
+    @precondition(lambda self: self.open)
     @rule()
     def the_link_breaks(self):
-        self.helper.asked.pop()
-        self.helper.hear({"log": "debug", "event": "link broken", "cause": "reset"})
+        self.lines[-1].close("reset")
 
-    @precondition(lambda self: self.joined)
-    @rule()
-    def the_link_dies(self):
-        self.helper.done = True
-        self.helper.asked.clear()
+    @rule(refuses=st.booleans())
+    def no_link_can_be_started(self, refuses):
+        self.refuses = refuses
 
     @precondition(lambda self: self.joined)
     @rule()
@@ -270,6 +288,9 @@ class WorkerSide(Side):
     def the_worker_knows_how_it_stands(self):
         meeting = self.meeting
         assert meeting.joined == self.joined and meeting.main_lost == self.main_lost
+        if self.open and self.lines[-1].busy:
+            late = self.loop.now - self.lines[-1].heard > 2.0 + HEARTBEAT
+            assert not late or self.given_up or not self.missed()
         for found, wanted in ((meeting.outcome, self.outcome), (meeting.final, self.final)):
             assert (found.code if found else None) == wanted
 

@@ -43,7 +43,14 @@ def test_hostfile_refuses_another_form():
 
 BASE = plan.MpiRun("mpirun", 4, slots=2)
 ACROSS = plan.MpiRun(
-    "mpirun", 4, slots=2, hostfile="/h", hosts=200, interface="eth0", ssh_config="/c", as_root=True
+    "mpirun",
+    4,
+    slots=2,
+    hostfile="/h",
+    hosts=200,
+    interface="eth0",
+    ssh=("/usr/bin/ssh", "-F", "/c"),
+    as_root=True,
 )
 
 
@@ -57,7 +64,7 @@ def test_mpirun_across_nodes():
     words = plan.mpirun(ACROSS, ["/opt/app"], [])
     line = " ".join(words)
     assert words[1] == "--allow-run-as-root" and words[-1] == "/opt/app"
-    assert "ssh -F /c" in words
+    assert "/usr/bin/ssh -F /c" in words
     assert "plm_rsh_no_tree_spawn 1" in line and "plm_rsh_num_concurrent 200" in line
     assert "orte_leave_session_attached 1" in line
     assert "btl_tcp_if_include eth0" in line and "oob_tcp_if_include eth0" in line

@@ -1,0 +1,63 @@
+"""Write into a pipe without ever waiting for who reads it."""
+
+from __future__ import annotations
+
+import os
+
+from agent.loop import Loop
+
+
+class Sender:
+    """The end of a pipe that is written to; it is closed when nobody reads any more.
+
+    What the pipe has no room for follows when it has: how large a pipe may be is for the kernel to
+    say, which counts a user's pipes in all containers of a machine.
+    """
+
+    def __init__(self, loop: Loop, fd: int) -> None:
+        os.set_blocking(fd, False)
+        self._loop = loop
+        self._fd = fd
+        self._unsent = b""
+        self._waits = False
+
+    def send(self, data: bytes) -> bool:
+        """Send data; tell whether anybody may still read it."""
+        if self._fd < 0:
+            return False
+        self._unsent += data
+        if not self._waits:
+            self._write()
+        return self._fd >= 0
+
+    def _write(self) -> None:
+        """Write what fits; wait for room for the rest."""
+        try:
+            self._unsent = self._unsent[os.write(self._fd, self._unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:  # nobody reads any more
+            self.close()
+            return
+        if bool(self._unsent) == self._waits:
+            return
+        self._waits = not self._waits
+        if self._waits:
+            self._loop.watch(self._fd, self._write, write=True)
+        else:
+            self._loop.unwatch(self._fd)
+
+    def close(self) -> None:
+        """Send nothing more."""
+        if self._fd >= 0:
+            self._loop.unwatch(self._fd)
+            os.close(self._fd)
+            self._fd, self._unsent = -1, b""
+
+
+def read(fd: int) -> bytes | None:
+    """Return what has come through a pipe that doesn't block; None if nothing has."""
+    try:
+        return os.read(fd, 1 << 16)
+    except BlockingIOError:
+        return None
