@@ -143,7 +143,7 @@ class Lifeline:
 
     @property
     def _last_words(self) -> str:
-        lines = self._received[:_LAST_WORDS].decode("utf-8", "replace").strip().splitlines()
+        lines = self._received[-_LAST_WORDS:].decode("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else ""
 
     def close(self, cause: str = "") -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+import venv
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parent.parent
+PEERS = REPOSITORY / "build/peers"
 
 
 def make_private(directory: Path, *more: str) -> Path:
@@ -19,6 +21,14 @@ def make_private(directory: Path, *more: str) -> Path:
     private = directory / "private.7z"
     subprocess.run(["7zz", "a", "-bso0", private, ".", *more], cwd=keys, check=True)
     return private
+
+
+def install_peers() -> None:
+    """Install what is measured against, and what draws, into an environment of its own."""
+    if not (PEERS / "bin/aws").exists():
+        venv.create(PEERS, with_pip=True)
+        requirements = REPOSITORY / "benchmarks/requirements.txt"
+        subprocess.run([PEERS / "bin/pip", "install", "-q", "-r", requirements], check=True)
 
 
 def write(name: str, found: Any) -> None:

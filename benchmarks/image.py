@@ -2,7 +2,7 @@
 
 The start is `architrave exec -- true` from a shell in a container that is there already, so that
 Docker's own time doesn't count; the images take turns. The directory is that of the first image.
-Run by hand: .venv/bin/python benchmarks/image.py IMAGE [OTHER IMAGE…]
+Run by hand: PYTHONPATH=. .venv/bin/python benchmarks/image.py IMAGE [OTHER IMAGE…]
 """
 
 from __future__ import annotations

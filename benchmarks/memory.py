@@ -3,7 +3,7 @@
 Printed: resident MiB of the agent at the first and last sample, and the most; for the nodes of a
 cluster the proportional share (PSS) of every process of the agent's. Run by hand, as root, since
 the containers' processes are looked at from outside:
-.venv/bin/python benchmarks/memory.py [GIGABYTES] [MINUTES] [IMAGE]
+PYTHONPATH=. .venv/bin/python benchmarks/memory.py [GIGABYTES] [MINUTES] [IMAGE]
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from agent.local.cluster import Cluster
 from agent.local.containers import Container
@@ -26,7 +28,7 @@ NOT_OURS = {"sshd", "sleep", "sh", "mpirun", "orted"}
 
 def main() -> None:
     """Measure, print, write build/memory.json."""
-    default = ("10", "60", "architrave:latest")
+    default = ("10", "60", "architrave:test")
     gigabytes, minutes, image = (*sys.argv[1:], *default[len(sys.argv) - 1 :])
     line = f"i=0; while [ $i -lt {60 * int(minutes)} ]; do echo line $i; i=$((i+1)); sleep 1; done"
     found = {
@@ -45,8 +47,8 @@ def main() -> None:
     write("memory", {"runs": found, "nodes": shares})
 
 
-def watch(image: str, script: str, every: float) -> dict[str, float]:
-    """Run a job and sample its agent; return resident MiB."""
+def watch(image: str, script: str, every: float) -> dict[str, Any]:
+    """Run a job and sample its agent; return resident MiB, and the curve with its seconds."""
     env = [word for item in JOB.items() for word in ("-e", "=".join(item))]
     env += ["-e", f"APP_PARAMS=-c '{script}'"]
     with tempfile.TemporaryDirectory(dir=REPOSITORY / "build") as results:
@@ -60,16 +62,16 @@ def watch(image: str, script: str, every: float) -> dict[str, float]:
         )
         time.sleep(SETTLED_SECONDS)
         pid = inspect(name, "{{.State.Pid}}")
-        samples = []
+        curve = []
+        start = time.monotonic()
         while job.poll() is None:
-            try:
-                samples.append(field(pid, "status", "VmRSS"))
-            except (OSError, ProcessLookupError, KeyError):
-                break
+            with suppress(OSError, KeyError):  # it has ended meanwhile
+                curve.append((round(time.monotonic() - start, 1), field(pid, "status", "VmRSS")))
             time.sleep(every)
         assert job.wait() == 0
         subprocess.run(["rm", "-rf", f"{results}/time.log"], check=True)
-    return {"first": samples[0], "last": samples[-1], "most": max(samples), "samples": len(samples)}
+    resident = [mib for _, mib in curve]
+    return {"first": resident[0], "last": resident[-1], "most": max(resident), "curve": curve}
 
 
 def nodes(image: str) -> dict[str, dict[str, float]]:

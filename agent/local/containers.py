@@ -16,6 +16,7 @@ from agent.local import leftovers, spawn
 
 _ANSWER_SECONDS = 20.0
 _STARTS_AT_ONCE = 4
+_LOOK_SECONDS = 0.03
 _LABEL = "architrave.cluster"
 _OWNER = "architrave.owner"
 UNAVAILABLE = S3_UNREACHABLE  # 69, EX_UNAVAILABLE: something this job needs does not answer
@@ -90,13 +91,15 @@ class Containers:
         """Create and start a container for each index, several at once; raise AgentError (69)."""
         with ThreadPoolExecutor(_STARTS_AT_ONCE) as pool:
             names = dict(zip(envs, pool.map(self._create, envs, envs.values()), strict=True))
-            started = dict(zip(envs, pool.map(_start, names.values()), strict=True))
+        nodes: dict[int, Container] = {}
         # In this thread: what follows a container's output ends with the thread that started it.
-        nodes = {
-            index: Container(name, self._image, self.address_of(index), started[index])
-            for index, name in names.items()
-        }
-        self._nodes += nodes.values()
+        for number, (index, name) in enumerate(names.items()):
+            nodes[index] = Container(name, self._image, self.address_of(index))
+            self._nodes.append(nodes[index])
+            if number >= _STARTS_AT_ONCE:
+                self._nodes[-1 - _STARTS_AT_ONCE].wait_start()
+        for node in nodes.values():
+            node.wait_start()
         return nodes
 
     def _create(self, index: int, env: Mapping[str, str]) -> str:
@@ -106,7 +109,8 @@ class Containers:
             *("--name", container, "--hostname", f"node-{index}"),
             *("--network", self._name, "--ip", self.address_of(index)),
             *self._label,
-            *("--log-driver", "json-file"),
+            # The logs are in the results; `docker logs --follow` loses and repeats some.
+            *("--log-driver", "none"),
             *_by_name(env),
             *self._docker_args,
             self._image,
@@ -120,14 +124,27 @@ class Containers:
 
 
 class Container:
-    """One container, and the docker program that follows its output."""
+    """One container, and the docker program that starts it and follows its output."""
 
-    def __init__(self, name: str, image: str, address: str, started: float) -> None:
+    def __init__(self, name: str, image: str, address: str) -> None:
         self.name = name
         self.address = address
-        self.started = started
+        self.started = 0.0
         self._image = image
-        self._follower = spawn.start([_program(), "logs", "--follow", name])
+        self._follower = spawn.start([_program(), "start", "--attach", name])
+
+    def wait_start(self) -> None:
+        """Wait until the container has started; raise AgentError (69) if it can't be."""
+        while not self.started:
+            over = self._follower.poll() is not None
+            when = _docker("inspect", "--format", "{{.State.StartedAt}}", self.name)
+            if not when.startswith("0001"):
+                self.started = time.time()
+            elif over:
+                words = self.stderr.read().decode("utf-8", "replace").strip().splitlines()
+                raise _failed(("start",), words[0] if words else "it gave no reason")
+            else:
+                time.sleep(_LOOK_SECONDS)
 
     @property
     def stdout(self) -> IO[bytes]:
@@ -197,12 +214,6 @@ class Container:
         _try("rm", "--force", "--volumes", self.name)
         self._follower.kill()
         self._follower.wait()
-
-
-def _start(container: str) -> float:
-    """Start a container and return when that was done."""
-    _docker("start", container)
-    return time.time()
 
 
 def _remove_leftovers() -> None:
