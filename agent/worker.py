@@ -110,7 +110,8 @@ class Worker(Job):
 
     def _start_lifeline(self, on_message: Callable[[dict[str, Any]], None]) -> Lifeline:
         command = [*self.ssh, "-s", self.settings.topology.main_address, "sftp"]
-        lifeline = Lifeline(self.loop, command, self.settings.app_env, on_message)
+        # Without the application's libraries: ssh has its own.
+        lifeline = Lifeline(self.loop, command, {}, on_message)
         self.keep(lifeline)
         return lifeline
 
