@@ -17,6 +17,7 @@ from agent.local import leftovers, spawn
 _ANSWER_SECONDS = 20.0
 _STARTS_AT_ONCE = 4
 _LOOK_SECONDS = 0.03
+_FREEZE_TRIES = 5
 _LABEL = "architrave.cluster"
 _OWNER = "architrave.owner"
 UNAVAILABLE = S3_UNREACHABLE  # 69, EX_UNAVAILABLE: something this job needs does not answer
@@ -202,8 +203,20 @@ class Container:
         _docker("run", "--rm", *options, self._image, "-c", script)
 
     def freeze(self) -> None:
-        """Freeze every process in the container."""
-        _docker("pause", self.name)
+        """Freeze every process in the container.
+
+        The engine gives up on one whose processes start others meanwhile (cgroup v1), though not
+        always.
+        """
+        for left in reversed(range(_FREEZE_TRIES)):
+            try:
+                _docker("pause", self.name)
+                return
+            except AgentError:
+                running = _try("inspect", "--format", "{{.State.Running}}", self.name) == "true"
+                if not (left and running):
+                    raise
+                time.sleep(_LOOK_SECONDS)
 
     def thaw(self) -> None:
         """Let a frozen container go on."""
