@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -113,7 +114,7 @@ def sshd_config(request: Mapping[str, Any]) -> str:
         f"MaxStartups {max(64, 4 * int(request['nodes']))}",
         f"MaxSessions {max(64, 4 * int(request['nodes']))}",
         "LoginGraceTime 30",
-        f"ClientAliveInterval {max(1, round(float(request['heartbeat'])))}",
+        f"ClientAliveInterval {math.ceil(request['heartbeat'])}",
         "ClientAliveCountMax 5",
         # The agent waits for "Server listening".
         "LogLevel INFO",
@@ -147,7 +148,7 @@ def ssh_config(request: Mapping[str, Any]) -> str:
         "BatchMode yes",
         "ConnectTimeout 10",
         "ConnectionAttempts 3",
-        f"ServerAliveInterval {max(1, round(float(request['heartbeat'])))}",
+        f"ServerAliveInterval {math.ceil(request['heartbeat'])}",
         "ServerAliveCountMax 5",
         "LogLevel ERROR",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from agent.rendezvous import DONE, GO, LEFT, READY, Meeting
 from agent.roster import Refused
 
 # A line that breaks at once is not tried without a pause.
-_AGAIN_SECONDS = 0.5
+_AGAIN_SECONDS = 1.0
 
 
 class WorkerMeeting(Meeting):
@@ -43,6 +44,8 @@ class WorkerMeeting(Meeting):
         self._starts, self._deadline = 0, 0.0
         self._put: set[str] = set()
         self._next_line = 0.0
+        self._connected = self._closed = False
+        self._line_cause = ""
         self._heard = 0.0
         self._seen_count = -1.0
 
@@ -50,6 +53,7 @@ class WorkerMeeting(Meeting):
         """Start to join; `joined` becomes true, or `check` raises."""
         self._deadline = self._loop.clock() + seconds
         self._start_joining(seconds)
+        self._open_line()
 
     def _start_joining(self, seconds: float) -> None:
         self._starts += 1
@@ -66,7 +70,11 @@ class WorkerMeeting(Meeting):
     def check(self) -> None:
         """See how joining goes; raise what it failed with. A helper that died gets one more try."""
         helper = self._helper
-        if helper is None or not (helper.done or helper.result):
+        if helper is None:
+            return
+        if self._connected and (line := self._open_line()) is not None and line.open:
+            self._connected = not helper.ask({"do": "announce"})
+        if not (helper.done or helper.result):
             return
         self._helper = None
         helper.close()
@@ -83,7 +91,6 @@ class WorkerMeeting(Meeting):
         self.joined, self._heard = True, self._loop.clock()
         self.address = greeting["own_address"]
         self._log.info("joined", main=self._topology.main_address, address=self.address)
-        # Here, and not when there is something to say: at the end of a short job time counts.
         self._beat()
 
     @property
@@ -104,7 +111,7 @@ class WorkerMeeting(Meeting):
             return path in self._put
 
         def send() -> None:
-            if arrived() or self.main_lost:
+            if arrived() or self.main_lost or self._closed:
                 repeat.cancel()
             else:
                 self._ask({"do": "put", "path": path, "data": data})
@@ -114,6 +121,10 @@ class WorkerMeeting(Meeting):
         return arrived
 
     def _hear_helper(self, message: dict[str, Any]) -> None:
+        if "connected" in message:
+            self._connected = True
+            self._next_line = 0.0  # main can be reached: no need to wait
+            return
         self._log.at(message["log"], message["event"], {"cause": message.get("cause")})
 
     def _hear(self, message: dict[str, Any]) -> None:
@@ -129,22 +140,33 @@ class WorkerMeeting(Meeting):
 
         What can't be asked now is asked again by who wants it.
         """
-        now = self._loop.clock()
         line = self._lifeline
-        if line is not None and line.busy and now - line.heard > self._ssh["timeout"]:
-            line.close("no answer in time")
-        if line is None or line.done:
-            if not self.joined or now < self._next_line:
-                return
-            if line is not None:
-                self._log.debug("link broken", cause=line.cause)
-            self._next_line = now + _AGAIN_SECONDS
-            try:
-                line = self._lifeline = self._start_lifeline(self._hear)
-            except (AgentError, OSError) as error:
-                self._log.warning("cannot start the link", cause=str(error))
-                return
-        line.ask(order)
+        if line is not None and line.busy:
+            patience = self._ssh["timeout"] if line.open else self._silence
+            if self._loop.clock() - line.heard > patience:
+                line.close("no answer in time")
+        if self.joined and (line := self._open_line()) is not None:
+            line.ask(order)
+
+    def _open_line(self) -> Lifeline | None:
+        """Return the line, a new one if the old one is over; None while it is too soon for that."""
+        line, now = self._lifeline, self._loop.clock()
+        if line is not None and not line.done:
+            return line
+        if now < self._next_line:
+            return None
+        if line is not None:
+            self._line_cause = line.cause
+            self._log.debug("link broken", cause=line.cause)
+        # Jitter: a thousand workers must not come back in the same instant.
+        self._next_line = now + _AGAIN_SECONDS * random.uniform(0.5, 1.0)
+        try:
+            self._lifeline = self._start_lifeline(self._hear)
+        except (AgentError, OSError) as error:
+            self._line_cause = str(error)
+            self._log.warning("cannot start the link", cause=str(error))
+            return None
+        return self._lifeline
 
     def _beat(self) -> None:
         if not self.joined or self.main_lost:
@@ -155,7 +177,8 @@ class WorkerMeeting(Meeting):
             self._on_failure(
                 AgentError(
                     "keep the main node",
-                    f"{self._topology.main_address} has been silent for {self._silence:g} s",
+                    f"{self._topology.main_address} has been silent for {self._silence:g} s"
+                    + (f" ({self._line_cause})" if self._line_cause else ""),
                     code=TRY_AGAIN,
                     hint="look at the main node's log; was it killed for memory?",
                 )
@@ -177,6 +200,7 @@ class WorkerMeeting(Meeting):
 
     def close(self) -> None:
         """End the link too."""
+        self._closed = True
         super().close()
         for process in (self._helper, self._lifeline):
             if process is not None:

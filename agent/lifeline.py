@@ -45,6 +45,7 @@ class Lifeline:
         env: Mapping[str, str],
         on_message: Callable[[dict[str, Any]], None],
     ) -> None:
+        self.open = False
         self.cause = ""
         self.heard = loop.clock()
         self._loop = loop
@@ -53,19 +54,24 @@ class Lifeline:
         self._number = 0
         self._steps: _Steps | None = None
         self._next: tuple[int, bytes] | None = None
-        self._open = False
         stdin, requests = os.pipe()
         self._answers, stdout = os.pipe()
-        os.set_blocking(self._answers, False)
-        try:
-            # ssh says why it fails where its answers come: there is no packet that begins so.
-            self.child = loop.children.spawn(
-                command, env, cwd="/", stdin=stdin, stdout=stdout, stderr=stdout
-            )
-        finally:
-            os.close(stdin)
-            os.close(stdout)
+        self._complaints, stderr = os.pipe()
         self._sender = Sender(loop, requests)
+        for fd in (self._answers, self._complaints):
+            os.set_blocking(fd, False)
+        try:
+            self.child = loop.children.spawn(
+                command, env, cwd="/", stdin=stdin, stdout=stdout, stderr=stderr
+            )
+        except BaseException:
+            self._sender.close()
+            os.close(self._answers)
+            os.close(self._complaints)
+            raise
+        finally:
+            for fd in (stdin, stdout, stderr):
+                os.close(fd)
         loop.watch(self._answers, self._hear)
         self._send(_INIT, struct.pack(">I", 3), numbered=False)
 
@@ -95,7 +101,7 @@ class Lifeline:
         return True
 
     def _go_on(self) -> None:
-        if self._open and self._next is not None:
+        if self.open and self._next is not None:
             self._send(*self._next)
             self._next = None
 
@@ -110,14 +116,15 @@ class Lifeline:
         if data is None:
             return
         if not data:
-            self.close(self._last_words or "the connection is gone")
+            self.close(self._last_words() or "the connection is gone")
             return
         self.heard = self._loop.clock()
         self._received += data
         while len(self._received) >= 5 and not self.done:
             length, kind = struct.unpack_from(">IB", self._received)
             if length > _LONGEST:
-                return  # no packet but ssh's own words; its end follows
+                self.close(f"the main node's sshd sends {length} bytes at once")
+                return
             if len(self._received) < 4 + length:
                 return
             body, self._received = self._received[5 : 4 + length], self._received[4 + length :]
@@ -129,7 +136,7 @@ class Lifeline:
     def _take(self, kind: int, body: bytes) -> None:
         """Take in one packet: the order that waits for it goes on."""
         if kind == _VERSION:
-            self._open = True
+            self.open = True
         elif self._steps is not None:
             if kind == _STATUS and (code := struct.unpack_from(">I", body, 4)[0]):
                 raise OSError(f"the main node's sshd answers with status {code}")
@@ -141,10 +148,11 @@ class Lifeline:
                 return
         self._go_on()
 
-    @property
     def _last_words(self) -> str:
-        lines = self._received[-_LAST_WORDS:].decode("utf-8", "replace").strip().splitlines()
-        return lines[-1] if lines else ""
+        """Return the last line that ssh has said."""
+        words = read(self._complaints) or b""
+        lines = words.decode("utf-8", "replace").strip().splitlines()
+        return lines[-1][:_LAST_WORDS] if lines else ""
 
     def close(self, cause: str = "") -> None:
         """End the session; `cause` is why."""
@@ -155,6 +163,7 @@ class Lifeline:
         if self._answers >= 0:
             self._loop.unwatch(self._answers)
             os.close(self._answers)
+            os.close(self._complaints)
             self._answers = -1
 
 

@@ -24,6 +24,8 @@ def join(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
 
     `request`: address, port, user, directory, timeout, seconds (until the join deadline),
     job, attempt, node {index, address, slots, version}, output_dir.
+    Emits {"connected": address} and waits for a line on standard input before it announces: the
+    agent has a line of its own open by then, and beats at once.
     Raises AgentError 77 (keys), 75 (deadline), 78 (another job's main node).
     """
     deadline = time.monotonic() + request["seconds"]
@@ -31,7 +33,7 @@ def join(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     last: AgentError | None = None
     while True:
         try:
-            return _announce(request)
+            return _announce(request, emit)
         except AgentError as error:
             if error.code != TRY_AGAIN:
                 raise
@@ -46,7 +48,7 @@ def join(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
         backoff = min(2 * backoff, _LONGEST_BACKOFF)
 
 
-def _announce(request: dict[str, Any]) -> dict[str, Any]:
+def _announce(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Read main's greeting, make its output directory here, and write the readiness file."""
     where = [request[name] for name in ("address", "port", "user", "directory", "timeout")]
     what = f"join {request['address']}"
@@ -61,6 +63,8 @@ def _announce(request: dict[str, Any]) -> dict[str, Any]:
                     code=BAD_SETTINGS,
                     hint="start all nodes of one attempt together",
                 )
+            emit({"connected": request["address"]})
+            sys.stdin.readline()
             share_directory(greeting["output_dir"], request["output_dir"])
             # What mpirun connects to is the address that main sees.
             node = dict(request["node"])

@@ -78,14 +78,16 @@ def _across(options: MpiRun) -> list[str]:
     agent = " ".join(options.ssh)
     at_once = str(max(128, options.hosts))
     if options.major == 4:
-        runtime, base, plm = "--mca", "orte", "plm_rsh"
+        runtime, plm = "--mca", "plm_rsh"
+        attached: tuple[str, ...] = (runtime, "orte_leave_session_attached", "1")
         out_of_band = (runtime, "oob_tcp_if_include")
     else:
-        runtime, base, plm = "--prtemca", "prte", "plm_ssh"
+        runtime, plm = "--prtemca", "plm_ssh"
+        attached = ("--leave-session-attached",)  # no parameter sets it
         out_of_band = (runtime, "prte_if_include")
     words = [runtime, f"{plm}_agent", agent, runtime, f"{plm}_no_tree_spawn", "1"]
     words += [runtime, f"{plm}_num_concurrent", at_once]
-    words += [runtime, f"{base}_leave_session_attached", "1"]
+    words += attached
     if options.interface:
         words += ["--mca", "btl_tcp_if_include", options.interface, *out_of_band, options.interface]
     return words

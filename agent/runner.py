@@ -95,7 +95,7 @@ class Runner(Delivery):
         if not outcome.code or outcome.spoke == AGENT or self.failure:
             return outcome
         if self.settings.topology.count > 1 and plan.daemons_failed(self._last_words()):
-            cause = "mpirun could not start its daemon on every node"
+            cause = "mpirun could not start its daemon on every node, or has lost one"
             hint = "let the nodes reach each other on all ports (security group); see time.log"
             return replace(outcome, cause=cause, hint=hint)
         ldd = shutil.which("ldd", path=env.get("PATH", os.defpath))

@@ -56,7 +56,7 @@ class Sampler:
         self.seen = self._processes()
         for process in self.seen:
             with contextlib.suppress(self._psutil.Error, OSError), process.oneshot():
-                if process.name().startswith("sshd"):
+                if process.name().startswith("ssh"):  # sshd's sessions, mpirun's clients
                     continue
                 times = process.cpu_times()
                 key = (process.pid, process.create_time())

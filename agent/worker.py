@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from agent import model, outputs
@@ -67,6 +68,9 @@ class Worker(Job):
         """Start sshd first, then join: who is ready can be reached."""
         self.enter(model.JOIN)
         settings = self.settings
+        # What can't be found is said before anybody waits.
+        once = ("-o", "ConnectionAttempts=1")
+        line = [*self.ssh, *once, "-s", settings.topology.main_address, "sftp"]
         ssh = self.open_sshd()
         meeting = WorkerMeeting(
             self.loop,
@@ -80,7 +84,7 @@ class Worker(Job):
             node={"index": self.node.index, "address": self.node.address, "slots": self.node.slots}
             | {"version": self.node.version},
             output_dir=self.output_dir,
-            start_lifeline=self._start_lifeline,
+            start_lifeline=partial(self._start_lifeline, line),
         )
         self.meeting = meeting
         meeting.on_outcome = self._main_ended
@@ -108,10 +112,10 @@ class Worker(Job):
             )
         self.node = Node(self.node.index, meeting.address, self.node.slots, self.node.version)
 
-    def _start_lifeline(self, on_message: Callable[[dict[str, Any]], None]) -> Lifeline:
-        command = [*self.ssh, "-s", self.settings.topology.main_address, "sftp"]
-        # Without the application's libraries: ssh has its own.
-        lifeline = Lifeline(self.loop, command, {}, on_message)
+    def _start_lifeline(
+        self, command: list[str], on_message: Callable[[dict[str, Any]], None]
+    ) -> Lifeline:
+        lifeline = Lifeline(self.loop, command, self.app_env(), on_message)
         self.keep(lifeline)
         return lifeline
 

@@ -81,9 +81,15 @@ class FakeTimer:
 class FakeHelper:
     """The helper by which a worker joins, as far as its agent can see."""
 
-    def __init__(self):
+    def __init__(self, hear):
+        self.hear = hear
+        self.asked = []
         self.result = None
         self.done = False
+
+    def ask(self, order):
+        self.asked.append(order)
+        return not self.done
 
     def outcome(self):
         if self.result is None:
@@ -101,7 +107,7 @@ class FakeLifeline:
         self.hear = hear
         self.heard = loop.clock()
         self.asked = []
-        self.done = False
+        self.open = self.done = False
         self.cause = ""
         self._loop = loop
 

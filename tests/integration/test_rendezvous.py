@@ -201,12 +201,12 @@ class WorkerSide(Side):
 
     def start(self, task, request, hear):
         assert (task, request["address"]) == ("join", "10.0.0.2")
-        self.helpers.append(FakeHelper())
+        self.helpers.append(FakeHelper(hear))
         return self.helpers[-1]
 
     def start_lifeline(self, hear):
         """Start a new line, which is asked for only when the old one is gone."""
-        assert self.joined and not self.open
+        assert not self.open
         if self.refuses:
             raise OSError(24, "Too many open files")
         self.lines.append(FakeLifeline(self.loop, hear))
@@ -222,7 +222,20 @@ class WorkerSide(Side):
 
     @precondition(lambda self: not self.joined)
     @rule()
+    def the_helper_reaches_main(self):
+        self.helpers[-1].hear({"connected": "10.0.0.2"})
+        self.meeting.check()
+
+    @precondition(lambda self: self.open and not self.lines[-1].open)
+    @rule()
+    def the_link_opens(self):
+        self.lines[-1].open = True
+        self.meeting.check()
+
+    @precondition(lambda self: not self.joined and self.helpers[-1].asked)
+    @rule()
     def joins(self):
+        """Only when it can beat at once."""
         self.helpers[-1].result = {"own_address": "10.0.0.3"}
         self.joined, self.heard = True, self.loop.now
         self.meeting.check()
@@ -234,7 +247,7 @@ class WorkerSide(Side):
         self.meeting.check()
         assert len(self.helpers) == 2  # one more try
 
-    @precondition(lambda self: self.open and self.lines[-1].asked)
+    @precondition(lambda self: self.open and self.lines[-1].open and self.lines[-1].asked)
     @rule(alive=st.booleans())
     def the_link_answers(self, alive):
         """Main's count goes on while it lives; what was put has arrived."""
@@ -288,7 +301,7 @@ class WorkerSide(Side):
     def the_worker_knows_how_it_stands(self):
         meeting = self.meeting
         assert meeting.joined == self.joined and meeting.main_lost == self.main_lost
-        if self.open and self.lines[-1].busy:
+        if self.open and self.lines[-1].open and self.lines[-1].busy:
             late = self.loop.now - self.lines[-1].heard > 2.0 + HEARTBEAT
             assert not late or self.given_up or not self.missed()
         for found, wanted in ((meeting.outcome, self.outcome), (meeting.final, self.final)):

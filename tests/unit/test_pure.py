@@ -76,7 +76,7 @@ def test_open_mpi_5_has_other_names():
     line = " ".join(five)
     assert "--prtemca plm_ssh_agent" in line and "plm_rsh" not in line
     assert "--prtemca prte_if_include eth0" in line
-    assert "--prtemca prte_leave_session_attached 1" in line
+    assert "--leave-session-attached" in five
 
 
 @pytest.mark.parametrize(
