@@ -116,7 +116,7 @@ def strangers(tmp_path):
 def test_node_with_another_key(cluster, place, strangers):
     """A node with another key isn't let in: it ends with 77, the others miss it."""
     node_env = {2: {"S3_BATCH_PRIVATE_REL_PATH": "batch/strangers.7z"}}
-    env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "5"}
+    env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "15"}
     files = {"batch/strangers.7z": strangers}
     with cluster(place, "hold", env=env, node_env=node_env, files=files) as running:
         result = running.wait()
@@ -128,7 +128,7 @@ def test_node_with_another_key(cluster, place, strangers):
 def test_two_nodes_with_one_index(cluster, image):
     """Of two nodes that claim one index the second one is refused, and the job doesn't run."""
     node_env = {2: {"AWS_BATCH_JOB_NODE_INDEX": "1"}}
-    env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "5"}
+    env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "15"}
     with cluster(image, "hold", env=env, node_env=node_env) as running:
         result = running.wait()
     assert result.code == 75

@@ -20,7 +20,7 @@ from tests.conftest import pack, until
 )
 def test_a_node_of_another_job(cluster, place, other):
     """It has the same archive and password, and is not let in: 77, and the job misses it."""
-    env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "5", "ARCHITRAVE_HEARTBEAT_SECONDS": "0.5"}
+    env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "15", "ARCHITRAVE_HEARTBEAT_SECONDS": "0.5"}
     with cluster(place, "hold", nodes=2, env=env, node_env={1: other}) as running:
         result = running.wait()
     assert codes(result) == [75, 77]
