@@ -14,8 +14,7 @@ from typing import Any
 
 from agent.errors import BUG, AgentError, HelperDied
 from agent.loop import Loop
-from agent.pipe import Sender, read
-from agent.process import Child
+from agent.pipe import read, spawn
 
 _SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "helper.py")
 _LAST_WORDS = 2000
@@ -39,20 +38,8 @@ class Helper:
         self._on_message = on_message
         self._partial = b""
         self._last_words = b""
-        stdin, requests = os.pipe()
-        self._messages, stdout = os.pipe()
-        self._complaints, stderr = os.pipe()
-        for fd in (self._messages, self._complaints):
-            os.set_blocking(fd, False)
         command = [sys.executable, "-I", _SCRIPT, task]
-        try:
-            self.child: Child = loop.children.spawn(
-                command, env, cwd="/", stdin=stdin, stdout=stdout, stderr=stderr
-            )
-        finally:
-            for fd in (stdin, stdout, stderr):
-                os.close(fd)
-        self._requests = Sender(loop, requests)
+        self.child, self._requests, self._messages, self._complaints = spawn(loop, command, env)
         self.ask(request)
         loop.watch(self._messages, self._hear)
         loop.watch(self._complaints, self._hear_complaint)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from agent.loop import Loop
-from agent.pipe import Sender, read
+from agent.pipe import read, spawn
 
 # SFTP version 3, which OpenSSH's server speaks (draft-ietf-secsh-filexfer-02).
 _INIT, _VERSION = 1, 2
@@ -54,24 +54,7 @@ class Lifeline:
         self._number = 0
         self._steps: _Steps | None = None
         self._next: tuple[int, bytes] | None = None
-        stdin, requests = os.pipe()
-        self._answers, stdout = os.pipe()
-        self._complaints, stderr = os.pipe()
-        self._sender = Sender(loop, requests)
-        for fd in (self._answers, self._complaints):
-            os.set_blocking(fd, False)
-        try:
-            self.child = loop.children.spawn(
-                command, env, cwd="/", stdin=stdin, stdout=stdout, stderr=stderr
-            )
-        except BaseException:
-            self._sender.close()
-            os.close(self._answers)
-            os.close(self._complaints)
-            raise
-        finally:
-            for fd in (stdin, stdout, stderr):
-                os.close(fd)
+        self.child, self._sender, self._answers, self._complaints = spawn(loop, command, env)
         loop.watch(self._answers, self._hear)
         self._send(_INIT, struct.pack(">I", 3), numbered=False)
 

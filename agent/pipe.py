@@ -1,10 +1,12 @@
-"""Write into a pipe without ever waiting for who reads it."""
+"""Start programs behind pipes, and write into a pipe without ever waiting for who reads it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 
 from agent.loop import Loop
+from agent.process import Child
 
 
 class Sender:
@@ -53,6 +55,32 @@ class Sender:
             self._loop.unwatch(self._fd)
             os.close(self._fd)
             self._fd, self._unsent = -1, b""
+
+
+def spawn(
+    loop: Loop, command: Sequence[str], env: Mapping[str, str]
+) -> tuple[Child, Sender, int, int]:
+    """Start a program; return it, what goes to its stdin, its stdout and its stderr.
+
+    Nothing stays open if it can't be started. Raises what `Children.spawn` does, and OSError.
+    """
+    fds: list[int] = []
+    try:
+        for _ in range(3):
+            fds += os.pipe()
+        stdin, requests, answers, stdout, complaints, stderr = fds
+        child = loop.children.spawn(
+            command, env, cwd="/", stdin=stdin, stdout=stdout, stderr=stderr
+        )
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    for fd in (stdin, stdout, stderr):
+        os.close(fd)
+    for fd in (answers, complaints):
+        os.set_blocking(fd, False)
+    return child, Sender(loop, requests), answers, complaints
 
 
 def read(fd: int) -> bytes | None:

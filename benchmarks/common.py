@@ -31,6 +31,12 @@ def install_peers() -> None:
         subprocess.run([PEERS / "bin/pip", "install", "-q", "-r", requirements], check=True)
 
 
+def inspect(container: str, form: str) -> str:
+    """Return what the engine knows of a container."""
+    words = ["docker", "inspect", "--format", form, container]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def write(name: str, found: Any) -> None:
     """Write figures to build/NAME.json."""
     (REPOSITORY / "build").mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ from typing import Any
 from agent.local.cluster import Cluster
 from agent.local.containers import Container
 from agent.local.job import Job
-from benchmarks.common import REPOSITORY, make_private, write
+from benchmarks.common import REPOSITORY, inspect, make_private, write
 
 JOB = {"EXEC_TYPE": "lambda", "ARCHITRAVE_LAUNCHER": "direct", "APP_BIN": "/bin/sh"}
 SETTLED_SECONDS = 4.0  # the start is over, structlog and psutil are imported
@@ -69,7 +69,6 @@ def watch(image: str, script: str, every: float) -> dict[str, Any]:
                 curve.append((round(time.monotonic() - start, 1), field(pid, "status", "VmRSS")))
             time.sleep(every)
         assert job.wait() == 0
-        subprocess.run(["rm", "-rf", f"{results}/time.log"], check=True)
     resident = [mib for _, mib in curve]
     return {"first": resident[0], "last": resident[-1], "most": max(resident), "curve": curve}
 
@@ -104,12 +103,6 @@ def shares(container: str) -> dict[str, float]:
         if comm not in NOT_OURS:
             found[f"{number} {comm}"] = field(pid, "smaps_rollup", "Pss")
     return found
-
-
-def inspect(container: str, form: str) -> str:
-    """Return what the engine knows of a container."""
-    words = ["docker", "inspect", "--format", form, container]
-    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def field(pid: str, file: str, name: str) -> float:

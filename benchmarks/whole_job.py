@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from datetime import datetime
@@ -19,7 +18,7 @@ from pathlib import Path
 from agent.local.cluster import Cluster
 from agent.local.containers import Container
 from agent.local.job import Job
-from benchmarks.common import make_private, write
+from benchmarks.common import inspect, make_private, write
 
 APPLICATION_SECONDS = 1.2
 
@@ -45,9 +44,7 @@ def run(directory: Path, private: Path) -> dict[str, float]:
 def span(container: str) -> list[datetime]:
     """Return when a container started and ended."""
     form = "{{.State.StartedAt}} {{.State.FinishedAt}}"
-    command = ["docker", "inspect", "--format", form, container]
-    words = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return [datetime.fromisoformat(word) for word in words]
+    return [datetime.fromisoformat(word) for word in inspect(container, form).split()]
 
 
 def main() -> None:

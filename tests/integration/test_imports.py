@@ -49,3 +49,5 @@ def test_nothing_else_is_imported(tmp_path, words, allowed):
     subprocess.run([*command, *words], env=env, check=True, capture_output=True, timeout=60)
     seen = (tmp_path / "seen").read_text().split()
     assert public(seen) - allowed == set()
+    heavy = {"asyncio", "boto3", "paramiko", "psutil", "ssl", "structlog", "subprocess"}
+    assert not heavy & public(seen)
