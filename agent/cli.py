@@ -101,7 +101,7 @@ def _job(arguments: list[str], *, shell: bool) -> int:
     import_later("inspect", "bz2", "lzma", "subprocess", "tempfile", "uuid")
     from agent import settings as settings_
     from agent.console import LineQueue, Outlet
-    from agent.environ import environment
+    from agent.environ import environment, exit_code_file
     from agent.log import Log
     from agent.supervisor import put_exit_code
 
@@ -109,7 +109,11 @@ def _job(arguments: list[str], *, shell: bool) -> int:
     try:
         settings = settings_.read(env | {"EXEC_TYPE": "shell"} if shell else env)
     except AgentError as error:
-        put_exit_code(env.get("AWS_BATCH_EXIT_CODE_FILE") or "/tmp/batch-exit-code", error.code)
+        put_exit_code(exit_code_file(env), error.code)
+        if api := settings_.runtime_api(env, settings_.LAMBDA):
+            from agent import lambda_runtime
+
+            lambda_runtime.refuse(loop, api, error)
         raise
     outlet = Outlet(2)
     queue = LineQueue(outlet, loop)
@@ -123,7 +127,12 @@ def _job(arguments: list[str], *, shell: bool) -> int:
         from agent.shell import Shell
 
         return Shell(settings, loop, log).open(arguments)
-    code = _role(settings)(settings, loop, log).run()
+    if settings.runtime_api:
+        from agent.lambda_runtime import Runtime
+
+        code = Runtime(env, settings, loop, log).serve()
+    else:
+        code = _role(settings)(settings, loop, log).run()
     loop.wait(lambda: queue.empty, loop.clock() + 1.0)
     return code
 

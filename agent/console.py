@@ -44,6 +44,11 @@ class Outlet:
             self.gone = error.errno not in (errno.ENOSPC, errno.EDQUOT)
             return 0
 
+    def close(self) -> None:
+        """Send nothing more; what was given stays open."""
+        self.gone = True
+        os.close(self._fd)
+
 
 class LineQueue:
     """Lines on their way to an outlet: a bounded queue that says how many it had to drop."""

@@ -44,6 +44,17 @@ class Delivery(Supervisor):
         return output / f"{topology.job}/attempt-{topology.attempt}" if output else None
 
     @property
+    def times(self) -> dict[str, float]:
+        """Return the application's times in seconds, as bash's `time` names them."""
+        application = self.application
+        child = application.child if application else None
+        return {
+            "real": round(application.real_seconds, 3) if application else 0.0,
+            "user": round(child.user_seconds, 3) if child else 0.0,
+            "sys": round(child.system_seconds, 3) if child else 0.0,
+        }
+
+    @property
     def path_style(self) -> bool:
         """Tell whether S3 is asked with the bucket in the path: a given endpoint has no DNS."""
         env = self.settings.helper_env
@@ -235,15 +246,9 @@ class Delivery(Supervisor):
 
         Returns the outcome: 73 when the record could not be written and nothing failed before.
         """
-        child = self.application.child if self.application else None
-        times = {
-            "real": round(self.application.real_seconds, 3) if self.application else 0.0,
-            "user": round(child.user_seconds, 3) if child else 0.0,
-            "sys": round(child.system_seconds, 3) if child else 0.0,
-        }
         topology = self.settings.topology
         run = report.run_json(
-            topology, outcome, self.log.scrub(self.command), nodes.values(), times
+            topology, outcome, self.log.scrub(self.command), nodes.values(), self.times
         )
         with contextlib.suppress(OSError):
             # The application's own file of this name is a result, and stays.

@@ -26,6 +26,20 @@ def environment() -> dict[str, str]:
     return env
 
 
+def runtime_dir(root: str) -> str:
+    """Return the directory of a job's own below `root`; PATH.lock stands as long as the job runs.
+
+    The same path on every node: mpirun's daemons start others with main's ssh configuration.
+    """
+    return os.path.join(root, f"tmp/.architrave-{os.geteuid()}")
+
+
+def exit_code_file(env: Mapping[str, str]) -> str:
+    """Return the file in which a job's exit code is put for a surrounding program."""
+    usual = os.path.join(env.get("ARCHITRAVE_ROOT") or "/", "tmp/batch-exit-code")
+    return os.path.abspath(env.get("AWS_BATCH_EXIT_CODE_FILE") or usual)
+
+
 def with_directories(
     env: Mapping[str, str], path: Sequence[str], library_path: Sequence[str]
 ) -> dict[str, str]:

@@ -28,6 +28,11 @@ PATIENCE_SECONDS = _RETRY_SECONDS + _REQUEST_SECONDS
 _CREDENTIALS_LAST = timedelta(minutes=5)
 
 
+def load() -> None:
+    """Import obstore."""
+    import obstore.store  # noqa: F401
+
+
 class FastLane:
     """One endpoint as boto3's client sees it; threads may share it.
 

@@ -16,17 +16,26 @@ from agent.errors import BUG, AgentError
 
 def task_named(name: str) -> Callable[..., dict[str, Any]]:
     """Return the function behind a task's name, importing only what that one needs."""
-    if name in ("stage_in", "stage_out"):
+    if name.startswith("stage_"):
         from agent import staging
 
-        return {"stage_in": staging.stage_in, "stage_out": staging.stage_out}[name]
+        tasks = (staging.stage_in, staging.stage_input, staging.stage_out)
+        return {task.__name__: task for task in tasks}[name]
+    if name == "speak":
+        from agent import runtime_api
+
+        return runtime_api.speak
     from agent import link
 
     return {"join": link.join, "tell": link.tell}[name]
 
 
 def main() -> None:
-    """Run one task. The request is a JSON line on standard input; answers go to standard output."""
+    """Run the task that a JSON line on standard input names; answers go to standard output.
+
+    helper.py NAME: the task's; `spare` is one that has imported what takes long before the line
+    comes.
+    """
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # A library that prints must not break the protocol.
     os.dup2(2, 1)
@@ -39,8 +48,12 @@ def main() -> None:
             out.flush()
 
     try:
-        request = json.loads(sys.stdin.readline())
-        emit({"result": task_named(sys.argv[1])(request, emit)})
+        if sys.argv[1] == "spare":
+            from agent import storage
+
+            storage.load()
+        task, request = json.loads(sys.stdin.readline())
+        emit({"result": task_named(task)(request, emit)})
     except AgentError as error:
         emit({"error": error.to_json()})
     except BaseException as error:

@@ -21,30 +21,35 @@ _LAST_WORDS = 2000
 
 
 class Helper:
-    """One helper process: its requests go to standard input, its messages come by lines."""
+    """One helper process: its requests go to standard input, its messages come by lines.
 
-    def __init__(
-        self,
-        loop: Loop,
-        env: Mapping[str, str],
-        task: str,
-        request: Mapping[str, Any],
-        on_message: Callable[[dict[str, Any]], None],
-    ) -> None:
+    It waits for `begin`; a `spare` one has imported by then what S3 takes.
+    """
+
+    def __init__(self, loop: Loop, env: Mapping[str, str], task: str) -> None:
         self.task = task
         self.result: dict[str, Any] | None = None
         self.error: AgentError | None = None
         self._loop = loop
-        self._on_message = on_message
+        self._on_message: Callable[[dict[str, Any]], None] = lambda message: None
         self._partial = b""
         self._last_words = b""
         command = [sys.executable, "-I", _SCRIPT, task]
         self.child, self._requests, self._messages, self._complaints = spawn(loop, command, env)
-        self.ask(request)
         loop.watch(self._messages, self._hear)
         loop.watch(self._complaints, self._hear_complaint)
 
-    def ask(self, request: Mapping[str, Any]) -> bool:
+    def begin(
+        self,
+        task: str,
+        request: Mapping[str, Any],
+        on_message: Callable[[dict[str, Any]], None],
+    ) -> None:
+        """Give it its task; its messages go to `on_message` from now on."""
+        self.task, self._on_message = task, on_message
+        self.ask([task, request])
+
+    def ask(self, request: Any) -> bool:
         """Send a request; tell whether the helper could take it."""
         return self._requests.send(json.dumps(request).encode() + b"\n")
 

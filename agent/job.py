@@ -22,7 +22,12 @@ _SESSION_ENV = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
 
 
 class Job(Runner):
-    """A job on a single node; `main_node` and `worker` add what several nodes need."""
+    """A job on a single node; `main_node` and `worker` add what several nodes need.
+
+    `outcome` is how it ended, once it has been run.
+    """
+
+    outcome: Outcome
 
     def run(self) -> int:
         """Walk all phases; return the job's exit code."""
@@ -44,6 +49,7 @@ class Job(Runner):
                 hint="docker exec -it CONTAINER architrave shell; SIGTERM ends it",
             )
             self.loop.wait(lambda: self.ending, self.loop.clock() + self.settings.hold)
+        self.outcome = outcome
         self.log.open()
         self.cleanup()
         if self.spans:
@@ -76,8 +82,7 @@ class Job(Runner):
         if self.settings.mode == BATCH:
             self.log.open()
         self.prepare()
-        if self.settings.mode == BATCH or self.place:
-            self.stage_in()
+        self.stage_in()
         return self.launch()
 
     def end(self, outcome: Outcome) -> Outcome:
@@ -92,7 +97,6 @@ class Job(Runner):
 
     def stage_in(self) -> None:
         """Fetch and unpack the archives, install the dependencies."""
-        self.enter(model.FETCH)
         settings = self.settings
         deps_dir = settings.path("/tmp/deps")
         place = self.place
@@ -100,6 +104,7 @@ class Job(Runner):
         several = settings.topology.count > 1
         if not (settings.private or settings.deps or probe or several):
             return
+        self.enter(model.FETCH)
         make_directory(deps_dir, "S3_BATCH_DEPS_REL_PATH")
         request = {
             "identity": self._identity() if several else None,

@@ -72,9 +72,17 @@ class Application:
         self._ended_at = 0.0
 
     def start(
-        self, argv: Sequence[str], env: Mapping[str, str], cwd: str, time_limit: float
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str,
+        time_limit: float,
+        limit_hint: str,
     ) -> None:
-        """Start it; raise AgentError 126, 127 or 71 when it can't be started."""
+        """Start it; raise AgentError 126, 127 or 71 when it can't be started.
+
+        `time_limit` is in seconds, 0 for none; `limit_hint` says how to get more.
+        """
         self._oom_before = cgroup.oom_kills()
         self._start = self._loop.clock()
         try:
@@ -91,7 +99,9 @@ class Application:
         pin_no_directory()
         if time_limit:
             self._timers.append(
-                self._loop.call_at(self._start + time_limit, lambda: self._out_of_time(time_limit))
+                self._loop.call_at(
+                    self._start + time_limit, lambda: self._out_of_time(time_limit, limit_hint)
+                )
             )
 
     @property
@@ -139,9 +149,8 @@ class Application:
             self.child.kill_group(signal.SIGKILL)
             self._loop.call_at(self._killed_at + _KILL_SECONDS, lambda: None)
 
-    def _out_of_time(self, seconds: float) -> None:
-        cause = f"it ran longer than its limit of {seconds:g} s"
-        hint = "raise ARCHITRAVE_TIMEOUT_SECONDS"
+    def _out_of_time(self, seconds: float, hint: str) -> None:
+        cause = f"it ran longer than its limit of {seconds:.4g} s"
         self.stop(AgentError("finish the application", cause, code=TIME_LIMIT, hint=hint))
 
     def finish(self, wait: Callable[[Callable[[], object], float], bool]) -> None:

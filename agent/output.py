@@ -76,6 +76,7 @@ class Output:
             os.close(self._pipe)
             self._pipe = -1
         os.close(self._file)
+        self._console.close()
 
     def _take(self) -> bool:
         """Read once; tell whether there was anything."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-from agent.environ import environment
+from agent.environ import environment, exit_code_file, runtime_dir
 from agent.loop import Loop
 from agent.process import Child, Children, has_terminal, pin_no_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 else:
     import _signal as signal  # the public one imports enum, a fifth of a start
 
@@ -19,11 +19,54 @@ else:
 def run(argv: Sequence[str]) -> int:
     """Run `argv` and return its exit code; raise AgentError 126 or 127 if it can't be started."""
     loop = Loop(Children())
-    child = start(loop, argv, environment())
+    env = environment()
+    inside = _JobInside(env)
+    child = start(loop, argv, env)
     loop.wait(lambda: not child.running)
     if has_terminal():
         give_terminal(os.getpgrp())
-    return child.code
+    return child.code or inside.code()
+
+
+class _JobInside:
+    """A job that the command may start: faas-supervisor does, and never asks how it ended.
+
+    A command that ends with 0 although its job failed is a failure, with the job's code.
+    """
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._told = exit_code_file(env)
+        self._lock = runtime_dir(env.get("ARCHITRAVE_ROOT") or "/") + ".lock"
+        self._before = _written(self._told), _written(self._lock)
+
+    def code(self) -> int:
+        """Return the code of a job that ran since, 0 if there was none."""
+        told, locked = _written(self._told), _written(self._lock)
+        code, how = 0, "ended with"
+        if locked not in (0, self._before[1]):
+            code, how = 128 + signal.SIGKILL, "was killed or is left behind, which counts as"
+        elif told != self._before[0]:
+            code = _number_in(self._told)
+        if code:
+            line = f"the job {how} {code}, and its command said 0: ending with {code}\n"
+            os.write(2, line.encode())
+        return code
+
+
+def _written(path: str) -> int:
+    """Return when a file was written, in ns; 0 if there is none."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _number_in(path: str) -> int:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read(16)) & 0xFF
+    except (OSError, ValueError):
+        return 0
 
 
 def start(loop: Loop, argv: Sequence[str], env: dict[str, str]) -> Child:

@@ -24,6 +24,7 @@ _LAST_WORDS = 1 << 14
 class Runner(Delivery):
     """The run phase of every role. `_path` and `_library_path` are what deps.tar.gz has brought."""
 
+    limit_hint = "raise ARCHITRAVE_TIMEOUT_SECONDS"
     _output: Output | None = None
     _path: list[str]
     _library_path: list[str]
@@ -58,7 +59,7 @@ class Runner(Delivery):
         application = Application(self.loop, self.log, self._output, grace=settings.grace)
         self.application = application
         self.log.info("launch", command=argv, launcher=launcher, output_dir=self.output_dir)
-        application.start(argv, env, settings.workdir, settings.timeout)
+        application.start(argv, env, settings.workdir, settings.timeout, self.limit_hint)
         if self.failure is not None:
             application.stop(self.failure)
         self.on_started()
@@ -94,7 +95,7 @@ class Runner(Delivery):
         """Return the outcome with what is known of its cause besides the code."""
         if not outcome.code or outcome.spoke == AGENT or self.failure:
             return outcome
-        if self.settings.topology.count > 1 and plan.daemons_failed(self._last_words()):
+        if self.settings.topology.count > 1 and plan.daemons_failed(self.last_words()):
             cause = "mpirun could not start its daemon on every node, or has lost one"
             hint = "let the nodes reach each other on all ports (security group); see time.log"
             return replace(outcome, cause=cause, hint=hint)
@@ -109,7 +110,7 @@ class Runner(Delivery):
         hint = "add the packages that have them to deps.tar.gz, or set LD_LIBRARY_PATH"
         return replace(outcome, cause=cause, hint=hint)
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
         """Return the end of the application's output."""
         assert self._output is not None
         try:

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from agent.environ import exit_code_file, runtime_dir
 from agent.errors import BAD_SETTINGS, NO_PERMISSION, USAGE, AgentError
 from agent.model import Topology
 
@@ -18,6 +19,9 @@ JOURNAL = "unpacked.list"
 LAUNCHERS = ("auto", "mpirun", "direct", "each")
 LOG_FORMATS = ("auto", "console", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+
+# What an event may set of the application's environment, if ARCHITRAVE_EVENT_ENV isn't set.
+_EVENT_ENV = "APP_IN_FILE APP_PARAMS* OMP_*"
 
 # What the agent needs and the application must not see.
 SECRETS = (
@@ -85,6 +89,8 @@ class Settings:
     log_format: str
     log_level: str
     staging_asked: bool
+    runtime_api: str
+    event_env: tuple[str, ...]
     app_env: dict[str, str] = field(repr=False)
     helper_env: dict[str, str] = field(repr=False)
     password: str = field(repr=False)
@@ -95,11 +101,8 @@ class Settings:
 
     @property
     def runtime_dir(self) -> str:
-        """Return the agent's own directory (0700): keys, sshd's configuration, downloads.
-
-        The same path on every node: mpirun's daemons start others with main's ssh configuration.
-        """
-        return self.path(f"/tmp/.architrave-{os.geteuid()}")
+        """Return the agent's own directory (0700): keys, sshd's configuration, downloads."""
+        return runtime_dir(self.root)
 
 
 def read(env: Mapping[str, str]) -> Settings:
@@ -127,9 +130,7 @@ def read(env: Mapping[str, str]) -> Settings:
         output=_output(env, mode, bucket),
         exclude=tuple(env.get("ARCHITRAVE_OUTPUT_EXCLUDE", "").split()),
         key_name=env.get("SSH_PRIV_FILE_KEY") or "ssh_host_rsa_key",
-        exit_code_file=os.path.abspath(
-            env.get("AWS_BATCH_EXIT_CODE_FILE") or _below(root, "/tmp/batch-exit-code")
-        ),
+        exit_code_file=exit_code_file(env),
         launcher=_choice(env, "ARCHITRAVE_LAUNCHER", LAUNCHERS),
         mpirun_args=_words(env, "ARCHITRAVE_MPIRUN_ARGS"),
         slots=_integer(env, "ARCHITRAVE_SLOTS", 0, least=1),
@@ -149,6 +150,8 @@ def read(env: Mapping[str, str]) -> Settings:
             env.keys() & {"S3_BUCKET", "S3_BATCH_DEPS_REL_PATH", "S3_BATCH_PRIVATE_REL_PATH"}
             or mode == BATCH
         ),
+        runtime_api=runtime_api(env, mode),
+        event_env=tuple(env.get("ARCHITRAVE_EVENT_ENV", _EVENT_ENV).split()),
         app_env=_app_env(env, mode, output_dir),
         helper_env={
             k: v for k, v in env.items() if k not in ("PRIVATE_PASSWD", "PRIVATE_PASSWD_FILE")
@@ -195,6 +198,15 @@ def _mode(env: Mapping[str, str]) -> str:
         code=USAGE,
         hint="docker run -e EXEC_TYPE=lambda (or batch, shell) …",
     )
+
+
+def runtime_api(env: Mapping[str, str], mode: str) -> str:
+    """Return the address of the Lambda Runtime API that this agent serves, empty for none.
+
+    faas-supervisor, which sets the other two, serves it itself and starts a job for each call.
+    """
+    served = env.get("TMP_INPUT_DIR") or env.get("INPUT_FILE_PATH") or mode != LAMBDA
+    return "" if served else env.get("AWS_LAMBDA_RUNTIME_API", "")
 
 
 def _command(env: Mapping[str, str], root: str, output_dir: str) -> tuple[str, ...]:

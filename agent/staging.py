@@ -48,6 +48,12 @@ def stage_in(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     return answer
 
 
+def stage_input(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Fetch one object. `request`: place, path, path_style. Returns {"fetched"}."""
+    storage = Storage(emit, path_style=request["path_style"])
+    return {"fetched": [storage.fetch(S3Place(**request["place"]), request["path"])]}
+
+
 def _fetch_and_unpack(
     private: S3Place | None,
     deps: S3Place | None,

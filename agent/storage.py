@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
+from agent import fastlane
 from agent.errors import (
     BAD_ARCHIVE,
     CANNOT_WRITE,
@@ -20,7 +21,6 @@ from agent.errors import (
     NotThere,
     why,
 )
-from agent.fastlane import PATIENCE_SECONDS, FastLane
 from agent.integrity import digests, expected
 from agent.model import Emit
 from agent.settings import S3Place
@@ -29,7 +29,7 @@ _MIB = 1 << 20
 # Measured: half the time and processor seconds of boto3's defaults for large objects.
 _PART_SIZE, _PARTS_AT_ONCE, _IO_CHUNK = 32 * _MIB, 2, 4 * _MIB
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30
-# Of a request, and of a body that breaks off. AWS_MAX_ATTEMPTS is the SDK's own name for the first.
+# Of a request (the SDK's own name: AWS_MAX_ATTEMPTS), and of a body that breaks off.
 _ATTEMPTS, _BODY_ATTEMPTS = 6, 3
 # The longest pause between two attempts in botocore's standard mode.
 _PAUSE_SECONDS = 20
@@ -80,6 +80,12 @@ class Progress:
                 self._emit({"event": "progress", "what": self._what, "percent": min(percent, 100)})
 
 
+def load() -> None:
+    """Import what takes long, for a process that will need it."""
+    __import__("boto3.session")
+    fastlane.load()
+
+
 class Storage:
     """An S3 endpoint, chosen by the AWS SDK's own environment variables. Threads may share it."""
 
@@ -122,7 +128,7 @@ class Storage:
         )
         # From the last byte that came to the end of all attempts.
         careful = attempts * _BODY_ATTEMPTS * (_READ_SECONDS + _PAUSE_SECONDS)
-        self._patience = careful + PATIENCE_SECONDS
+        self._patience = careful + fastlane.PATIENCE_SECONDS
 
     def fetch(self, place: S3Place, path: str) -> dict[str, Any]:
         """Fetch an object into a file and check it against S3's size and checksums.
@@ -259,7 +265,7 @@ def _line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _fast_lane(client: Any, credentials: Any, path_style: bool) -> FastLane | None:
+def _fast_lane(client: Any, credentials: Any, path_style: bool) -> fastlane.FastLane | None:
     """Return obstore's way to the same endpoint, None where only boto3 knows the way."""
     config = client.meta.config
     names = ("use_fips_endpoint", "use_dualstack_endpoint")
@@ -270,7 +276,7 @@ def _fast_lane(client: Any, credentials: Any, path_style: bool) -> FastLane | No
     # An image may have no certificates of its own; botocore brings some.
     bundles = [os.environ.get(name) for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")]
     authorities = next(filter(None, bundles), get_cert_path(True))
-    return FastLane(client, credentials, path_style=path_style, authorities=authorities)
+    return fastlane.FastLane(client, credentials, path_style=path_style, authorities=authorities)
 
 
 def _sign_with_its_clock(

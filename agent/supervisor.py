@@ -8,11 +8,7 @@ each role does in a phase is in `job`; this is what all roles share.
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 import signal
-import stat
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from agent.errors import (
     BUG,
     CANNOT_WRITE,
-    NO_PERMISSION,
     OS_ERROR,
     TRY_AGAIN,
     AgentError,
@@ -33,7 +28,8 @@ from agent.log import Log
 from agent.loop import Loop
 from agent.model import AGENT, Outcome, Span
 from agent.process import Child
-from agent.settings import JOURNAL, Settings
+from agent.runtime_dir import RuntimeDirectory
+from agent.settings import Settings
 from agent.sshd import Sshd
 
 if TYPE_CHECKING:
@@ -51,7 +47,8 @@ class Supervisor:
     """One node's run.
 
     `failure` is the first thing that went wrong on the agent's side; `told` says that the one line
-    with the job's cause is in the log, which may also be the application's own end.
+    with the job's cause is in the log, which may also be the application's own end. Children whose
+    pid is in `spared` outlive the job.
     """
 
     def __init__(self, settings: Settings, loop: Loop, log: Log) -> None:
@@ -68,8 +65,8 @@ class Supervisor:
         self.ending = 0
         self.last_moment: float | None = None
         self._kept: list[Helper | Lifeline] = []
-        self._lock = -1
-        self._taken = False
+        self.spared: set[int] = set()
+        self._directory = RuntimeDirectory(settings.runtime_dir)
         loop.on_signal = self._signal
         loop.on_child = self._child
 
@@ -154,12 +151,17 @@ class Supervisor:
         if not task.startswith("stage_"):
             env = {name: value for name, value in env.items() if not name.startswith("AWS_")}
         try:
-            helper = Helper(self.loop, env, task, request, on_message)
+            helper = self.helper(env, task)
+            helper.begin(task, request, on_message)
         except OSError as error:
             hint = "raise this container's limit of open files (ulimit -n)"
             raise AgentError(f"start {task}", why(error), code=OS_ERROR, hint=hint) from error
         self.keep(helper)
         return helper
+
+    def helper(self, env: dict[str, str], task: str) -> Helper:
+        """Return a process for a task."""
+        return Helper(self.loop, env, task)
 
     def keep(self, process: Helper | Lifeline) -> None:
         """Count a process as the agent's own; it is ended with the job."""
@@ -220,7 +222,8 @@ class Supervisor:
         first = not self.ending
         self.ending = self.ending or number
         if first:
-            self.last_moment = self.loop.clock() + STOP_SECONDS
+            stop = self.loop.clock() + STOP_SECONDS
+            self.last_moment = min(stop, self.last_moment or stop)
             self.loop.call_at(self.last_moment, lambda: None)
         if self.application is not None and not self.application.ended:
             # The application hears the signal that the agent heard; a second one means now.
@@ -249,36 +252,7 @@ class Supervisor:
 
     def prepare(self) -> None:
         """Make the runtime directory, and make sure that no other agent runs a job here."""
-        directory = self.settings.runtime_dir
-        try:
-            os.makedirs(os.path.dirname(directory), exist_ok=True)
-            try:
-                os.mkdir(directory, 0o700)
-            except FileExistsError:
-                status = os.lstat(directory)
-                if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-                    raise PermissionError(1, "it belongs to somebody else") from None
-                os.chmod(directory, 0o700)
-            lock = os.open(f"{directory}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._lock = lock
-        except BlockingIOError as error:
-            self._taken = True
-            raise AgentError(
-                "start the job",
-                "another agent runs one in this container",
-                code=TRY_AGAIN,
-                hint="a job's application must not start /opt/run.sh again",
-            ) from error
-        except OSError as error:
-            raise AgentError(
-                f"make {directory}",
-                why(error),
-                code=NO_PERMISSION,
-                hint="make /tmp writable: docker run --tmpfs /tmp",
-            ) from error
-        for name in os.listdir(directory):
-            _remove(os.path.join(directory, name))
+        self._directory.take()
 
     def cleanup(self) -> None:
         """Leave no process, no key and no decrypted file behind."""
@@ -286,27 +260,19 @@ class Supervisor:
             process.close()
         if self.sshd is not None:
             self.sshd.close()
-        for child in self.loop.children.running:
-            child.kill_group(signal.SIGKILL)
         children = self.loop.children
-        self.loop.wait(lambda: not children.running, self.loop.clock() + _CLEANUP_SECONDS)
+
+        def left() -> list[Child]:
+            return [child for child in children.running if child.pid not in self.spared]
+
+        for child in left():
+            child.kill_group(signal.SIGKILL)
+        self.loop.wait(lambda: not left(), self.loop.clock() + _CLEANUP_SECONDS)
         children.end_orphans()
-        if self._lock < 0:
-            return  # what lies there is another agent's
-        directory = self.settings.runtime_dir
-        try:
-            with open(
-                f"{directory}/{JOURNAL}", encoding="utf-8", errors="surrogateescape"
-            ) as list_:
-                for path in list_.read().split("\0"):
-                    _remove(path)
-        except OSError:
-            pass
-        _remove(self.settings.path("/opt/.architrave-incoming"))
+        more = [self.settings.path("/opt/.architrave-incoming")]
         if self.settings.topology.count > 1:
-            _remove(self.settings.path("/tmp/batch"))
-        _remove(directory)
-        _remove(f"{directory}.lock")
+            more.append(self.settings.path("/tmp/batch"))
+        self._directory.remove(more)
 
     # -- the end
 
@@ -317,7 +283,7 @@ class Supervisor:
     @property
     def alone(self) -> bool:
         """Tell whether this agent is the one that runs a job here, not a second one."""
-        return not self._taken
+        return not self._directory.taken
 
     def write_exit_code(self, code: int) -> None:
         """Put the exit code where a surrounding program looks for it."""
@@ -338,13 +304,3 @@ def put_exit_code(path: str, code: int) -> str:
 
 def _is_done(helper: Helper) -> bool:
     return helper.done
-
-
-def _remove(path: str) -> None:
-    try:
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            os.unlink(path)
-    except OSError:
-        pass

@@ -16,7 +16,8 @@ from agent.process import Children
 helpers._SCRIPT = sys.argv[1]
 loop = Loop(Children())
 request = {"x": "x" * int(sys.argv[2])}
-helper = helpers.Helper(loop, os.environ, "x", request, lambda message: None)
+helper = helpers.Helper(loop, os.environ, "x")
+helper.begin("x", request, lambda message: None)
 loop.wait(lambda: helper.done, loop.clock() + 30)
 print(helper.outcome()["length"])
 helper.close()
@@ -29,4 +30,4 @@ def test_a_request_of_any_length(tmp_path, size):
     (tmp_path / "count.py").write_text(COUNT)
     command = [sys.executable, "-c", ASK, tmp_path / "count.py", str(size)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.stdout == f"{size + 10}\n", done.stderr
+    assert done.stdout == f"{size + 17}\n", done.stderr

@@ -39,6 +39,30 @@ def test_first_word_that_is_no_subcommand_runs_as_it_stands(agent):
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("application", "after", "code"),
+    [
+        ("exit 3", "true", 3),
+        ("exit 3", "exit 5", 5),
+        ("exit 0", "true", 0),
+        # A job whose agent is killed tells nothing.
+        ("kill -KILL \\$PPID; sleep 9", "true", 137),
+    ],
+    ids=["lost", "the command's own", "well", "killed"],
+)
+def test_a_job_s_code_is_not_lost_by_its_command(agent, application, after, code):
+    job = f"EXEC_TYPE=lambda APP_BIN=/bin/sh APP_PARAMS=\"-c '{application}'\""
+    env = {"ARCHITRAVE_LAUNCHER": "direct", "PYTHON": sys.executable}
+    for _ in range(2):  # what an earlier one has left counts for nothing
+        process = agent("sh", "-c", f'{job} "$PYTHON" -m agent run; {after}', env=env)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == code, errors
+        said = "ending with" in errors
+        assert said == (code not in (0, 5))
+    process = agent("true", env=env)
+    assert process.wait(30) == 0
+
+
 @pytest.mark.parametrize("number", FATAL)
 @pytest.mark.cell("application.signal")
 def test_death_by_signal_is_128_plus_n(agent, number):

@@ -1,0 +1,177 @@
+"""Read what an invocation of a Lambda function asks for, plan its time, and word the answer."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+from urllib.parse import unquote_plus
+
+from agent.errors import USAGE, AgentError
+from agent.model import APPLICATION, Outcome
+from agent.settings import S3Place
+
+# From the last moment on for the answer itself; Lambda ends the environment at the deadline.
+_ANSWER_SECONDS = 0.3
+# For results on their way: a tenth of the time, in these limits and never more than a third of it.
+_SHARE, _LEAST_UPLOAD_SECONDS, _MOST_UPLOAD_SECONDS = 0.1, 1.0, 10.0
+# An answer has at most 6 MB (AWS Lambda quotas); the manifest on S3 has every file.
+_MOST_FILES, _LAST_LINES = 1000, 50
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one invocation asks for; `env` goes over the function's own environment."""
+
+    input: S3Place | None
+    env: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The time of one invocation, in seconds from when it came.
+
+    The application is told to end at `application` and killed `grace` later; what has not been
+    uploaded by `answer` is named in the answer as missing.
+    """
+
+    application: float
+    grace: float
+    answer: float
+
+
+def read(event: str, allowed: Iterable[str]) -> Request | None:
+    """Return what an event asks for; None for the one by which S3 tries a notification out.
+
+    An S3 event (from S3 itself or by EventBridge) names an input. Any other JSON object may have
+    `params` (text or a list of words), `input` and `output` (s3://bucket/key), and `env`, whose
+    names must match one of the patterns `allowed`. Raises AgentError (64).
+    """
+    try:
+        given = json.loads(event or "null")
+    except ValueError as error:
+        raise _bad("the event", f"it is no JSON: {error}") from error
+    if not isinstance(given, dict):
+        return Request(None, {})
+    if given.get("Event") == "s3:TestEvent":
+        return None
+    if isinstance(given.get("Records"), list):
+        return Request(_of_record(given["Records"]), {})
+    if given.get("source") == "aws.s3" and isinstance(given.get("detail"), dict):
+        return Request(_object(given["detail"], given["detail"], quoted=False), {})
+    env = _env(given, list(allowed))
+    if "params" in given:
+        env["APP_PARAMS"] = _params(given["params"])
+    if "output" in given:
+        env["ARCHITRAVE_OUTPUT"] = str(_place(given, "output"))
+    return Request(_place(given, "input") if "input" in given else None, env)
+
+
+def budget(remaining: float, grace: float, limit: float) -> Budget:
+    """Plan an invocation that has `remaining` seconds; `limit` is the user's own, 0 for none."""
+    upload = min(max(_SHARE * remaining, _LEAST_UPLOAD_SECONDS), _MOST_UPLOAD_SECONDS)
+    answer = max(remaining - _ANSWER_SECONDS, 0.0)
+    grace = min(grace, _SHARE * remaining)
+    application = max(answer - min(upload, remaining / 3) - grace, 0.1)
+    return Budget(min(application, limit or application), grace, answer)
+
+
+def answer(
+    outcome: Outcome,
+    times: Mapping[str, float],
+    place: S3Place | None,
+    uploaded: Mapping[str, Any],
+    last_words: str,
+) -> dict[str, Any]:
+    """Return the JSON that the caller gets; a failure's also says so in Lambda's own words."""
+    files, failed = uploaded["files"], [one["name"] for one in uploaded["failed"]]
+    told: dict[str, Any] = {
+        "exit_code": outcome.code,
+        "spoke": outcome.spoke,
+        "times": dict(times),
+        "output": str(place) if place else None,
+        "files": files[:_MOST_FILES],
+        "file_count": len(files),
+        "missing": failed[:_MOST_FILES],
+        "last_lines": last_words.splitlines()[-_LAST_LINES:],
+    }
+    if outcome.code:
+        by_application = outcome.spoke == APPLICATION
+        kind = "ApplicationFailed" if by_application else "AgentFailed"
+        told |= {"errorType": kind, "errorMessage": outcome.cause, "hint": outcome.hint}
+    return told
+
+
+def refusal(error: AgentError) -> dict[str, Any]:
+    """Return the JSON for an invocation, or a whole environment, in which nothing could run."""
+    return {
+        "exit_code": error.code,
+        "errorType": "AgentFailed",
+        "errorMessage": str(error),
+        "hint": error.hint,
+    }
+
+
+def _of_record(records: list[Any]) -> S3Place:
+    """Return the object of an S3 event, which has one record (Amazon S3 user guide)."""
+    if len(records) != 1:
+        raise _bad("the event", f"it has {len(records)} records", "send one object at a time")
+    record = records[0] if isinstance(records[0], dict) else {}
+    described = record.get("s3")
+    if not isinstance(described, dict):
+        source = record.get("eventSource", "somewhere else")
+        raise _bad("the event", f"its record comes from {source}, not from S3")
+    return _object(described, described, quoted=True)
+
+
+def _object(bucket: Any, key: Any, *, quoted: bool) -> S3Place:
+    try:
+        name, path = bucket["bucket"]["name"], key["object"]["key"]
+        path = unquote_plus(path) if quoted else path
+    except (KeyError, TypeError) as error:
+        raise _bad("the event", f"it names no object ({error})") from error
+    return _with_a_name(S3Place(str(name), str(path)), f"s3://{name}/{path}")
+
+
+def _place(given: Mapping[str, Any], name: str) -> S3Place:
+    value = given[name]
+    if not isinstance(value, str) or not value.startswith("s3://"):
+        raise _bad(name, f"{value!r} is no S3 address", "use s3://bucket/key")
+    place = S3Place.parse(value, name)
+    return _with_a_name(place, value) if name == "input" else place
+
+
+def _with_a_name(place: S3Place, shown: str) -> S3Place:
+    """Refuse an object that can be no file in the input directory."""
+    name = place.key.rpartition("/")[2]
+    if name in ("", ".", "..") or "\0" in name:
+        raise _bad("the input", f"{shown} names no file", "send an object, not a folder")
+    return place
+
+
+def _params(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(word, str | int | float) for word in value):
+        return shlex.join(str(word) for word in value)
+    raise _bad("params", f"{value!r} is neither text nor a list of words")
+
+
+def _env(given: Mapping[str, Any], allowed: list[str]) -> dict[str, str]:
+    env = given.get("env", {})
+    if not isinstance(env, dict):
+        raise _bad("env", f"{env!r} is no object of names and values")
+    for name, value in env.items():
+        if not any(fnmatchcase(name, pattern) for pattern in allowed):
+            hint = f"allowed are {' '.join(allowed) or 'none'}; ARCHITRAVE_EVENT_ENV says which"
+            raise _bad("env", f"{name} is not for an event to set", hint)
+        if not isinstance(value, str) or "\0" in value:
+            raise _bad("env", f"the value of {name} is no text: {value!r}", "put it into quotes")
+    return dict(env)
+
+
+def _bad(what: str, cause: str, hint: str = "see the documentation of events") -> AgentError:
+    return AgentError(f"use {what}", cause, code=USAGE, hint=hint)

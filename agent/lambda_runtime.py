@@ -1,0 +1,277 @@
+"""Be an AWS Lambda function: one job for each invocation, and nothing of it left for the next.
+
+    Lambda Runtime API <--> helper `speak` <--> Runtime --> Call (a Job) --> answer
+
+The helper that speaks with the API stays. Where S3 is used a spare one that has boto3 loaded is
+started ahead, so that no invocation waits for that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from agent import invocation, model
+from agent import settings as settings_
+from agent.delivery import fields
+from agent.errors import BUG, OS_ERROR, S3_UNREACHABLE, AgentError
+from agent.helpers import Helper
+from agent.job import Job
+from agent.launch import resolve
+from agent.log import Log
+from agent.loop import Loop
+from agent.model import Topology
+from agent.runner import make_directory
+from agent.scratch import Scratch
+from agent.settings import LAMBDA, S3Place, Settings
+
+# For a word to the API, which is a process on the same machine.
+_POST_SECONDS = 5.0
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+class Spares:
+    """Helper processes that outlive an invocation: `pids` are all of them."""
+
+    def __init__(self, loop: Loop, env: Mapping[str, str]) -> None:
+        self.pids: set[int] = set()
+        self._loop = loop
+        self._env = env
+        self._spare: Helper | None = None
+
+    def prepare(self) -> None:
+        """Start one that is ready when S3 is to be used, if there is none."""
+        if self._spare is None or not self._spare.child.running:
+            self.take()
+            self._spare = Helper(self._loop, self._env, "spare")
+            self.pids.add(self._spare.child.pid)
+
+    def take(self) -> Helper | None:
+        """Hand over the one that is ready."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return None
+        self.pids.discard(spare.child.pid)
+        if spare.child.running:
+            return spare
+        spare.close()
+        return None
+
+
+class Call(Job):
+    """One invocation as a job on a single node; the request's id is the job's."""
+
+    limit_hint = "give the function more time: its timeout, 900 s at most"
+
+    def __init__(
+        self,
+        settings: Settings,
+        loop: Loop,
+        log: Log,
+        *,
+        given: S3Place | None,
+        until: float,
+        spares: Spares,
+    ) -> None:
+        super().__init__(settings, loop, log)
+        self.last_moment = until
+        self.spared = spares.pids
+        self.own_pids = set(spares.pids)
+        self.uploaded: dict[str, Any] = {"files": [], "failed": []}
+        self._given = given
+        self._spares = spares
+
+    def stage_in(self) -> None:
+        """Fetch the input that the event names."""
+        if self._given is None:
+            return
+        self.enter(model.FETCH)
+        path = _input_path(self.settings, self._given)
+        make_directory(os.path.dirname(path), "EXEC_TYPE")
+        request = {"place": fields(self._given), "path": path, "path_style": self.path_style}
+        assert self.last_moment is not None
+        seconds = max(self.last_moment - self.loop.clock(), 0.0)
+        what = f"fetch {self._given}"
+        answer = self.call("stage_input", what, request, seconds, code=S3_UNREACHABLE)
+        self.fetched = answer["fetched"]
+
+    def helper(self, env: dict[str, str], task: str) -> Helper:
+        """Return the process that is ready, for what S3 is used for."""
+        spare = self._spares.take() if task.startswith("stage_") else None
+        return spare or super().helper(env, task)
+
+    def on_started(self) -> None:
+        """Let the process that uploads get ready while the application runs."""
+        if self.place is not None:
+            self._spares.prepare()
+            self.own_pids |= self._spares.pids
+
+    def finish_upload(self) -> dict[str, Any]:
+        """Wait for the upload; return {"files", "failed"}."""
+        self.uploaded = super().finish_upload()
+        return self.uploaded
+
+    def answer(self) -> dict[str, Any]:
+        """Run the job; return what the caller is told."""
+        self.run()
+        words = self.last_words() if self.before is not None else ""
+        return invocation.answer(self.outcome, self.times, self.place, self.uploaded, words)
+
+
+class Runtime:
+    """Serves the Lambda Runtime API until it is told to end, or the API is gone."""
+
+    def __init__(self, env: Mapping[str, str], settings: Settings, loop: Loop, log: Log) -> None:
+        # The application shall not speak with the API.
+        self._env = {k: v for k, v in env.items() if k != "AWS_LAMBDA_RUNTIME_API"}
+        self._env["EXEC_TYPE"] = LAMBDA
+        self._settings = settings
+        self._loop = loop
+        self._log = log
+        self._heard: list[dict[str, Any]] = []
+        self._speaker = _speaker(loop, settings.runtime_api, self._heard)
+        self._spares = Spares(loop, settings.helper_env)
+        self._spares.pids.add(self._speaker.child.pid)
+        self._ended_by = 0
+
+    def serve(self) -> int:
+        """Answer one invocation after the other; return the exit code of the environment."""
+        self._log.open()
+        tmp = self._settings.path("/tmp")
+        try:
+            self._check_application()
+            scratch = Scratch(tmp, f"{self._settings.runtime_dir}.kept")
+        except Exception as error:
+            refuse(self._loop, self._settings.runtime_api, _known(error))
+            raise
+        if self._settings.output is None:
+            self._log.warning("no results are kept", hint="set ARCHITRAVE_OUTPUT=s3://…")
+        else:
+            self._spares.prepare()
+        while not (left := scratch.empty()):
+            self._idle()
+            came = self._ask({"next": True}, None)
+            if self._ended_by:
+                return 0
+            answer = self._answered(came["invocation"])
+            kind = "failure" if "errorType" in answer else "answer"
+            self._ask({"id": came["invocation"]["id"], kind: answer}, _POST_SECONDS)
+            if self._ended_by:
+                return 128 + self._ended_by
+        raise AgentError(
+            f"empty {tmp}",
+            f"what the application left can't be removed: {', '.join(left[:5])}",
+            code=OS_ERROR,
+            hint="the next invocation would see it, so Lambda starts a new environment",
+        )
+
+    def _check_application(self) -> None:
+        """Raise AgentError 126 or 127 where no invocation could run, unless events name it."""
+        if not any(fnmatchcase("APP_BIN", pattern) for pattern in self._settings.event_env):
+            resolve(self._settings.command[0], self._settings.app_env.get("PATH", os.defpath))
+
+    def _idle(self) -> None:
+        """Be between two invocations."""
+        self._log.context = {}
+        self._loop.on_signal = self._signal
+        self._loop.on_child = lambda child: None
+
+    def _signal(self, number: int) -> None:
+        if number in _ENDING:
+            self._ended_by = number
+
+    def _answered(self, came: dict[str, Any]) -> dict[str, Any]:
+        """Run an invocation; return its answer, also when nothing could run."""
+        until = self._loop.clock() + came["deadline"] - time.time()
+        self._log.context = {"job": came["id"], "attempt": 1, "node": 0}
+        try:
+            request = invocation.read(came["event"], self._settings.event_env)
+            if request is None:
+                return {"exit_code": 0, "note": "S3 tries its notification out: nothing to run"}
+            call = self._call(came, request, until)
+            answer = call.answer()
+        except AgentError as error:
+            self._log.error(str(error), hint=error.hint, code=error.code)
+            return invocation.refusal(error)
+        except Exception as error:
+            self._log.error("bug", traceback="".join(traceback.format_exception(error)))
+            return invocation.refusal(_known(error))
+        self._ended_by = call.ending
+        return answer
+
+    def _call(self, came: dict[str, Any], request: invocation.Request, until: float) -> Call:
+        """Return the job of an invocation; raise AgentError 64 or 78 for bad words in it."""
+        env = self._env | request.env | {"AWS_LAMBDA_REQUEST_ID": came["id"]}
+        if came["trace"]:
+            env["_X_AMZN_TRACE_ID"] = came["trace"]
+        if request.input is not None:
+            path = _input_path(self._settings, request.input)
+            env = {"APP_IN_FILE": path} | env | {"INPUT_FILE_PATH": path}
+        settings = settings_.read(env)
+        now = self._loop.clock()
+        plan = invocation.budget(until - now, settings.grace, settings.timeout)
+        settings = replace(
+            settings,
+            topology=Topology(came["id"], 1),
+            timeout=plan.application,
+            grace=plan.grace,
+            hold=0.0,
+        )
+        last = now + plan.answer
+        return Call(
+            settings, self._loop, self._log, given=request.input, until=last, spares=self._spares
+        )
+
+    def _ask(self, line: dict[str, Any], seconds: float | None) -> dict[str, Any]:
+        """Send the helper a line and return what it answers; raise AgentError if it can't."""
+        self._heard.clear()
+        self._speaker.ask(line)
+        deadline = None if seconds is None else self._loop.clock() + seconds
+        heard, speaker = self._heard, self._speaker
+        self._loop.wait(
+            lambda: heard or speaker.done or ("next" in line and self._ended_by), deadline
+        )
+        if heard:
+            return heard[0]
+        if speaker.done:
+            speaker.outcome()
+        if self._ended_by:
+            return {}
+        cause = "the Runtime API does not answer"
+        raise AgentError(
+            "serve AWS Lambda", cause, code=OS_ERROR, hint="see AWS_LAMBDA_RUNTIME_API"
+        )
+
+
+def refuse(loop: Loop, api: str, error: AgentError) -> None:
+    """Tell Lambda why this environment can't serve: whoever invokes the function is shown it."""
+    heard: list[dict[str, Any]] = []
+    helper = _speaker(loop, api, heard)
+    helper.ask({"init_failure": invocation.refusal(error)})
+    loop.wait(lambda: heard or helper.done, loop.clock() + _POST_SECONDS)
+    helper.close()
+
+
+def _known(error: Exception) -> AgentError:
+    """Return an error as the agent's own kind; one that nobody expected is a bug."""
+    if isinstance(error, AgentError):
+        return error
+    hint = "report it with the traceback from the log"
+    return AgentError("go on", f"{type(error).__name__}: {error}", code=BUG, hint=hint)
+
+
+def _speaker(loop: Loop, api: str, heard: list[dict[str, Any]]) -> Helper:
+    # awslambdaric's own client reads the address from there.
+    helper = Helper(loop, {"AWS_LAMBDA_RUNTIME_API": api}, "speak")
+    helper.begin("speak", {"api": api}, heard.append)
+    return helper
+
+
+def _input_path(settings: Settings, place: S3Place) -> str:
+    return settings.path(f"/tmp/input/{place.key.rpartition('/')[2]}")

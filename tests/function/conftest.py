@@ -1,0 +1,46 @@
+"""A function: the agent with a Runtime API to serve, an application, and a bucket."""
+
+import pytest
+
+from tests.function.api import RuntimeApi
+
+APPLICATION = """#!/bin/sh
+# What a test wants it to do comes as a script in SCRIPT.
+eval "$SCRIPT"
+"""
+
+
+@pytest.fixture
+def api():
+    """Start a server of the Runtime API."""
+    with RuntimeApi() as server:
+        yield server
+
+
+@pytest.fixture
+def function(agent, api, root, s3_env):
+    """Return what starts a function's environment below a root of its own: the agent's process."""
+    path = root / "opt/application"
+    path.write_text(APPLICATION)
+
+    def start(**env):
+        usual = {
+            "AWS_LAMBDA_RUNTIME_API": api.address,
+            "APP_BIN": "/opt/application",
+            "ARCHITRAVE_LAUNCHER": "direct",
+            "ARCHITRAVE_OUTPUT": "s3://bucket/function",
+            "ARCHITRAVE_EVENT_ENV": "SCRIPT APP_*",
+        }
+        return agent(env=s3_env | usual | env)
+
+    return start
+
+
+@pytest.fixture
+def invoke(api):
+    """Return what invokes the function with a script to run."""
+
+    def call(script, seconds=30.0, **event):
+        return api.invoke({"env": {"SCRIPT": script}} | event, seconds)
+
+    return call

@@ -1,0 +1,245 @@
+"""The agent as a Lambda function: events in, answers out, nothing left between two of them."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from urllib.parse import quote_plus
+
+import psutil
+import pytest
+
+from tests.conftest import until
+
+
+def stored(s3, answer):
+    """Return what lies on S3 for an answer: {name: content}."""
+    place = f"function/{answer.id}/attempt-1/"
+
+    def read(key):
+        return s3.client().get_object(Bucket="bucket", Key=key)["Body"].read()
+
+    return {key.removeprefix(place): read(key) for key in s3.keys("bucket", place)}
+
+
+def put(s3, key, data):
+    s3.client().put_object(Bucket="bucket", Key=key, Body=data)
+
+
+def below(process):
+    """Return the processes that a process has started: {pid: command line}."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return {child.pid: " ".join(child.cmdline()) for child in children}
+
+
+def test_an_answer(function, invoke, s3):
+    function()
+    answer = invoke("echo hello; echo result > $TMP_OUTPUT_DIR/result.txt")
+    assert answer.kind == "response"
+    body = answer.body
+    assert (body["exit_code"], body["spoke"], body["missing"]) == (0, "application", [])
+    assert body["output"] == f"s3://bucket/function/{answer.id}/attempt-1"
+    assert [file["name"] for file in body["files"]] == ["result.txt", "time.log"]
+    assert body["last_lines"][:2] == ["hello", ""] and body["times"]["real"] > 0
+    found = stored(s3, answer)
+    assert found["node-0/result.txt"] == b"result\n"
+    assert found["node-0/time.log"].startswith(b"hello\n\nreal\t")
+    assert json.loads(found["manifest.json"])["job"] == answer.id
+
+
+def test_a_failure_is_a_failed_invocation(function, invoke, s3):
+    function()
+    answer = invoke("seq 100; echo part > $TMP_OUTPUT_DIR/part; exit 3")
+    assert answer.kind == "error"
+    body = answer.body
+    assert (body["errorType"], body["exit_code"]) == ("ApplicationFailed", 3)
+    assert body["errorMessage"] == "the application ended with 3"
+    assert len(body["last_lines"]) == 50 and "100" in body["last_lines"]
+    assert stored(s3, answer)["node-0/part"] == b"part\n"
+    assert invoke("exit 0").kind == "response"
+
+
+@pytest.mark.parametrize("key", ["in/data.txt", "a b/ü+&%41.txt"])
+def test_an_s3_event_brings_its_object(function, api, s3, key):
+    put(s3, key, b"content of the object\n")
+    function(SCRIPT='cat "$INPUT_FILE_PATH"; echo; echo "$APP_IN_FILE"', APP_PARAMS="")
+    record = {"bucket": {"name": "bucket"}, "object": {"key": quote_plus(key, safe="/")}}
+    answer = api.invoke({"Records": [{"eventSource": "aws:s3", "s3": record}]})
+    assert answer.kind == "response", answer.body
+    assert answer.body["last_lines"][0] == "content of the object"
+    assert key.rpartition("/")[2] not in [file["name"] for file in answer.body["files"]]
+
+
+def test_the_older_form_is_given_the_input(function, api, s3, root):
+    """By EventBridge here, whose events have their keys as they are."""
+    put(s3, "in/a+b.txt", b"x")
+    function(APP_BIN="/bin/echo", APP_PARAMS1="one")
+    detail = {"bucket": {"name": "bucket"}, "object": {"key": "in/a+b.txt"}}
+    answer = api.invoke({"source": "aws.s3", "detail": detail, "detail-type": "Object Created"})
+    assert answer.body["last_lines"][0] == f"{root}/tmp/input/a+b.txt one {root}/tmp"
+
+
+def test_an_event_of_ones_own(function, api, s3):
+    put(s3, "given", b"given\n")
+    function(SCRIPT='cat "$INPUT_FILE_PATH"; for word; do echo "<$word>"; done')
+    event = {"params": ["a b", 7], "input": "s3://bucket/given", "output": "s3://bucket/else/where"}
+    answer = api.invoke(event)
+    assert answer.body["output"] == f"s3://bucket/else/where/{answer.id}/attempt-1"
+    assert answer.body["last_lines"][:1] == ["given"]
+
+
+def test_params_are_words(function, api):
+    function(APP_BIN="/usr/bin/printf")
+    answer = api.invoke({"params": ["<%s>", "a b", 7, "$HOME;*"]})
+    assert answer.body["last_lines"][0] == "<a b><7><$HOME;*>"
+    answer = api.invoke({"params": "'<%s>' 'c d' e"})
+    assert answer.body["last_lines"][0] == "<c d><e>"
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        ("no json", ["event", "no JSON"]),
+        ({"params": {"a": 1}}, ["params", "{'a': 1}"]),
+        ({"params": "it's"}, ["APP_PARAMS", "it's"]),
+        ({"input": "http://x/y"}, ["input", "http://x/y"]),
+        ({"input": "s3://bucket/folder/.."}, ["input", "s3://bucket/folder/.."]),
+        ({"output": "s3://"}, ["output", "s3://"]),
+        ({"env": {"LD_PRELOAD": "x"}}, ["LD_PRELOAD", "ARCHITRAVE_EVENT_ENV"]),
+        ({"env": {"SCRIPT": 1}}, ["SCRIPT", "1"]),
+        ({"Records": [{"eventSource": "aws:sqs"}]}, ["aws:sqs"]),
+        ({"Records": []}, ["0 records"]),
+        ({"input": "s3://bucket/not/there"}, ["s3://bucket/not/there"]),
+    ],
+    ids=str,
+)
+def test_a_bad_event_is_named(function, api, event, words):
+    function(SCRIPT="true")
+    answer = api.invoke(event)
+    assert answer.kind == "error"
+    assert answer.body["errorType"] == "AgentFailed" and answer.body["exit_code"] in (64, 66, 78)
+    text = answer.body["errorMessage"] + answer.body["hint"]
+    assert [word for word in words if word not in text] == []
+    assert api.invoke({}).kind == "response"
+
+
+def test_a_test_event_of_s3_runs_nothing(function, api):
+    function(SCRIPT="exit 9")
+    assert api.invoke({"Service": "Amazon S3", "Event": "s3:TestEvent"}).kind == "response"
+
+
+@pytest.mark.parametrize("script", ["sleep 60", "trap '' TERM; while :; do sleep 1; done"])
+def test_a_deadline_ends_the_application(function, invoke, s3, script):
+    """An answer before the end, with the results that there are, also if SIGTERM is ignored."""
+    function()
+    invoke("true")
+    answer = invoke(f"echo part > $TMP_OUTPUT_DIR/part; {script}", seconds=5.0)
+    assert answer.kind == "error" and answer.seconds < 5.0
+    assert (
+        answer.body["exit_code"] == 124 and "longer than its limit" in answer.body["errorMessage"]
+    )
+    assert "part" in [file["name"] for file in answer.body["files"]]
+    assert stored(s3, answer)["node-0/part"] == b"part\n"
+
+
+def test_nothing_is_left_for_the_next(function, invoke, root):
+    process = function()
+    leave = """
+        setsid sleep 1000 & (sleep 1000 &) ; echo $$ > /dev/null
+        mkdir -p $TMP_OUTPUT_DIR/closed/deep; echo x > $TMP_OUTPUT_DIR/closed/deep/file
+        chmod 500 $TMP_OUTPUT_DIR/closed/deep; chmod 0 $TMP_OUTPUT_DIR/closed
+        ln -s / $TMP_OUTPUT_DIR/link; mkfifo $TMP_OUTPUT_DIR/pipe
+    """
+    assert invoke(leave).kind == "response"
+    seen = invoke("ls -A $TMP_OUTPUT_DIR; ps -e -o args | grep 'sleep [1]000' || true")
+    names = [line for line in seen.body["last_lines"] if line]
+    allowed = {f".architrave-{os.geteuid()}{end}" for end in ("", ".kept", ".lock")}
+    assert set(names[: names.index("time.log") + 1]) - allowed == {"time.log"}, names
+    assert not [line for line in below(process).values() if "sleep" in line]
+
+
+def test_an_environment_that_was_killed_starts_clean(function, invoke, api, root):
+    process = function()
+    assert invoke("true").kind == "response"
+    api.begin({"env": {"SCRIPT": "echo secret > $TMP_OUTPUT_DIR/secret; sleep 60"}})
+    until((root / "tmp/secret").exists)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
+    function()
+    assert invoke("test ! -e $TMP_OUTPUT_DIR/secret").kind == "response"
+
+
+def test_the_application_knows_no_secret_and_no_api(function, invoke):
+    function()
+    lines = invoke("env").body["last_lines"]
+    names = {line.partition("=")[0] for line in lines}
+    assert not names & {"AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_LAMBDA_RUNTIME_API"}
+    assert {"TMP_OUTPUT_DIR", "AWS_LAMBDA_REQUEST_ID", "_X_AMZN_TRACE_ID"} <= names
+
+
+@pytest.mark.parametrize(
+    ("env", "code", "words"),
+    [
+        ({"APP_BIN": "/opt/nowhere", "ARCHITRAVE_EVENT_ENV": ""}, 127, "/opt/nowhere"),
+        ({"ARCHITRAVE_LAUNCHER": "magic"}, 78, "magic"),
+        ({"ARCHITRAVE_OUTPUT": "ftp://x"}, 78, "ftp://x"),
+    ],
+    ids=["application", "choice", "place"],
+)
+def test_what_can_never_run_is_an_init_error(function, api, env, code, words):
+    process = function(**env)
+    answer = api.answers.get(timeout=30)
+    assert answer.kind == "init" and words in answer.body["errorMessage"]
+    assert process.wait(30) == code
+
+
+def test_told_to_end_while_idle(function, invoke, api):
+    process = function()
+    invoke("true")
+    until(lambda: api.asked.qsize() == 2)
+    process.terminate()
+    assert process.wait(30) == 0
+
+
+def test_told_to_end_in_a_call(function, api, root, s3):
+    process = function()
+    api.begin({"env": {"SCRIPT": "touch $TMP_OUTPUT_DIR/there; exec sleep 60"}})
+    until((root / "tmp/there").exists)
+    process.terminate()
+    answer = api.answers.get(timeout=30)
+    assert answer.kind == "error" and answer.body["exit_code"] == 143
+    assert "node-0/there" in stored(s3, answer)
+    assert process.wait(30) == 143
+
+
+def test_an_api_that_is_gone_ends_the_environment(function, invoke, api):
+    process = function()
+    invoke("true")
+    api.close()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 71 and "cannot serve AWS Lambda" in errors
+
+
+def test_many_calls_cost_no_descriptor(function, invoke):
+    process = function()
+    descriptors = Path(f"/proc/{process.pid}/fd")
+    invoke("true")
+    before = len(list(descriptors.iterdir()))
+    for _ in range(10):
+        assert invoke("true").kind == "response"
+    assert abs(len(list(descriptors.iterdir())) - before) <= 1
+
+
+def test_a_helper_that_was_killed_is_no_loss(function, invoke):
+    process = function()
+    invoke("true")
+    for pid in [pid for pid, line in below(process).items() if "spare" in line]:
+        os.kill(pid, signal.SIGKILL)
+    assert invoke("true").kind == "response"
+
+
+def test_another_server_leaves_the_job_alone(function, api, root):
+    """faas-supervisor serves the API itself, and starts a job for each call."""
+    process = function(TMP_INPUT_DIR=str(root), SCRIPT="exit 4")
+    assert process.wait(30) == 4
+    assert api.asked.empty() and api.answers.empty()
