@@ -35,6 +35,7 @@ class RuntimeDirectory:
                 os.chmod(path, 0o700)
             lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.utime(lock)  # so that an outer agent sees that it isn't an older job's
             self._lock = lock
         except BlockingIOError as error:
             self.taken = True
