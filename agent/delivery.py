@@ -199,11 +199,15 @@ class Delivery(Supervisor):
         for again in (True, False):
             helper = self._uploader
             assert helper is not None
-            self.wait("upload the results", partial(self._upload_ended, helper), _UPLOAD_SECONDS)
+            what = "upload the results"
+            came = self.wait(what, partial(self._upload_ended, helper), _UPLOAD_SECONDS)
             if self._uploaded is not None:
                 return self._uploaded
+            helper.close()
             try:
-                helper.close()
+                if not came:
+                    hint = "look at the network, or leave more time for them"
+                    raise HelperDied(what, "not done in time", code=CANNOT_WRITE, hint=hint)
                 helper.outcome()
             except HelperDied as error:
                 if not again or self.last_moment is not None:

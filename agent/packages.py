@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from agent.errors import BAD_ARCHIVE, OS_ERROR, AgentError
 
@@ -47,16 +48,15 @@ def install(files: list[str], *, system: bool, laid_out: str) -> dict[str, objec
     return {"installed": names, "skipped": skipped, "path": paths, "library_path": libraries}
 
 
-def _sort_out(files: Iterable[str]) -> tuple[list[str], list[str]]:
+def _sort_out(files: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split the files into those to install and the names of those that are there already."""
     ours = _run(["dpkg", "--print-architecture"], "dpkg").strip()
     there = _installed()
     wanted, skipped = [], []
-    for file in files:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        read = [*zip(files, pool.map(_fields, files), strict=True)]
+    for file, (package, version, architecture) in read:
         name = os.path.basename(file)
-        lines = _run(["dpkg-deb", "-f", file, *_FIELDS], name).splitlines()
-        fields = dict(line.split(": ", 1) for line in lines if ": " in line)
-        package, version, architecture = (fields.get(field, "") for field in _FIELDS)
         if architecture not in ("all", ours):
             raise AgentError(
                 f"install {name}",
@@ -69,6 +69,13 @@ def _sort_out(files: Iterable[str]) -> tuple[list[str], list[str]]:
         else:
             wanted.append(file)
     return wanted, skipped
+
+
+def _fields(file: str) -> list[str]:
+    """Return a package's name, version and architecture."""
+    lines = _run(["dpkg-deb", "-f", file, *_FIELDS], os.path.basename(file)).splitlines()
+    fields = dict(line.split(": ", 1) for line in lines if ": " in line)
+    return [fields.get(field, "") for field in _FIELDS]
 
 
 def _installed() -> dict[str, str]:
