@@ -1,0 +1,49 @@
+"""What examples/lambda says agrees with what the agent does."""
+
+import json
+import re
+
+from agent import invocation
+from agent.model import Outcome
+from tests.conftest import REPOSITORY
+
+EXAMPLES = REPOSITORY / "examples/lambda"
+
+
+def test_the_answer_that_the_page_shows():
+    page = (EXAMPLES / "README.md").read_text()
+    shown = json.loads(re.search(r"```json\n(.*?)```", page, re.DOTALL)[1])
+    made = invocation.answer(Outcome(0), {}, None, {"files": [], "failed": []}, "")
+    assert shown.keys() == made.keys()
+
+
+def test_the_times_that_the_page_names():
+    page = " ".join((EXAMPLES / "README.md").read_text().split())
+    for timeout, left in re.findall(r"(\d+) s leaves (?:the program|it) ([\d.]+) s", page):
+        grace = 15.0
+        assert abs(invocation.budget(float(timeout), grace, 0).application - float(left)) < 0.5
+    assert "900 s leaves it" in page
+
+
+def test_the_words_and_names_that_the_page_explains():
+    page = (EXAMPLES / "README.md").read_text()
+    words = re.findall(r"^\| `(params|input|output|env)` \|", page, re.MULTILINE)
+    assert words == ["params", "input", "output", "env"]
+    settings = (REPOSITORY / "agent/settings.py").read_text()
+    for name in re.findall(r"\bARCHITRAVE_[A-Z_]+", page + (EXAMPLES / "deploy").read_text()):
+        assert f'"{name}"' in settings, name
+
+
+def test_the_role_may_do_what_the_agent_does_and_no_more():
+    statements = json.loads((EXAMPLES / "policy.json").read_text())["Statement"]
+    actions = {one["Sid"]: one["Action"] for one in statements}
+    assert actions == {
+        "Inputs": "s3:GetObject",
+        "Results": ["s3:PutObject", "s3:AbortMultipartUpload"],
+    }
+    template = (EXAMPLES / "template.yaml").read_text()
+    assert set(re.findall(r"s3:[A-Z]\w+", template)) - {"s3:ObjectCreated"} == {
+        "s3:GetObject",
+        "s3:PutObject",
+        "s3:AbortMultipartUpload",
+    }
