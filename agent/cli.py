@@ -26,6 +26,7 @@ usage: architrave                run the job that EXEC_TYPE names (lambda, batch
        architrave shell [ARG…]   a prepared debug shell; without a terminal, commands from stdin
        architrave exec -- CMD …  run CMD as it stands, under the agent as PID 1
        architrave CMD …          the same, for any first word that is none of these
+       architrave explain        what the job would do, and where each setting comes from
        architrave local run …    a cluster of this image on this machine (see local run --help)
        architrave --version | --help
 
@@ -64,22 +65,22 @@ def _dispatch(words: list[str]) -> int:
 
         return local(words[1:])
     if first in ("shell", "debug") or words == ["bash"]:
-        return _job(words[1:], shell=True)
+        return _job("shell", words[1:])
     if first == "exec":
         words = words[2:] if words[1:2] == ["--"] else words[1:]
         if not words:
             raise AgentError(
                 "exec", "no command is given", code=USAGE, hint="architrave exec -- CMD ARG…"
             )
-    elif not words or first == "run":
+    elif not words or first in ("run", "explain"):
         if words[1:]:
             raise AgentError(
-                f"run {words[1]!r}",
+                f"{first} {words[1]!r}",
                 "a job takes no arguments",
                 code=USAGE,
                 hint="set APP_PARAMS, or use architrave exec -- CMD ARG…",
             )
-        return _job([], shell=False)
+        return _job(first, [])
     elif first.startswith("-"):
         raise AgentError(
             f"use {first}", "there is no such option", code=USAGE, hint="architrave --help"
@@ -89,8 +90,8 @@ def _dispatch(words: list[str]) -> int:
     return passthrough.run(words)
 
 
-def _job(arguments: list[str], *, shell: bool) -> int:
-    """Run the job of this environment, or open the shell."""
+def _job(way: str, arguments: list[str]) -> int:
+    """Run the job of this environment, explain it, or open the shell."""
     from agent.loop import OWN_FAULTS, Loop
     from agent.process import Children
 
@@ -107,8 +108,10 @@ def _job(arguments: list[str], *, shell: bool) -> int:
 
     env = environment()
     try:
-        settings = settings_.read(env | {"EXEC_TYPE": "shell"} if shell else env)
+        settings = settings_.read(env | {"EXEC_TYPE": "shell"} if way == "shell" else env)
     except AgentError as error:
+        if way == "explain":
+            raise
         put_exit_code(exit_code_file(env), error.code)
         if api := settings_.runtime_api(env, settings_.LAMBDA):
             from agent import lambda_runtime
@@ -123,6 +126,10 @@ def _job(arguments: list[str], *, shell: bool) -> int:
     )
     topology = settings.topology
     log.context = {"job": topology.job, "attempt": topology.attempt, "node": topology.index}
+    if way == "explain":
+        from agent.explain import explain
+
+        return _print(explain(_role(settings)(settings, loop, log), env))
     if settings.mode == settings_.SHELL:
         from agent.shell import Shell
 

@@ -8,10 +8,14 @@ here is done again by boto3, which knows why: no error of obstore's is ever show
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+Wait = Callable[[int], None]
+Digests = dict[str, bytes]
 
 _MIB = 1 << 20
 # Of a large object; two archives come at once, so at most 64 MiB are in memory.
@@ -26,6 +30,37 @@ _TIMES: Any = {
 PATIENCE_SECONDS = _RETRY_SECONDS + _REQUEST_SECONDS
 # Credentials are asked for anew so often; botocore refreshes those that expire.
 _CREDENTIALS_LAST = timedelta(minutes=5)
+
+
+class _Arriving:
+    """How much of a file is there without a gap, while its parts come in any order."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._later: dict[int, int] = {}
+        self._there = 0
+        self._failed = False
+
+    def add(self, start: int, end: int) -> None:
+        """Note that the bytes from `start` to `end` are in the file."""
+        with self._changed:
+            self._later[start] = end
+            while self._there in self._later:
+                self._there = self._later.pop(self._there)
+            self._changed.notify_all()
+
+    def fail(self) -> None:
+        """Let nobody wait any more."""
+        with self._changed:
+            self._failed = True
+            self._changed.notify_all()
+
+    def wait(self, end: int) -> None:
+        """Wait until all before `end` is there; raise EOFError when it will never be."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._there >= end or self._failed)
+            if self._there < end:
+                raise EOFError(f"{self._there} bytes of {end}")
 
 
 def load() -> None:
@@ -49,13 +84,25 @@ class FastLane:
         self._stores: dict[str, Any] = {}
 
     def get_file(
-        self, bucket: str, key: str, path: str, size: int, etag: str, arrived: Callable[[int], None]
-    ) -> None:
-        """Fetch an object of a known size and ETag into a file; raise whatever goes wrong."""
+        self,
+        bucket: str,
+        key: str,
+        path: str,
+        size: int,
+        etag: str,
+        progress: Callable[[int], None],
+        check: Callable[[Wait], Digests],
+    ) -> Digests:
+        """Fetch an object of a known size and ETag into a file; raise whatever goes wrong.
+
+        `check` reads the file meanwhile, as far as it is told to wait for; its answer is returned.
+        """
         import obstore
 
         store = self._store(bucket)
+        arriving = _Arriving()
         with open(path, "wb", buffering=0) as file:
+            file.truncate(size)
 
             def get(start: int) -> None:
                 end = min(start + _PART_SIZE, size)
@@ -66,16 +113,29 @@ class FastLane:
                     raise EOFError(f"{len(data)} bytes of {end - start}")
                 while data:
                     written = os.pwrite(file.fileno(), data, end - len(data))
-                    arrived(written)
+                    progress(written)
                     data = data[written:]
+                arriving.add(start, end)
 
-            with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+            with ThreadPoolExecutor(_PARTS_AT_ONCE + 1) as pool:
+                checked = pool.submit(check, arriving.wait)
                 try:
                     for _ in pool.map(get, range(0, size, _PART_SIZE)):
                         pass
                 except BaseException:
+                    arriving.fail()
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
+                return checked.result()
+
+    def get(self, bucket: str, key: str, most: int) -> tuple[bytes, str] | None:
+        """Fetch an object of at most so many bytes, with its ETag; None if it is larger."""
+        import obstore
+
+        found = obstore.get(self._store(bucket), key)
+        if found.meta["size"] > most:
+            return None
+        return bytes(found.bytes()), str(found.meta["e_tag"]).strip('"')
 
     def put(self, bucket: str, key: str, data: bytes) -> None:
         """Write a small object with its SHA-256, which S3 checks; raise whatever goes wrong."""

@@ -65,15 +65,21 @@ def expected(head: Mapping[str, Any]) -> dict[str, tuple[bytes, int]]:
     return found
 
 
-def digests(path: str, names: Mapping[str, int], part_size: int) -> dict[str, bytes]:
+def digests(
+    path: str,
+    names: Mapping[str, int],
+    part_size: int,
+    wait: Callable[[int], None] = lambda end: None,
+) -> dict[str, bytes]:
     """Read a file once; return its SHA-256 as `sha256` and the digest for each name.
 
-    `names` maps to the number of parts, 0 for the whole; `part_size` is in bytes.
+    `names` maps to the number of parts, 0 for the whole; `part_size` is in bytes. A file that is
+    still being written has its size already, and `wait` returns when it is there up to an offset.
     """
     sha = hashlib.sha256()
     whole = {name: _new(name) for name, parts in names.items() if not parts}
     outer = {name: _new(name) for name, parts in names.items() if parts}
-    for part in _parts(path, part_size if outer else 0):
+    for part in _parts(path, part_size if outer else 0, wait):
         inner = {name: _new(name) for name in outer}
         for block in part:
             for one in (sha, *whole.values(), *inner.values()):
@@ -83,22 +89,24 @@ def digests(path: str, names: Mapping[str, int], part_size: int) -> dict[str, by
     return {"sha256": sha.digest()} | {n: one.digest() for n, one in (whole | outer).items()}
 
 
-def _parts(path: str, part_size: int) -> Iterator[Iterator[bytes]]:
+def _parts(path: str, part_size: int, wait: Callable[[int], None]) -> Iterator[Iterator[bytes]]:
     """Yield each part of a file as an iterator of blocks; with no part size the file is one."""
     with open(path, "rb") as file:
         left = size = file.seek(0, 2)
         file.seek(0)
         while left > 0 or size == 0:
             length = min(left, part_size) if part_size else left
-            yield _blocks(file, length)
+            yield _blocks(file, length, wait)
             left -= length
             if size == 0:
                 return
 
 
-def _blocks(file: Any, length: int) -> Iterator[bytes]:
+def _blocks(file: Any, length: int, wait: Callable[[int], None]) -> Iterator[bytes]:
     while length > 0:
-        block = file.read(min(_BLOCK, length))
+        most = min(_BLOCK, length)
+        wait(file.tell() + most)
+        block = file.read(most)
         if not block:
             return
         length -= len(block)

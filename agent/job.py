@@ -31,7 +31,7 @@ class Job(Runner):
 
     def run(self) -> int:
         """Walk all phases; return the job's exit code."""
-        self._path, self._library_path, self.fetched = [], [], []
+        self.fetched = []
         self.output_dir = self.settings.output_dir
         self.command = self.settings.command
         self.log.info("start", mode=self.settings.mode, version=__version__, built=_build_date())

@@ -57,7 +57,7 @@ class MainNode(Job):
         make_directory(self.output_dir, "TMP_OUTPUT_DIR")
         meeting.watch()
         meeting.warm()
-        self._ask_version()
+        self.ask_version()
         joined = self.wait(
             "workers join",
             lambda: not meeting.roster.missing,
@@ -69,7 +69,7 @@ class MainNode(Job):
         self.write_hostfiles(meeting.nodes)
         self.log.info("all nodes joined", nodes=settings.topology.count)
 
-    def _ask_version(self) -> None:
+    def ask_version(self) -> None:
         """Learn Open MPI's version while the workers are on their way."""
         env = self.app_env()
         if self.launcher(env) != "mpirun":

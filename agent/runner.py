@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 
 from agent import __version__, cgroup, hostfile, model, outputs, plan
@@ -26,8 +27,8 @@ class Runner(Delivery):
 
     limit_hint = "raise ARCHITRAVE_TIMEOUT_SECONDS"
     _output: Output | None = None
-    _path: list[str]
-    _library_path: list[str]
+    _path: Sequence[str] = ()
+    _library_path: Sequence[str] = ()
 
     def app_env(self) -> dict[str, str]:
         """Return the application's environment, with what deps.tar.gz has brought."""
@@ -44,11 +45,8 @@ class Runner(Delivery):
         program = resolve(settings.command[0], env.get("PATH", os.defpath))
         launcher = self.launcher(env)
         self.command = (program, *settings.command[1:])
-        argv = list(self.command)
+        argv = self.argv(launcher, self.command, env)
         if launcher == "mpirun":
-            options = self.mpirun_options(env)
-            names = [name for name in plan.PASSED_ON if env.get(name)]
-            argv = plan.mpirun(options, argv, names)
             self.command = tuple(argv)
         if launcher == "each":
             env |= self.each_env()
@@ -78,6 +76,13 @@ class Runner(Delivery):
             out_of_memory=outcome.out_of_memory,
         )
         return outcome
+
+    def argv(self, launcher: str, command: Sequence[str], env: dict[str, str]) -> list[str]:
+        """Return the words that start the application on this node."""
+        if launcher != "mpirun":
+            return list(command)
+        names = [name for name in plan.PASSED_ON if env.get(name)]
+        return plan.mpirun(self.mpirun_options(env), command, names)
 
     def ask(self, what: str, argv: list[str], env: dict[str, str]) -> str:
         """Run a small program and return what it says, in its first 64 KiB."""

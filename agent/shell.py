@@ -20,7 +20,7 @@ class Shell(Job):
     def open(self, arguments: Sequence[str]) -> int:
         """Prepare what can be prepared, show the banner, run bash; return its exit code."""
         self.log.open()
-        self._path, self._library_path, self.fetched = [], [], []
+        self.fetched = []
         notes = []
         try:
             self.prepare()

@@ -18,8 +18,9 @@ from agent.environ import with_directories
 from agent.errors import CANNOT_WRITE, NO_PERMISSION, AgentError, NotThere, why
 from agent.integrity import digests
 from agent.model import Emit
+from agent.progress import Progress
 from agent.settings import JOURNAL, S3Place
-from agent.storage import MANY, SMALL, Progress, Storage
+from agent.storage import MANY, SMALL, Storage
 
 _UPLOADS_AT_ONCE = 8
 # What the image keeps in /opt and no archive may replace.
@@ -132,18 +133,19 @@ def _unpack_private(path: str, request: dict[str, Any]) -> dict[str, Any]:
 def _fetch_deps(storage: Storage, place: S3Place, request: dict[str, Any]) -> list[dict[str, Any]]:
     """Fetch deps.tar.gz, or the list that stands in its place and each package beside it."""
     if place.key.endswith(".lst"):
-        return _fetch_listed(storage, place, request["deps_dir"])
+        return fetch_listed(storage, place, request["deps_dir"])
     beside = S3Place(place.bucket, os.path.join(os.path.dirname(place.key), "deps_batch.lst"))
     try:
         return [storage.fetch(place, os.path.join(request["runtime_dir"], "deps.tar.gz"))]
     except NotThere as missing:
         try:
-            return _fetch_listed(storage, beside, request["deps_dir"])
+            return fetch_listed(storage, beside, request["deps_dir"])
         except NotThere:
             raise missing from None
 
 
-def _fetch_listed(storage: Storage, place: S3Place, target: str) -> list[dict[str, Any]]:
+def fetch_listed(storage: Storage, place: S3Place, target: str) -> list[dict[str, Any]]:
+    """Fetch the packages that a deps_batch.lst names beside itself, several at once."""
     content = storage.read(place)
     Path(target, "deps_batch.lst").write_bytes(content)
     folder = os.path.dirname(place.key)
@@ -151,7 +153,7 @@ def _fetch_listed(storage: Storage, place: S3Place, target: str) -> list[dict[st
     with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
         return list(
             pool.map(
-                lambda name: storage.fetch(
+                lambda name: storage.fetch_small(
                     S3Place(place.bucket, os.path.join(folder, name)), os.path.join(target, name)
                 ),
                 names,
@@ -229,8 +231,10 @@ def _upload(
             storage.put_small(data, place / name)
             progress(len(data))
             return {"name": name, "size": len(data), "sha256": sha256(data).hexdigest()}
-        sha = digests(path, {}, 0)["sha256"].hex()
-        storage.put_file(path, place / name, progress)
+        with ThreadPoolExecutor(1) as hashing:
+            hashed = hashing.submit(digests, path, {}, 0)
+            storage.put_file(path, place / name, progress)
+            sha = hashed.result()["sha256"].hex()
         return {"name": name, "size": os.path.getsize(path), "sha256": sha}
 
     done, failed = [], []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
+from hashlib import md5, sha256
+from pathlib import Path
 from typing import Any, NoReturn
 
 from agent import fastlane
@@ -23,6 +24,7 @@ from agent.errors import (
 )
 from agent.integrity import digests, expected
 from agent.model import Emit
+from agent.progress import Progress
 from agent.settings import S3Place
 
 _MIB = 1 << 20
@@ -35,7 +37,6 @@ _ATTEMPTS, _BODY_ATTEMPTS = 6, 3
 _PAUSE_SECONDS = 20
 _CHECK_ATTEMPTS = 2
 _SKEW = timedelta(minutes=5)
-_PROGRESS_SHARE, _PROGRESS_SECONDS = 10, 10.0
 # From here on obstore is faster; below, one request of boto3's is all there is.
 _LARGE = 16 * _MIB
 # A result of at most so much goes up in one request of obstore's, if there are many.
@@ -54,30 +55,6 @@ _DENIED = {
     "301": "check AWS_REGION: the bucket lies in another region",
     "400": "check the credentials and AWS_REGION",
 }
-
-
-class Progress:
-    """Tell how far a transfer is: at most once per 10 % or 10 s. Called from many threads."""
-
-    def __init__(self, emit: Emit, what: str, size: int) -> None:
-        self._emit = emit
-        self._what = what
-        self._size = max(size, 1)
-        self._lock = threading.Lock()
-        self._seen = 0
-        self._told = 0
-        self._told_at = time.monotonic()
-
-    def __call__(self, count: int) -> None:
-        """Count bytes that have arrived."""
-        with self._lock:
-            self._seen += count
-            percent = 100 * self._seen // self._size
-            now = time.monotonic()
-            share = percent // _PROGRESS_SHARE > self._told // _PROGRESS_SHARE
-            if percent > self._told and (share or now - self._told_at >= _PROGRESS_SECONDS):
-                self._told, self._told_at = percent, now
-                self._emit({"event": "progress", "what": self._what, "percent": min(percent, 100)})
 
 
 def load() -> None:
@@ -143,12 +120,10 @@ class Storage:
                 head = self._head(place)
                 size = int(head["ContentLength"])
                 wanted = expected(head)
-                self._get(place, path, size, head["ETag"])
-                found = digests(
-                    path,
-                    {n: parts for n, (_, parts) in wanted.items()},
-                    self._part_size(place, wanted),
-                )
+                names = {name: parts for name, (_, parts) in wanted.items()}
+                part_size = self._part_size(place, wanted)
+                check = partial(digests, path, names, part_size)
+                found = self._get(place, path, size, head["ETag"], check)
             except Exception as error:
                 if not _is_wrong_body(error):
                     _raise(error, f"fetch {place}")
@@ -173,23 +148,29 @@ class Storage:
             hint="upload it again",
         )
 
-    def _get(self, place: S3Place, path: str, size: int, etag: str) -> None:
-        """Fetch an object's bytes: a large one on the fast lane, if that can be."""
+    def _get(
+        self,
+        place: S3Place,
+        path: str,
+        size: int,
+        etag: str,
+        check: Callable[[fastlane.Wait], fastlane.Digests],
+    ) -> fastlane.Digests:
+        """Fetch an object's bytes and check them: a large one on the fast lane, if that can be."""
         what = os.path.basename(place.key)
+        progress = Progress(self._emit, what, size)
         if self._fast is not None and size >= _LARGE:
             try:
-                progress = Progress(self._emit, what, size)
-                self._fast.get_file(place.bucket, place.key, path, size, etag, progress)
-                return
+                return self._fast.get_file(
+                    place.bucket, place.key, path, size, etag, progress, check
+                )
             except Exception as error:  # boto3 finds out what it is, or gets over it
                 self._emit({"event": "fetching another way", "what": what, "cause": _line(error)})
+                progress = Progress(self._emit, what, size)
         self._client.download_file(
-            place.bucket,
-            place.key,
-            path,
-            Config=self._transfer,
-            Callback=Progress(self._emit, what, size),
+            place.bucket, place.key, path, Config=self._transfer, Callback=progress
         )
+        return check(lambda end: None)
 
     def _again(self, what: str, wrong: list[str], attempt: int, cause: str | None = None) -> None:
         event = {"log": "warning", "event": "checksum wrong", "what": what, "checksums": wrong}
@@ -216,6 +197,22 @@ class Storage:
             return 0
         head = self._client.head_object(Bucket=place.bucket, Key=place.key, PartNumber=1)
         return int(head["ContentLength"])
+
+    def fetch_small(self, place: S3Place, path: str) -> dict[str, Any]:
+        """Fetch one of many objects: a small one by one request, checked by its ETag."""
+        found = None
+        if self._fast is not None:
+            try:
+                found = self._fast.get(place.bucket, place.key, SMALL)
+            except Exception as error:  # boto3 finds out what it is, or gets over it
+                what = os.path.basename(place.key)
+                self._emit({"event": "fetching another way", "what": what, "cause": _line(error)})
+        # An ETag that is no MD5 (parts, encryption): what else S3 keeps must do.
+        if found is None or md5(found[0], usedforsecurity=False).hexdigest() != found[1]:
+            return self.fetch(place, path)
+        Path(path).write_bytes(found[0])
+        hashed = {"sha256": sha256(found[0]).hexdigest(), "checked": ["ETag", "size"]}
+        return {"object": str(place), "size": len(found[0]), **hashed}
 
     def read(self, place: S3Place) -> bytes:
         """Return a small object's content."""

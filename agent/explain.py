@@ -1,0 +1,128 @@
+"""Say what a job would do, and where each of its settings comes from. Touches nothing."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from agent import names, network
+from agent.errors import AgentError
+from agent.job import Job
+from agent.main_node import MainNode
+from agent.names import Name
+from agent.settings import SECRETS, SHELL
+
+_GROUPS = {
+    "application": names.APPLICATION,
+    "data": names.DATA,
+    "several nodes": names.SEVERAL_NODES,
+    "running": names.RUNNING,
+}
+
+
+def explain(job: Job, env: Mapping[str, str]) -> str:
+    """Return the page: this node, the settings with their sources, the phases with commands."""
+    lines = [*_node(job), ""]
+    for title, group in _GROUPS.items():
+        lines += [title, *(_setting(name, env) for name in group), ""]
+    lines += [*_unknown(env), "what would run", *_phases(job)]
+    text: str = job.log.scrub("\n".join(lines) + "\n")
+    return text
+
+
+def _node(job: Job) -> Iterator[str]:
+    topology = job.settings.topology
+    role = "alone" if topology.count == 1 else topology.name(topology.index)
+    if job.settings.mode == SHELL:
+        yield "a debug shell, in which `architrave run` would do as follows"
+    yield f"mode {job.settings.mode}, node {topology.index} of {topology.count} ({role}), job" \
+        f" {topology.job}, attempt {topology.attempt}"  # fmt: skip
+
+
+def _setting(name: Name, env: Mapping[str, str]) -> str:
+    if name.name not in env:
+        return f"  {name.name:36} {name.default or '-'}  (default)"
+    value = "***" if name.secret and env[name.name] else repr(env[name.name])
+    return f"  {name.name:36} {value}  (set)"
+
+
+def _unknown(env: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each variable that looks like ours and is none: a slip of the pen."""
+    known = [name.name for group in _GROUPS.values() for name in group]
+    for name in sorted(env):
+        if name.startswith("ARCHITRAVE_") and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            yield f"  {name:36} is no name of ours{f': {near[0]}?' if near else ''}"
+
+
+def _phases(job: Job) -> Iterator[str]:
+    settings = job.settings
+    topology = settings.topology
+    if settings.private or settings.deps:
+        places = [str(place) for place in (settings.private, settings.deps) if place]
+        yield f"  fetch   {' and '.join(places)}, at once"
+    if settings.private:
+        password = "the password by standard input" if settings.password else "without a password"
+        yield f"  unpack  7zz x private.7z into {settings.path('/opt')}, {password}"
+    if settings.deps:
+        system = os.geteuid() == 0 and settings.root == "/"
+        how = "dpkg -i what is not installed" if system else "laid out, since dpkg wants root"
+        yield f"  unpack  deps.tar.gz into {settings.path('/tmp/deps')}; {how}"
+    if topology.count > 1:
+        yield f"  join    sshd on port {settings.ssh_port}, keys derived from {settings.key_name}"
+        waits = f"workers {_several(topology.workers)}" if topology.is_main else "the main node"
+        yield f"          waits {settings.join_timeout:g} s for {waits}"
+    yield from _run(job)
+    if topology.count > 1:
+        yield "  part    the outcome goes to every node; each uploads and reports to the main node"
+    if job.place is None:
+        yield f"  upload  nothing: results stay in {settings.output_dir}"
+    else:
+        yield f"  upload  {settings.output_dir} to {job.place / f'node-{topology.index}'}"
+    yield f"  end     the exit code to {settings.exit_code_file}; what was unpacked is removed"
+
+
+def _run(job: Job) -> Iterator[str]:
+    settings = job.settings
+    env = job.app_env()
+    program = settings.command[0]
+    if not settings.topology.is_main and settings.launcher != "each":
+        yield "  run     what the main node's mpirun starts here"
+        return
+    if not shutil.which(program, path=env.get("PATH", os.defpath)):
+        yield f"  run     {program} is not there yet, or has yet to be made executable"
+    try:
+        words = _command(job, env)
+    except AgentError as error:
+        yield f"  run     {error}"
+        return
+    yield f"  run     {shlex.join(words)}"
+    where = settings.workdir or os.getcwd()
+    limit = f"{settings.timeout:g} s" if settings.timeout else "no limit"
+    yield f"          in {where}, {limit}, {settings.grace:g} s from SIGTERM to SIGKILL"
+    hidden = [name for name in SECRETS if name in settings.helper_env or name == "PRIVATE_PASSWD"]
+    yield f"          its environment is this one without {', '.join(hidden)}"
+
+
+def _command(job: Job, env: dict[str, str]) -> list[str]:
+    """Return the exact words that would start the application."""
+    settings = job.settings
+    address = ""
+    if settings.topology.count > 1:
+        address = network.own_address(
+            settings.address, settings.interface, settings.topology.main_address
+        )
+    job.node = replace(job.node, address=address, slots=job.slots)
+    if isinstance(job, MainNode):
+        job.ask_version()
+    return job.argv(job.launcher(env), list(settings.command), env)
+
+
+def _several(indexes: list[int]) -> str:
+    """Return a few of many indexes."""
+    shown = [str(index) for index in indexes[:8]]
+    return ", ".join([*shown, *(["…"] if len(indexes) > 8 else [])])

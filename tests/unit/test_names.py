@@ -1,0 +1,26 @@
+"""The table of names, the settings, and the README tell of the same variables."""
+
+import re
+
+from agent import names
+from tests.conftest import REPOSITORY
+
+ALL = [*names.APPLICATION, *names.DATA, *names.SEVERAL_NODES, *names.RUNNING]
+# Set by AWS Batch and Lambda, not by users; the SDK's own.
+PLATFORM = re.compile(r"AWS_(BATCH_JOB|LAMBDA|ACCESS|SECRET|SESSION|CONTAINER)\w*")
+
+
+def test_every_name_that_the_settings_read_is_in_the_table():
+    text = "".join(
+        (REPOSITORY / f"agent/{name}.py").read_text() for name in ("settings", "environ")
+    )
+    read = set(
+        re.findall(r'"((?:ARCHITRAVE|APP|AWS|S3|SSH|PRIVATE|TMP|EXEC|INPUT)_[A-Z0-9_]+)"', text)
+    )
+    assert {name for name in read if not PLATFORM.fullmatch(name)} == {one.name for one in ALL}
+
+
+def test_every_name_has_its_line_in_the_readme():
+    page = (REPOSITORY / "README.md").read_text()
+    missing = [one.name for one in ALL if f"`{one.name}`" not in page]
+    assert missing == []
