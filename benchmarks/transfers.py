@@ -1,4 +1,4 @@
-"""Compare what moves archives and results: ours, boto3 with its defaults, s5cmd, the AWS CLI.
+"""Compare what moves archives and results: ours, boto3 in two ways, s5cmd, the AWS CLI.
 
 All against the same embedded S3 server, interleaved, each in a process of its own: wall seconds,
 processor seconds and peak memory, medians. Ours includes the checksums that are verified or put
@@ -41,27 +41,35 @@ place = S3Place("bench", "small/deps_batch.lst")
 fetched = staging.fetch_listed(storage, place, sys.argv[1])
 assert len(fetched) == int(sys.argv[2]), len(fetched)
 """
-BOTO_SMALL_DOWN = """
-import sys, boto3
-from concurrent.futures import ThreadPoolExecutor
-client = boto3.client("s3")
-names = [f"file-{number}.deb" for number in range(int(sys.argv[2]))]
-with ThreadPoolExecutor(8) as pool:
-    get = lambda name: client.download_file("bench", f"small/{name}", f"{sys.argv[1]}/{name}")
-    list(pool.map(get, names))
-"""
-BOTO_DOWN = """
-import sys, boto3
-boto3.client("s3").download_file("bench", "large", sys.argv[1])
-"""
-BOTO_UP = """
+# boto3 with its defaults, and tuned as ours is where that uses it: CONFIG down|up SOURCE TARGET
+BOTO = """
 import os, sys, boto3
+from boto3.s3.transfer import TransferConfig
 from concurrent.futures import ThreadPoolExecutor
+kind, way, source, target = sys.argv[1:]
+config = {
+    "defaults": TransferConfig(),
+    "tuned": TransferConfig(multipart_threshold=32 << 20, multipart_chunksize=32 << 20,
+                            max_concurrency=2, io_chunksize=4 << 20),
+}[kind]
 client = boto3.client("s3")
-names = os.listdir(sys.argv[1])
+if way == "down" and not source.endswith("/"):
+    client.download_file("bench", source, target, Config=config)
+    sys.exit()
+def move(name):
+    if way == "down":
+        client.download_file("bench", f"{source}{name}", f"{target}/{name}", Config=config)
+    else:
+        client.upload_file(f"{source}/{name}", "bench", f"{target}/{name}", Config=config)
+if way == "up":
+    names = os.listdir(source)
+else:
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket="bench", Prefix=source)
+    names = [one["Key"].rpartition("/")[2] for page in pages for one in page["Contents"]]
 with ThreadPoolExecutor(8) as pool:
-    list(pool.map(lambda n: client.upload_file(f"{sys.argv[1]}/{n}", "bench", f"boto/{n}"), names))
+    list(pool.map(move, names))
 """
+KINDS = {"boto3": "defaults", "boto3 tuned": "tuned"}
 
 # A small process starts each: a child's peak memory begins with that of who started it.
 LAUNCH = """
@@ -111,13 +119,11 @@ def tasks(work: Path, endpoint: str, count: int) -> dict[str, dict[str, Callable
     found: dict[str, dict[str, Callable[[], list[str]]]] = {
         "large down": {
             "ours": lambda: [python, "-c", OURS_DOWN, down],
-            "boto3": lambda: [python, "-c", BOTO_DOWN, down],
             "s5cmd": lambda: [*s5, "cp", f"s3://{BUCKET}/large", down],
             "aws": lambda: [*aws, *plain, f"s3://{BUCKET}/large", down],
         },
         "small down": {
             "ours": lambda: [python, "-c", OURS_SMALL_DOWN, many, str(count)],
-            "boto3": lambda: [python, "-c", BOTO_SMALL_DOWN, many, str(count)],
             "s5cmd": lambda: [*s5, "cp", f"s3://{BUCKET}/small/*", f"{many}/"],
             "aws": lambda: [*aws, *plain, "--recursive", f"s3://{BUCKET}/small/", many],
         },
@@ -126,10 +132,16 @@ def tasks(work: Path, endpoint: str, count: int) -> dict[str, dict[str, Callable
         where = str(directory)
         found[name] = {
             "ours": lambda: [python, "-I", "agent/helper.py", "stage_out"],
-            "boto3": lambda where=where: [python, "-c", BOTO_UP, where],
             "s5cmd": lambda where=where: [*s5, "cp", f"{where}/", f"s3://{BUCKET}/s5/"],
             "aws": lambda where=where: [*aws, *plain, "--recursive", where, f"s3://{BUCKET}/aws/"],
         }
+    for peer, kind in KINDS.items():
+        boto = [f"{PEERS}/bin/python", "-c", BOTO, kind]
+        found["large down"][peer] = lambda boto=boto: [*boto, "down", "large", down]
+        found["small down"][peer] = lambda boto=boto: [*boto, "down", "small/", many]
+        for name in ("large", "small"):
+            words = ("up", str(work / name), f"boto-{kind}")
+            found[f"{name} up"][peer] = lambda boto=boto, words=words: [*boto, *words]
     return found
 
 
