@@ -28,6 +28,7 @@ usage: architrave                run the job that EXEC_TYPE names (lambda, batch
        architrave CMD …          the same, for any first word that is none of these
        architrave explain        what the job would do, and where each setting comes from
        architrave local run …    a cluster of this image on this machine (see local run --help)
+       architrave pack …         private.7z and deps.tar.gz, packed and uploaded (see pack --help)
        architrave --version | --help
 
 examples:
@@ -64,6 +65,10 @@ def _dispatch(words: list[str]) -> int:
         from agent.local.cli import main as local
 
         return local(words[1:])
+    if first == "pack":
+        from agent.local.pack_cli import main as pack
+
+        return pack(words[1:])
     if first in ("shell", "debug") or words == ["bash"]:
         return _job("shell", words[1:])
     if first == "exec":

@@ -18,8 +18,8 @@ Wait = Callable[[int], None]
 Digests = dict[str, bytes]
 
 _MIB = 1 << 20
-# Of a large object. Written as they come, by small chunks: whole parts in memory take twice the time,
-# most of it the kernel's, for pages that are given back and asked for again.
+# Of a large object. Written as they come, by small chunks: whole parts in memory take twice the
+# time, most of it the kernel's, for pages that are given back and asked for again.
 _PART_SIZE, _PARTS_AT_ONCE, _CHUNK = 16 * _MIB, 4, _MIB
 _RETRY_SECONDS, _REQUEST_SECONDS = 60, 60
 _RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)}

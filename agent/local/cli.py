@@ -29,8 +29,11 @@ or upload. The exit code is the main node's.
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are the agent's own."""
+
     def error(self, message: str) -> NoReturn:
+        """Raise AgentError (64) for words that can't be read."""
         raise AgentError("read the command line", message, code=USAGE, hint=f"{self.prog} --help")
 
 
@@ -48,7 +51,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="architrave local", description="Run a job on simulated nodes on this machine."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -1,0 +1,92 @@
+"""Pack deps.tar.gz: the packages that a program needs and the image lacks."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from agent.errors import BAD_SETTINGS, NO_OBJECT, OS_ERROR, AgentError
+
+LISTING = "deps_batch.lst"
+_SCRIPT = Path(__file__).parent / "fetch-debs"
+
+
+def fetch(
+    packages: Sequence[str],
+    binaries: Sequence[Path],
+    image: str | None,
+    directory: Path,
+    tell: Callable[[str], None],
+) -> list[Path]:
+    """Download the packages that `image` (None: this system) lacks into a directory.
+
+    They are those named, what they depend on, and those with the libraries that the binaries miss.
+    `tell` is given apt's lines. Raises AgentError 66 for a name that is not found, 71, 78.
+    """
+    words = ["sh", "-c", _SCRIPT.read_text("utf-8"), "fetch-debs", *packages]
+    if image is not None:
+        options = ["--rm", "--interactive", "--user", "0", "--entrypoint", words[0]]
+        words = ["docker", "run", *options, image, *words[1:]]
+    archive = directory / "debs.tar"
+    try:
+        with archive.open("wb") as out:
+            complaint = _run(words, _tar_of(binaries), out, tell)
+    except OSError as error:
+        hint = "install Docker, or resolve on this system with --here"
+        raise AgentError(f"start {words[0]}", str(error), code=OS_ERROR, hint=hint) from error
+    if complaint:
+        hint = "check the name with apt-cache search, and that this machine reaches the packages"
+        raise AgentError("fetch the packages", complaint, code=NO_OBJECT, hint=hint)
+    with tarfile.open(archive) as tar:
+        tar.extractall(directory, [one for one in tar if one.isfile() and "/" not in one.name])
+    archive.unlink()
+    return sorted(directory.glob("*.deb"))
+
+
+def pack(debs: Sequence[Path], target: Path) -> None:
+    """Write deps.tar.gz and, beside it, the list of what is in it."""
+    listing = target.with_name(LISTING)
+    listing.write_text("".join(f"{deb.name}\n" for deb in debs), "utf-8")
+    # Packages are compressed already: a higher level would cost time on both ends.
+    with tarfile.open(target, "w:gz", compresslevel=1) as tar:
+        for path in (listing, *debs):
+            tar.add(path, path.name)
+
+
+def _tar_of(binaries: Sequence[Path]) -> bytes:
+    """Return a tar of the files; raise AgentError (78) for one that is no file."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for number, path in enumerate(binaries):
+            if not path.is_file():
+                hint = "name the program itself"
+                raise AgentError(f"read {path}", "no such file", code=BAD_SETTINGS, hint=hint)
+            tar.add(path.resolve(), f"{number}-{path.name}")
+    return out.getvalue()
+
+
+def _run(
+    words: list[str], given: bytes, out: io.BufferedWriter, tell: Callable[[str], None]
+) -> str:
+    """Run the script; return what went wrong, empty if nothing did."""
+    process = subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdin and process.stderr
+    lines = []
+    with process:
+        try:
+            process.stdin.write(given)
+            process.stdin.close()
+        except BrokenPipeError:
+            pass  # its last words say why
+        for line in process.stderr:
+            lines.append(line.decode("utf-8", "replace").strip())
+            tell(lines[-1])
+    if not process.returncode:
+        return ""
+    wrong = [line for line in lines if line.startswith(("cannot ", "E: "))] or lines[-1:]
+    return wrong[0] if wrong else f"{words[0]} ended with {process.returncode}"

@@ -1,0 +1,153 @@
+"""Read the words after `architrave pack`, pack, and say what was packed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from agent.errors import USAGE, AgentError
+from agent.local import debs, pack
+from agent.local.cli import Parser
+from agent.local.job import DEFAULT_IMAGE
+from agent.settings import S3Place
+
+_EXAMPLES = """\
+examples:
+  architrave pack private program/                      # asks for the password
+  architrave pack private program/ --password-file secret --upload s3://bucket/batch
+  architrave pack deps libblas3 libgfortran5            # as the image lacks them
+  architrave pack deps --binary program/app --upload s3://bucket/batch
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Pack what the words name; return the exit code."""
+    # The agent's entry point blocks every signal, for its PID 1; here Ctrl-C must work.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+    try:
+        options = _parser().parse_args(argv)
+        place = S3Place.parse(options.upload, "--upload") if options.upload else None
+        for path in options.action(options):
+            if place is not None:
+                _upload(path, place / path.name)
+        return 0
+    except AgentError as error:
+        print(error, file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="architrave pack", description="Pack what a job fetches from S3.",
+                    epilog=_EXAMPLES, formatter_class=raw)  # fmt: skip
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    one = commands.add_parser("private", help="the program, its input and keys: private.7z",
+                              epilog=_EXAMPLES, formatter_class=raw)  # fmt: skip
+    one.add_argument("directory", type=Path, metavar="DIR", help="its content will lie in /opt")
+    one.add_argument("--to", type=Path, default=Path("private.7z"), metavar="FILE")
+    which = one.add_mutually_exclusive_group()
+    which.add_argument("--password-file", type=Path, metavar="FILE", help="its first line")
+    which.add_argument("--no-password", action="store_true", help="do not encrypt")
+    one.add_argument("--level", type=int, choices=range(10), default=pack.LEVEL, metavar="0-9",
+                     help=f"7-Zip's; a lower one unpacks faster ({pack.LEVEL})")  # fmt: skip
+    one.set_defaults(action=_private)
+    two = commands.add_parser("deps", help="the packages that the image lacks: deps.tar.gz",
+                              epilog=_EXAMPLES, formatter_class=raw)  # fmt: skip
+    two.add_argument("packages", nargs="*", metavar="PACKAGE")
+    two.add_argument("--binary", type=Path, action="append", default=[], metavar="FILE",
+                     help="add the packages with the libraries that it misses")  # fmt: skip
+    two.add_argument("--to", type=Path, default=Path("deps.tar.gz"), metavar="FILE")
+    where = two.add_mutually_exclusive_group()
+    where.add_argument("--image", default=DEFAULT_IMAGE, metavar="TAG",
+                       help=f"the image that will run the job ({DEFAULT_IMAGE})")  # fmt: skip
+    where.add_argument("--here", action="store_true", help="resolve on this system instead")
+    two.set_defaults(action=_deps)
+    for command in (one, two):
+        command.add_argument("--upload", default="", metavar="S3", help="s3://bucket/prefix")
+    return parser
+
+
+def _private(options: argparse.Namespace) -> list[Path]:
+    secret = "" if options.no_password else pack.password(options.password_file, dict(os.environ))
+    with _Bar("packing") as bar:
+        made = pack.pack(
+            options.directory, options.to, secret, level=options.level, progress=bar.at
+        )
+    print(made)
+    return [options.to]
+
+
+def _deps(options: argparse.Namespace) -> list[Path]:
+    if not options.packages and not options.binary:
+        hint = "architrave pack deps PACKAGE…, or --binary FILE"
+        raise AgentError("pack deps", "no package and no binary is named", code=USAGE, hint=hint)
+    image = None if options.here else options.image
+    with tempfile.TemporaryDirectory() as work:
+        found = debs.fetch(
+            options.packages, options.binary, image, Path(work), lambda line: print(f"  {line}")
+        )
+        where = "this system" if options.here else image
+        if not found:
+            print(f"nothing is missing in {where}: no deps.tar.gz is needed")
+            return []
+        debs.pack(found, options.to)
+        for deb in found:
+            print(f"  {deb.name}")
+    size = options.to.stat().st_size / 1e6
+    print(f"{options.to}: {len(found)} packages that {where} lacks, {size:.1f} MB")
+    return [options.to, options.to.with_name(debs.LISTING)]
+
+
+def _upload(path: Path, place: S3Place) -> None:
+    from agent.storage import Storage
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    storage = Storage(lambda message: None, path_style=bool(endpoint))
+    size = path.stat().st_size or 1
+    sent = 0
+    with _Bar(f"to {place}") as bar:
+
+        def count(more: int) -> None:
+            nonlocal sent
+            sent += more
+            bar.at(100 * sent // size)
+
+        storage.put_file(str(path), place, count)
+    print(f"{place}: uploaded")
+
+
+class _Bar:
+    """A progress bar on a terminal, nothing elsewhere."""
+
+    def __init__(self, what: str) -> None:
+        self._progress: Any = None
+        self._shown: AbstractContextManager[Any] = nullcontext()
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._progress = Progress(console=Console(stderr=True), transient=True)
+            self._task = self._progress.add_task(what, total=100)
+            self._shown = self._progress
+
+    def __enter__(self) -> _Bar:
+        self._shown.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._shown.__exit__(*error)
+
+    def at(self, percent: int) -> None:
+        """Show how far it is."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=percent)
