@@ -47,12 +47,22 @@ def main(words: Sequence[str] | None = None) -> int:
         return _dispatch(list(words))
     except AgentError as error:
         _say(f"{error}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
-        return error.code
+        return _failed(words, error.code)
     except Exception:
         import traceback
 
         _say(f"{traceback.format_exc()}cannot go on: a bug\nhint: report it with the lines above\n")
-        return BUG
+        return _failed(words, BUG)
+
+
+def _failed(words: Sequence[str], code: int) -> int:
+    """Put the code of a job that could not begin where a surrounding program looks for it."""
+    if not words or words[0] == "run":
+        from agent.environ import environment, exit_code_file
+        from agent.supervisor import put_exit_code
+
+        put_exit_code(exit_code_file(environment()), code)
+    return code
 
 
 def _dispatch(words: list[str]) -> int:
@@ -107,9 +117,8 @@ def _job(way: str, arguments: list[str]) -> int:
     import_later("inspect", "bz2", "lzma", "subprocess", "tempfile", "uuid")
     from agent import settings as settings_
     from agent.console import LineQueue, Outlet
-    from agent.environ import environment, exit_code_file
+    from agent.environ import environment
     from agent.log import Log
-    from agent.supervisor import put_exit_code
 
     env = environment()
     try:
@@ -117,7 +126,6 @@ def _job(way: str, arguments: list[str]) -> int:
     except AgentError as error:
         if way == "explain":
             raise
-        put_exit_code(exit_code_file(env), error.code)
         if api := settings_.runtime_api(env, settings_.LAMBDA):
             from agent import lambda_runtime
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -35,6 +36,9 @@ class Delivery(Supervisor):
     _unreadable: list[str]
     _uploader: Helper | None = None
     _uploaded: dict[str, Any] | None = None
+    _stored: list[dict[str, Any]]
+    # Whether an earlier try with the same place may have left a manifest.
+    afresh = False
 
     @property
     def place(self) -> S3Place | None:
@@ -124,9 +128,13 @@ class Delivery(Supervisor):
             application.stop(self.failure)
         try:
             self.loop.wait(lambda: application.ended)
-            application.finish(self.loop.wait)
+            application.finish(self.wait_for_output)
         except Exception as error:  # what there is shall be uploaded all the same
             self.bug(error)
+
+    def wait_for_output(self, done: Callable[[], object], deadline: float) -> bool:
+        """Wait for what the application left behind; tell whether it came."""
+        return self.loop.wait(done, deadline)
 
     def leave_alone(self, outcome: Outcome) -> Outcome:
         """End as a node that was given up: the others have told what is there, and that it lacks.
@@ -155,13 +163,16 @@ class Delivery(Supervisor):
             "path_style": self.path_style,
             "directory": self.output_dir,
             "files": self._files,
+            "afresh": self.afresh,
         }
-        self._uploaded = None
+        self._uploaded, self._stored = None, []
         self._uploader = self.start_helper("stage_out", request, self._hear_upload)
 
     def _hear_upload(self, message: dict[str, Any]) -> None:
         if "uploaded" in message:
             self._uploaded = message["uploaded"]
+        elif "stored" in message:
+            self._stored += message["stored"]
         else:
             self.hear(message)
 
@@ -172,10 +183,10 @@ class Delivery(Supervisor):
         try:
             answer = self._await_upload()
         except AgentError as error:
-            answer = {
-                "files": [],
-                "failed": [{"name": name, **error.to_json()} for name in self._files],
-            }
+            stored = {file["name"] for file in self._stored}
+            left = [name for name in self._files if name not in stored]
+            failed = [{"name": name, **error.to_json()} for name in left]
+            answer = {"files": self._stored, "failed": failed}
         answer["failed"] += [
             {"name": path, "what": f"read {path}", "cause": "permission denied", "hint": ""}
             for path in self._unreadable
@@ -210,7 +221,7 @@ class Delivery(Supervisor):
                     raise HelperDied(what, "not done in time", code=CANNOT_WRITE, hint=hint)
                 helper.outcome()
             except HelperDied as error:
-                if not again or self.last_moment is not None:
+                if not again or self.hurried:
                     raise
                 self.log.warning("trying once more", cause=error.cause)
                 self.begin_upload()

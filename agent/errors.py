@@ -49,6 +49,11 @@ class AgentError(Exception):
         )
 
 
+def shorten(text: str, most: int = 200) -> str:
+    """Return a text that is at most so long, so that an error stays one line."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def why(error: OSError) -> str:
     """Return the system's words for an error, as the end of a sentence."""
     return (error.strerror or str(error)).lower()

@@ -6,7 +6,7 @@ import difflib
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from agent import names, network
@@ -28,10 +28,9 @@ def explain(job: Job, env: Mapping[str, str]) -> str:
     """Return the page: this node, the settings with their sources, the phases with commands."""
     lines = [*_node(job), ""]
     for title, group in _GROUPS.items():
-        lines += [title, *(_setting(name, env) for name in group), ""]
+        lines += [title, *(_setting(name, env, job.log.scrub) for name in group), ""]
     lines += [*_unknown(env), "what would run", *_phases(job)]
-    text: str = job.log.scrub("\n".join(lines) + "\n")
-    return text
+    return "\n".join(lines) + "\n"
 
 
 def _node(job: Job) -> Iterator[str]:
@@ -43,10 +42,10 @@ def _node(job: Job) -> Iterator[str]:
         f" {topology.job}, attempt {topology.attempt}"  # fmt: skip
 
 
-def _setting(name: Name, env: Mapping[str, str]) -> str:
+def _setting(name: Name, env: Mapping[str, str], scrub: Callable[[str], str]) -> str:
     if name.name not in env:
         return f"  {name.name:36} {name.default or '-'}  (default)"
-    value = "***" if name.secret and env[name.name] else repr(env[name.name])
+    value = "***" if name.secret and env[name.name] else repr(scrub(env[name.name]))
     return f"  {name.name:36} {value}  (set)"
 
 
@@ -100,7 +99,7 @@ def _run(job: Job) -> Iterator[str]:
     except AgentError as error:
         yield f"  run     {error}"
         return
-    yield f"  run     {shlex.join(words)}"
+    yield f"  run     {shlex.join(job.log.scrub(words))}"
     where = settings.workdir or os.getcwd()
     limit = f"{settings.timeout:g} s" if settings.timeout else "no limit"
     yield f"          in {where}, {limit}, {settings.grace:g} s from SIGTERM to SIGKILL"

@@ -48,7 +48,8 @@ def main() -> None:
             out.flush()
 
     try:
-        if sys.argv[1] == "spare":
+        task = sys.argv[1]
+        if task == "spare":
             from agent import storage
 
             storage.load()
@@ -59,7 +60,7 @@ def main() -> None:
     except BaseException as error:
         traceback.print_exc()
         cause = f"{type(error).__name__}: {error}"
-        bug = AgentError(f"run {sys.argv[1]}", cause, code=BUG, hint="report it with the log")
+        bug = AgentError(f"run {task}", cause, code=BUG, hint="report it with the log")
         emit({"error": bug.to_json()})
     # Threads that still wait for a network are not waited for.
     os._exit(0)

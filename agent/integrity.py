@@ -91,7 +91,8 @@ def digests(
 
 def _parts(path: str, part_size: int, wait: Callable[[int], None]) -> Iterator[Iterator[bytes]]:
     """Yield each part of a file as an iterator of blocks; with no part size the file is one."""
-    with open(path, "rb") as file:
+    # Unbuffered: nothing is read that has not been waited for.
+    with open(path, "rb", buffering=0) as file:
         left = size = file.seek(0, 2)
         file.seek(0)
         while left > 0 or size == 0:

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import unquote_plus
 
-from agent.errors import USAGE, AgentError
+from agent.errors import USAGE, AgentError, shorten
 from agent.model import APPLICATION, Outcome
 from agent.settings import S3Place
 
@@ -18,6 +18,8 @@ from agent.settings import S3Place
 _ANSWER_SECONDS = 0.3
 # For results on their way: a tenth of the time, in these limits and never more than a third of it.
 _SHARE, _LEAST_UPLOAD_SECONDS, _MOST_UPLOAD_SECONDS = 0.1, 1.0, 10.0
+# From the application's end on, for its last output.
+_LAST_WORDS_SECONDS = 0.2
 # An answer has at most 6 MB (AWS Lambda quotas); the manifest on S3 has every file.
 _MOST_FILES, _LAST_LINES = 1000, 50
 
@@ -34,12 +36,13 @@ class Request:
 class Budget:
     """The time of one invocation, in seconds from when it came.
 
-    The application is told to end at `application` and killed `grace` later; what has not been
-    uploaded by `answer` is named in the answer as missing.
+    The application is told to end at `application` and killed `grace` later; the upload begins at
+    `upload`, and what is not on S3 by `answer` is named in the answer as missing.
     """
 
     application: float
     grace: float
+    upload: float
     answer: float
 
 
@@ -70,13 +73,14 @@ def read(event: str, allowed: Iterable[str]) -> Request | None:
     return Request(_place(given, "input") if "input" in given else None, env)
 
 
-def budget(remaining: float, grace: float, limit: float) -> Budget:
-    """Plan an invocation that has `remaining` seconds; `limit` is the user's own, 0 for none."""
-    upload = min(max(_SHARE * remaining, _LEAST_UPLOAD_SECONDS), _MOST_UPLOAD_SECONDS)
+def budget(remaining: float, grace: float) -> Budget:
+    """Plan an invocation that has `remaining` seconds; `grace` is the user's own."""
+    remaining = max(remaining, 0.0)
+    share = min(max(_SHARE * remaining, _LEAST_UPLOAD_SECONDS), _MOST_UPLOAD_SECONDS)
     answer = max(remaining - _ANSWER_SECONDS, 0.0)
+    upload = max(answer - min(share, remaining / 3), 0.0)
     grace = min(grace, _SHARE * remaining)
-    application = max(answer - min(upload, remaining / 3) - grace, 0.1)
-    return Budget(min(application, limit or application), grace, answer)
+    return Budget(max(upload - grace - _LAST_WORDS_SECONDS, 0.0), grace, upload, answer)
 
 
 def answer(
@@ -139,38 +143,57 @@ def _object(bucket: Any, key: Any, *, quoted: bool) -> S3Place:
 def _place(given: Mapping[str, Any], name: str) -> S3Place:
     value = given[name]
     if not isinstance(value, str) or not value.startswith("s3://"):
-        raise _bad(name, f"{value!r} is no S3 address", "use s3://bucket/key")
+        raise _bad(name, f"{_shown(value)} is no S3 address", "use s3://bucket/key")
     place = S3Place.parse(value, name)
-    return _with_a_name(place, value) if name == "input" else place
+    if name == "output":
+        return place
+    # As it stands: a prefix is tidied, a key isn't.
+    return _with_a_name(S3Place(place.bucket, value.split("/", 3)[3]), value)
 
 
 def _with_a_name(place: S3Place, shown: str) -> S3Place:
     """Refuse an object that can be no file in the input directory."""
     name = place.key.rpartition("/")[2]
-    if name in ("", ".", "..") or "\0" in name:
-        raise _bad("the input", f"{shown} names no file", "send an object, not a folder")
+    if name in ("", ".", "..") or not _is_text(name):
+        raise _bad("the input", f"{_shown(shown)} names no file", "send an object, not a folder")
     return place
 
 
 def _params(value: Any) -> str:
-    if isinstance(value, str):
+    if isinstance(value, str) and _is_text(value):
         return value
     if isinstance(value, list) and all(isinstance(word, str | int | float) for word in value):
-        return shlex.join(str(word) for word in value)
-    raise _bad("params", f"{value!r} is neither text nor a list of words")
+        words = [str(word) for word in value]
+        if all(map(_is_text, words)):
+            return shlex.join(words)
+    raise _bad("params", f"{_shown(value)} is neither text nor a list of words")
 
 
 def _env(given: Mapping[str, Any], allowed: list[str]) -> dict[str, str]:
     env = given.get("env", {})
     if not isinstance(env, dict):
-        raise _bad("env", f"{env!r} is no object of names and values")
+        raise _bad("env", f"{_shown(env)} is no object of names and values")
     for name, value in env.items():
         if not any(fnmatchcase(name, pattern) for pattern in allowed):
             hint = f"allowed are {' '.join(allowed) or 'none'}; ARCHITRAVE_EVENT_ENV says which"
-            raise _bad("env", f"{name} is not for an event to set", hint)
-        if not isinstance(value, str) or "\0" in value:
-            raise _bad("env", f"the value of {name} is no text: {value!r}", "put it into quotes")
+            raise _bad("env", f"{_shown(name)} is not for an event to set", hint)
+        if "=" in name or not _is_text(name):
+            raise _bad("env", f"{_shown(name)} is no name", "take = out of it")
+        if not isinstance(value, str) or not _is_text(value):
+            cause = f"the value of {name} is no text: {_shown(value)}"
+            raise _bad("env", cause, "put it into quotes")
     return dict(env)
+
+
+def _is_text(value: str) -> bool:
+    """Tell whether a program can be given it: no NUL, and nothing that UTF-8 doesn't have."""
+    return "\0" not in value and value == value.encode("utf-8", "replace").decode("utf-8")
+
+
+def _shown(value: Any) -> str:
+    """Return a value as an error may show it, an event can have 6 MB."""
+    text = value if isinstance(value, str) and value.startswith("s3://") else repr(value)
+    return shorten(text)
 
 
 def _bad(what: str, cause: str, hint: str = "see the documentation of events") -> AgentError:

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -20,13 +20,14 @@ from typing import Any
 from agent import invocation, model
 from agent import settings as settings_
 from agent.delivery import fields
-from agent.errors import BUG, OS_ERROR, S3_UNREACHABLE, AgentError
+from agent.errors import BUG, OS_ERROR, S3_UNREACHABLE, TIME_LIMIT, AgentError, HelperDied
 from agent.helpers import Helper
+from agent.invocation import Budget
 from agent.job import Job
 from agent.launch import resolve
 from agent.log import Log
 from agent.loop import Loop
-from agent.model import Topology
+from agent.model import Outcome, Topology
 from agent.runner import make_directory
 from agent.scratch import Scratch
 from agent.settings import LAMBDA, S3Place, Settings
@@ -49,7 +50,10 @@ class Spares:
         """Start one that is ready when S3 is to be used, if there is none."""
         if self._spare is None or not self._spare.child.running:
             self.take()
-            self._spare = Helper(self._loop, self._env, "spare")
+            try:
+                self._spare = Helper(self._loop, self._env, "spare")
+            except (AgentError, OSError):
+                return  # no room for a process: whoever needs one says so
             self.pids.add(self._spare.child.pid)
 
     def take(self) -> Helper | None:
@@ -76,11 +80,14 @@ class Call(Job):
         log: Log,
         *,
         given: S3Place | None,
-        until: float,
+        came: float,
+        plan: Budget,
         spares: Spares,
     ) -> None:
         super().__init__(settings, loop, log)
-        self.last_moment = until
+        self.last_moment = came + plan.answer
+        self._application_ends = came + plan.application
+        self._upload_begins = came + plan.upload
         self.spared = spares.pids
         self.own_pids = set(spares.pids)
         self.uploaded: dict[str, Any] = {"files": [], "failed": []}
@@ -106,11 +113,30 @@ class Call(Job):
         spare = self._spares.take() if task.startswith("stage_") else None
         return spare or super().helper(env, task)
 
+    def launch(self) -> Outcome:
+        """Run the application in the time that the input has left to it."""
+        left = self._application_ends - self.loop.clock()
+        if left <= 0:
+            cause = "no time is left for it"
+            raise AgentError("start the application", cause, code=TIME_LIMIT, hint=self.limit_hint)
+        limit = min(self.settings.timeout or left, left)
+        self.settings = replace(self.settings, timeout=limit)
+        return super().launch()
+
+    def wait_for_output(self, done: Callable[[], object], deadline: float) -> bool:
+        """Wait for what the application left behind, not longer than its results can wait."""
+        return self.loop.wait(done, min(deadline, self._upload_begins))
+
     def on_started(self) -> None:
         """Let the process that uploads get ready while the application runs."""
         if self.place is not None:
             self._spares.prepare()
             self.own_pids |= self._spares.pids
+
+    def begin_upload(self) -> None:
+        """Start to upload; Lambda's own retries have the same id, and an older manifest goes."""
+        self.afresh = True
+        super().begin_upload()
 
     def finish_upload(self) -> dict[str, Any]:
         """Wait for the upload; return {"files", "failed"}."""
@@ -120,7 +146,7 @@ class Call(Job):
     def answer(self) -> dict[str, Any]:
         """Run the job; return what the caller is told."""
         self.run()
-        words = self.last_words() if self.before is not None else ""
+        words = self.last_words() if self._output is not None else ""
         return invocation.answer(self.outcome, self.times, self.place, self.uploaded, words)
 
 
@@ -134,10 +160,10 @@ class Runtime:
         self._settings = settings
         self._loop = loop
         self._log = log
+        self._directory = os.getcwd()
         self._heard: list[dict[str, Any]] = []
-        self._speaker = _speaker(loop, settings.runtime_api, self._heard)
         self._spares = Spares(loop, settings.helper_env)
-        self._spares.pids.add(self._speaker.child.pid)
+        self._speaker = self._new_speaker()
         self._ended_by = 0
 
     def serve(self) -> int:
@@ -152,14 +178,15 @@ class Runtime:
             raise
         if self._settings.output is None:
             self._log.warning("no results are kept", hint="set ARCHITRAVE_OUTPUT=s3://…")
-        else:
-            self._spares.prepare()
         while not (left := scratch.empty()):
             self._idle()
+            if self._settings.output is not None:
+                self._spares.prepare()
             came = self._ask({"next": True}, None)
             if self._ended_by:
                 return 0
             answer = self._answered(came["invocation"])
+            self._idle()
             kind = "failure" if "errorType" in answer else "answer"
             self._ask({"id": came["invocation"]["id"], kind: answer}, _POST_SECONDS)
             if self._ended_by:
@@ -191,6 +218,7 @@ class Runtime:
         until = self._loop.clock() + came["deadline"] - time.time()
         self._log.context = {"job": came["id"], "attempt": 1, "node": 0}
         try:
+            os.chdir(self._directory)  # the one before has left it to its application
             request = invocation.read(came["event"], self._settings.event_env)
             if request is None:
                 return {"exit_code": 0, "note": "S3 tries its notification out: nothing to run"}
@@ -215,21 +243,38 @@ class Runtime:
             env = {"APP_IN_FILE": path} | env | {"INPUT_FILE_PATH": path}
         settings = settings_.read(env)
         now = self._loop.clock()
-        plan = invocation.budget(until - now, settings.grace, settings.timeout)
-        settings = replace(
-            settings,
-            topology=Topology(came["id"], 1),
-            timeout=plan.application,
-            grace=plan.grace,
-            hold=0.0,
-        )
-        last = now + plan.answer
+        plan = invocation.budget(until - now, settings.grace)
+        topology = Topology(came["id"], 1)
         return Call(
-            settings, self._loop, self._log, given=request.input, until=last, spares=self._spares
+            replace(settings, topology=topology, grace=plan.grace, hold=0.0),
+            self._loop,
+            self._log,
+            given=request.input,
+            came=now,
+            plan=plan,
+            spares=self._spares,
         )
 
     def _ask(self, line: dict[str, Any], seconds: float | None) -> dict[str, Any]:
-        """Send the helper a line and return what it answers; raise AgentError if it can't."""
+        """Send the helper a line and return what it answers; raise AgentError if it can't.
+
+        One that was killed is replaced once: no answer is lost with it.
+        """
+        try:
+            return self._ask_once(line, seconds)
+        except HelperDied as error:
+            self._log.warning("trying once more", cause=error.cause)
+            self._spares.pids.discard(self._speaker.child.pid)
+            self._speaker.close()
+            self._speaker = self._new_speaker()
+            return self._ask_once(line, seconds)
+
+    def _new_speaker(self) -> Helper:
+        speaker = _speaker(self._loop, self._settings.runtime_api, self._heard)
+        self._spares.pids.add(speaker.child.pid)
+        return speaker
+
+    def _ask_once(self, line: dict[str, Any], seconds: float | None) -> dict[str, Any]:
         self._heard.clear()
         self._speaker.ask(line)
         deadline = None if seconds is None else self._loop.clock() + seconds

@@ -41,8 +41,13 @@ class Timer:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """Make the call not happen."""
+        """Make the call not happen, and keep nothing alive for it."""
         self.cancelled = True
+        self.action = _nothing
+
+
+def _nothing() -> None:
+    pass
 
 
 class Loop:

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from agent.errors import BAD_ARCHIVE, OS_ERROR, AgentError
 
+# Not by the machine's processors: a container may have few processes.
+_AT_ONCE = 4
 _FIELDS = ("Package", "Version", "Architecture")
 
 
@@ -53,7 +55,7 @@ def _sort_out(files: Sequence[str]) -> tuple[list[str], list[str]]:
     ours = _run(["dpkg", "--print-architecture"], "dpkg").strip()
     there = _installed()
     wanted, skipped = [], []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
         read = [*zip(files, pool.map(_fields, files), strict=True)]
     for file, (package, version, architecture) in read:
         name = os.path.basename(file)

@@ -204,6 +204,8 @@ class Children:
             os.execvpe(argv[0], list(argv), env)
         except OSError as error:
             os.write(report, f"{error.errno or 0} {step}".encode())
+        except ValueError:  # a NUL among the words, or a name with =
+            os.write(report, f"{errno.EINVAL} {step}".encode())
         finally:
             os._exit(NOT_FOUND)
 

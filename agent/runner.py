@@ -57,7 +57,11 @@ class Runner(Delivery):
         application = Application(self.loop, self.log, self._output, grace=settings.grace)
         self.application = application
         self.log.info("launch", command=argv, launcher=launcher, output_dir=self.output_dir)
-        application.start(argv, env, settings.workdir, settings.timeout, self.limit_hint)
+        try:
+            application.start(argv, env, settings.workdir, settings.timeout, self.limit_hint)
+        except BaseException:
+            self._output.close()
+            raise
         if self.failure is not None:
             application.stop(self.failure)
         self.on_started()
@@ -66,7 +70,7 @@ class Runner(Delivery):
         self.sample(by_mpirun=launcher == "mpirun")
         self.loop.wait(lambda: application.ended)
         self.stop_sampling()
-        application.finish(self.loop.wait)
+        application.finish(self.wait_for_output)
         outcome = application.outcome(launcher_aborts=launcher == "mpirun")
         outcome = self._explained(outcome, program, env)
         self.log.info(

@@ -46,7 +46,11 @@ def _obey(client: Any, line: dict[str, Any]) -> dict[str, Any]:
             }
         }
     if "answer" in line:
-        client.post_invocation_result(line["id"], json.dumps(line["answer"]))
+        try:
+            client.post_invocation_result(line["id"], json.dumps(line["answer"]))
+        except Exception as error:  # too large, say: a failure is better than silence
+            cause = {"errorType": "AgentFailed", "errorMessage": f"cannot post the answer: {error}"}
+            client.post_invocation_error(line["id"], json.dumps(cause), "")
     elif "failure" in line:
         client.post_invocation_error(line["id"], json.dumps(line["failure"]), "")
     else:

@@ -19,9 +19,11 @@ class Scratch:
 
     def __init__(self, directory: str, note: str) -> None:
         self._directory = directory
+        self._note = note
         try:
             os.makedirs(directory, exist_ok=True)
-            self._kept = self._noted(note)
+            self._kept = self._noted()
+            self._write_note()
         except OSError as error:
             hint = "make it writable: docker run --tmpfs /tmp"
             what = f"write to {directory}"
@@ -31,18 +33,21 @@ class Scratch:
         """Remove what came later; return the paths that could not be removed."""
         for name in self._later():
             remove(os.path.join(self._directory, name))
+        self._write_note()
         return [os.path.join(self._directory, name) for name in self._later()]
 
-    def _noted(self, note: str) -> set[str]:
-        """Return the names that are in the note; the first time, what is there, and note it."""
+    def _noted(self) -> set[str]:
+        """Return the names that are in the note; the first time, what is there."""
         try:
-            with open(note, encoding="utf-8") as file:
+            with open(self._note, encoding="utf-8") as file:
                 return set(json.load(file))
-        except (FileNotFoundError, ValueError):
-            names = {*os.listdir(self._directory), os.path.basename(note)}
-            with open(note, "w", encoding="utf-8") as file:
-                json.dump(sorted(names), file)
-            return names
+        except (FileNotFoundError, ValueError, TypeError):
+            return {*os.listdir(self._directory), os.path.basename(self._note)}
+
+    def _write_note(self) -> None:
+        """Write it again each time: an application may empty the whole directory."""
+        with open(self._note, "w", encoding="utf-8") as file:
+            json.dump(sorted(self._kept), file)
 
     def _later(self) -> list[str]:
         return sorted(set(os.listdir(self._directory)) - self._kept)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.environ import exit_code_file, runtime_dir
-from agent.errors import BAD_SETTINGS, NO_PERMISSION, USAGE, AgentError
+from agent.errors import BAD_SETTINGS, NO_PERMISSION, USAGE, AgentError, shorten
 from agent.model import Topology
 
 LAMBDA, BATCH, SHELL = "lambda", "batch", "shell"
@@ -168,7 +168,7 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
 
 
 def _bad(name: str, value: str, cause: str, hint: str, code: int = BAD_SETTINGS) -> AgentError:
-    return AgentError(f"use {name}={value!r}", cause, code=code, hint=hint)
+    return AgentError(f"use {name}={shorten(repr(value))}", cause, code=code, hint=hint)
 
 
 def _workdir(env: Mapping[str, str], mode: str, root: str) -> str:

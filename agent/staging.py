@@ -23,6 +23,9 @@ from agent.settings import JOURNAL, S3Place
 from agent.storage import MANY, SMALL, Storage
 
 _UPLOADS_AT_ONCE = 8
+# From here on a file is hashed while it goes up; a thread more for each smaller one is no gain.
+_LARGE = 64 << 20
+_TELL_SECONDS = 0.2
 # What the image keeps in /opt and no archive may replace.
 OWN_NAMES = {"architrave", "run.sh", "run_batch.sh"}
 
@@ -194,12 +197,15 @@ def stage_out(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Upload files below one prefix, several at once; one that fails doesn't hold up the rest.
 
     `request`: place, node (its name below the place), path_style, directory, files (relative
-    paths). Emits {"uploaded": {"files": [{"name", "size", "sha256"}], "failed": [{"name", "what",
+    paths), afresh (remove an older manifest first). Emits {"stored": [file, …]} now and then, at
+    the end {"uploaded": {"files": [{"name", "size", "sha256"}], "failed": [{"name", "what",
     "cause", "code", "hint"}]}}; then a line {"documents": [[name, text], ...]} on standard input
     is written below the place, in that order.
     """
     place = S3Place(**request["place"])
     storage = Storage(emit, path_style=request["path_style"])
+    if request.get("afresh"):
+        storage.remove(place / "manifest.json")
     emit({"uploaded": _upload(storage, place / request["node"], request, emit)})
     line = sys.stdin.readline()
     documents = json.loads(line)["documents"] if line else []
@@ -231,18 +237,27 @@ def _upload(
             storage.put_small(data, place / name)
             progress(len(data))
             return {"name": name, "size": len(data), "sha256": sha256(data).hexdigest()}
-        with ThreadPoolExecutor(1) as hashing:
-            hashed = hashing.submit(digests, path, {}, 0)
+        if os.path.getsize(path) < _LARGE:
+            hashed = digests(path, {}, 0)
             storage.put_file(path, place / name, progress)
-            sha = hashed.result()["sha256"].hex()
-        return {"name": name, "size": os.path.getsize(path), "sha256": sha}
+        else:
+            with ThreadPoolExecutor(1) as hashing:
+                hash_ = hashing.submit(digests, path, {}, 0)
+                storage.put_file(path, place / name, progress)
+                hashed = hash_.result()
+        return {"name": name, "size": os.path.getsize(path), "sha256": hashed["sha256"].hex()}
 
-    done, failed = [], []
+    done: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    told, told_at = 0, time.monotonic()
     with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
         uploads = {pool.submit(upload, name): name for name in request["files"]}
         for future in as_completed(uploads):
             try:
                 done.append(future.result())
+                if time.monotonic() - told_at > _TELL_SECONDS:
+                    emit({"stored": done[told:]})
+                    told, told_at = len(done), time.monotonic()
             except AgentError as error:
                 failed.append({"name": uploads[future], **error.to_json()})
             except FileNotFoundError:

@@ -210,7 +210,10 @@ class Storage:
         # An ETag that is no MD5 (parts, encryption): what else S3 keeps must do.
         if found is None or md5(found[0], usedforsecurity=False).hexdigest() != found[1]:
             return self.fetch(place, path)
-        Path(path).write_bytes(found[0])
+        try:
+            Path(path).write_bytes(found[0])
+        except OSError as error:
+            _raise(error, f"fetch {place}")
         hashed = {"sha256": sha256(found[0]).hexdigest(), "checked": ["ETag", "size"]}
         return {"object": str(place), "size": len(found[0]), **hashed}
 

@@ -8,6 +8,7 @@ each role does in a phase is in `job`; this is what all roles share.
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -41,6 +42,7 @@ STOP_SECONDS = 24.0
 MOST_GRACE_SECONDS, LOST_GRACE_SECONDS = 15.0, 5.0
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _CLEANUP_SECONDS = 2.0
+_SECOND_TRY_SECONDS = 2.0
 
 
 class Supervisor:
@@ -111,6 +113,12 @@ class Supervisor:
     def _too_late(self) -> bool:
         """Tell whether the time that the platform leaves after a signal is over."""
         return self.last_moment is not None and self.loop.clock() >= self.last_moment
+
+    @property
+    def hurried(self) -> bool:
+        """Tell whether there is no time to do anything twice."""
+        left = self.last_moment - self.loop.clock() if self.last_moment is not None else math.inf
+        return bool(self.ending) or left < _SECOND_TRY_SECONDS
 
     def _must_stop(self) -> bool:
         return self.failure is not None and not self.shielded
@@ -187,7 +195,7 @@ class Supervisor:
                     self.log.error("bug", traceback=helper.last_words)
                 if not isinstance(error, HelperDied):
                     raise
-                if not again or self.last_moment is not None:
+                if not again or self.hurried:
                     raise AgentError(what, error.cause, code=code, hint=error.hint) from error
                 self.log.warning("trying once more", what=what, cause=error.cause)
             finally:

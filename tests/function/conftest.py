@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.function.api import RuntimeApi
 
 APPLICATION = """#!/bin/sh
@@ -23,7 +24,7 @@ def function(agent, api, root, s3_env):
     path = root / "opt/application"
     path.write_text(APPLICATION)
 
-    def start(**env):
+    def start(cwd=REPOSITORY, **env):
         usual = {
             "AWS_LAMBDA_RUNTIME_API": api.address,
             "APP_BIN": "/opt/application",
@@ -31,7 +32,7 @@ def function(agent, api, root, s3_env):
             "ARCHITRAVE_OUTPUT": "s3://bucket/function",
             "ARCHITRAVE_EVENT_ENV": "SCRIPT APP_*",
         }
-        return agent(env=s3_env | usual | env)
+        return agent(env=s3_env | usual | env, cwd=cwd)
 
     return start
 

@@ -20,8 +20,7 @@ def test_the_answer_that_the_page_shows():
 def test_the_times_that_the_page_names():
     page = " ".join((EXAMPLES / "README.md").read_text().split())
     for timeout, left in re.findall(r"(\d+) s leaves (?:the program|it) ([\d.]+) s", page):
-        grace = 15.0
-        assert abs(invocation.budget(float(timeout), grace, 0).application - float(left)) < 0.5
+        assert abs(invocation.budget(float(timeout), 15.0).application - float(left)) < 0.5
     assert "900 s leaves it" in page
 
 
@@ -39,11 +38,12 @@ def test_the_role_may_do_what_the_agent_does_and_no_more():
     actions = {one["Sid"]: one["Action"] for one in statements}
     assert actions == {
         "Inputs": "s3:GetObject",
-        "Results": ["s3:PutObject", "s3:AbortMultipartUpload"],
+        "Results": ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
     }
     template = (EXAMPLES / "template.yaml").read_text()
     assert set(re.findall(r"s3:[A-Z]\w+", template)) - {"s3:ObjectCreated"} == {
         "s3:GetObject",
         "s3:PutObject",
+        "s3:DeleteObject",
         "s3:AbortMultipartUpload",
     }

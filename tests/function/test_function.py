@@ -9,7 +9,8 @@ from urllib.parse import quote_plus
 import psutil
 import pytest
 
-from tests.conftest import until
+from tests.conftest import REPOSITORY, until
+from tests.faults.s3proxy import FailingS3
 
 
 def stored(s3, answer):
@@ -67,6 +68,7 @@ def test_an_s3_event_brings_its_object(function, api, s3, key):
     answer = api.invoke({"Records": [{"eventSource": "aws:s3", "s3": record}]})
     assert answer.kind == "response", answer.body
     assert answer.body["last_lines"][0] == "content of the object"
+    assert answer.body["last_lines"][2].endswith(f"/tmp/input/{key.rpartition('/')[2]}")
     assert key.rpartition("/")[2] not in [file["name"] for file in answer.body["files"]]
 
 
@@ -152,6 +154,7 @@ def test_nothing_is_left_for_the_next(function, invoke, root):
     """
     assert invoke(leave).kind == "response"
     seen = invoke("ls -A $TMP_OUTPUT_DIR; ps -e -o args | grep 'sleep [1]000' || true")
+    assert "sleep 1000" not in seen.body["last_lines"]
     names = [line for line in seen.body["last_lines"] if line]
     allowed = {f".architrave-{os.geteuid()}{end}" for end in ("", ".kept", ".lock")}
     assert set(names[: names.index("time.log") + 1]) - allowed == {"time.log"}, names
@@ -236,6 +239,79 @@ def test_a_helper_that_was_killed_is_no_loss(function, invoke):
     for pid in [pid for pid, line in below(process).items() if "spare" in line]:
         os.kill(pid, signal.SIGKILL)
     assert invoke("true").kind == "response"
+
+
+def test_the_server_s_client_that_was_killed_is_no_loss(function, api, root):
+    process = function()
+    script = "touch $TMP_OUTPUT_DIR/there; sleep 1; echo done"
+    api.begin({"env": {"SCRIPT": script}})
+    until((root / "tmp/there").exists)
+    for pid in [pid for pid, line in below(process).items() if "speak" in line]:
+        os.kill(pid, signal.SIGKILL)
+    answer = api.answers.get(timeout=30)
+    assert answer.kind == "response" and "done" in answer.body["last_lines"]
+    assert api.invoke({"env": {"SCRIPT": "true"}}).kind == "response"
+
+
+def test_every_call_has_the_image_s_directory(function, invoke, tmp_path, root):
+    (tmp_path / "workdir").mkdir()
+    function(cwd=tmp_path / "workdir", PYTHONPATH=str(REPOSITORY))
+    for _ in range(2):
+        assert invoke("pwd").body["last_lines"][0] == str(tmp_path / "workdir")
+
+
+def test_an_output_directory_that_cannot_be_written(function, invoke, root):
+    (root / "tmp").mkdir(exist_ok=True)
+    (root / "tmp/file").write_text("")
+    function(TMP_OUTPUT_DIR=str(root / "tmp/file/out"))
+    answer = invoke("true")
+    assert answer.kind == "error" and answer.body["exit_code"] == 73
+    assert "TMP_OUTPUT_DIR" in answer.body["hint"]
+
+
+def test_a_slow_input_takes_its_time_from_the_application(function, api, s3, tmp_path):
+    put(s3, "slow", b"x" * 1000)
+    with FailingS3(s3.endpoint) as proxy:
+        proxy.rule("GET", "slow", stall=3.0, times=1)
+        function(AWS_ENDPOINT_URL_S3=proxy.endpoint, SCRIPT="sleep 60")
+        answer = api.invoke({"input": "s3://bucket/slow"}, seconds=9.0)
+    assert answer.kind == "error" and answer.seconds < 9.0
+    assert answer.body["exit_code"] == 124 and answer.body["times"]["real"] < 5
+
+
+def test_an_input_that_never_comes(function, api, s3):
+    put(s3, "slow", b"x" * 1000)
+    with FailingS3(s3.endpoint) as proxy:
+        proxy.rule("GET", "slow", stall=30.0, times=9)
+        function(AWS_ENDPOINT_URL_S3=proxy.endpoint, SCRIPT="true")
+        answer = api.invoke({"input": "s3://bucket/slow"}, seconds=4.0)
+    assert answer.kind == "error" and answer.seconds < 4.0
+    assert answer.body["exit_code"] in (69, 124)
+
+
+def test_what_an_event_may_set_by_default(function, api):
+    function(ARCHITRAVE_EVENT_ENV="APP_IN_FILE APP_PARAMS* OMP_*", SCRIPT="echo $OMP_NUM_THREADS")
+    answer = api.invoke({"env": {"OMP_NUM_THREADS": "3"}})
+    assert answer.body["last_lines"][0] == "3"
+    assert "APP_BIN" in api.invoke({"env": {"APP_BIN": "/bin/sh"}}).body["errorMessage"]
+
+
+def test_a_large_event(function, api):
+    function(SCRIPT="true")
+    assert api.invoke({"else": "ы" * 10**6}).kind == "response"
+    answer = api.invoke({"params": {"a": "ы" * 10**6}})
+    assert answer.body["exit_code"] == 64
+
+
+def test_calls_that_fail_to_start_cost_no_descriptor(function, api, root):
+    (root / "opt/foreign").write_bytes(b"\x7fELF" + bytes(100))
+    process = function(APP_BIN="/opt/foreign", APP_PARAMS="")
+    descriptors = Path(f"/proc/{process.pid}/fd")
+    assert api.invoke({}).body["exit_code"] == 126
+    before = len(list(descriptors.iterdir()))
+    for _ in range(5):
+        assert api.invoke({}).kind == "error"
+    assert abs(len(list(descriptors.iterdir())) - before) <= 1
 
 
 def test_another_server_leaves_the_job_alone(function, api, root):

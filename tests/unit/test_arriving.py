@@ -37,14 +37,25 @@ def test_digests_follow_what_arrives(tmp_path):
     path.write_bytes(bytes(len(content)))
     arriving = _Arriving()
 
-    def write():
-        with path.open("r+b") as file:
-            for start in (2_000_000, 4_000_000, 0):
-                end = min(start + 2_000_000, len(content))
-                file.seek(start)
-                file.write(content[start:end])
-                file.flush()
-                arriving.add(start, end)
+    asked = threading.Semaphore(0)
+    step = 1_000_001  # no block of anybody's
 
-    threading.Thread(target=write).start()
-    assert digests(str(path), {"ETag": 2}, 3_000_000, arriving.wait) == whole
+    def write():
+        with path.open("r+b", buffering=0) as file:
+            later = ((start,) for start in range(3 * step, len(content), step))
+            for starts in ((0,), (2 * step, step), *later):
+                for start in starts:
+                    end = min(start + step, len(content))
+                    file.seek(start)
+                    file.write(content[start:end])
+                    arriving.add(start, end)
+                # The next ones come when the reader wants what is not there.
+                asked.acquire(timeout=10)
+
+    def wait(end):
+        if arriving._there < end:
+            asked.release()
+        arriving.wait(end)
+
+    threading.Thread(target=write, daemon=True).start()
+    assert digests(str(path), {"ETag": 2}, 3_000_000, wait) == whole
