@@ -147,8 +147,10 @@ class Children:
 
     def orphans(self) -> list[int]:
         """Return the processes that were left to us when the one that started them had ended."""
+        # By its number: proot, in which SCAR runs images, answers for itself at /proc/thread-self.
+        pid = os.getpid()
         try:
-            with open("/proc/thread-self/children", encoding="ascii") as file:
+            with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
                 pids = {int(word) for word in file.read().split()}
         except OSError:
             pids = _children_by_status()
