@@ -88,7 +88,7 @@ def deploy(account_image, tmp_path_factory):
         copy_examples(work / "repository", changes or {})
         for path in (work, *work.rglob("*")):
             os.chown(path, USER, -1)
-        words = ("python3", "/opt/account.py", "/work", definition)
+        words = ("python3", "/opt/account.py", "/account", definition)
         done = started.run(
             account_image,
             *words,
@@ -97,7 +97,7 @@ def deploy(account_image, tmp_path_factory):
             # Nothing but moto answers.
             options=(
                 *("--network", "none", "--user", str(USER)),
-                *("-v", f"{work}:/work", "-w", "/work/repository/examples/scar", *options),
+                *("-v", f"{work}:/account", "-w", "/account/repository/examples/scar", *options),
             ),
             timeout=240,
         )
