@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -61,8 +61,7 @@ class Delivery(Supervisor):
     @property
     def path_style(self) -> bool:
         """Tell whether S3 is asked with the bucket in the path: a given endpoint has no DNS."""
-        env = self.settings.helper_env
-        return bool(env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"))
+        return has_own_endpoint(self.settings.helper_env)
 
     def sample(self, *, by_mpirun: bool) -> None:
         """Begin to sample the job's processes on this node; psutil is imported a second later.
@@ -303,6 +302,11 @@ class Delivery(Supervisor):
                 hint="look at the network",
             )
         helper.outcome()
+
+
+def has_own_endpoint(env: Mapping[str, str]) -> bool:
+    """Tell whether S3 is asked with the bucket in the path: a given endpoint has no DNS."""
+    return bool(env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"))
 
 
 def fields(place: S3Place | None) -> dict[str, str] | None:

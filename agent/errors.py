@@ -49,6 +49,14 @@ class AgentError(Exception):
         )
 
 
+def known(error: Exception) -> AgentError:
+    """Return an error as the agent's own kind; one that nobody expected is a bug."""
+    if isinstance(error, AgentError):
+        return error
+    hint = "report it with the traceback from the log"
+    return AgentError("go on", f"{type(error).__name__}: {error}", code=BUG, hint=hint)
+
+
 def shorten(text: str, most: int = 200) -> str:
     """Return a text that is at most so long, so that an error stays one line."""
     return text if len(text) <= most else f"{text[:most]}…"

@@ -20,7 +20,7 @@ from typing import Any
 from agent import invocation, model
 from agent import settings as settings_
 from agent.delivery import fields
-from agent.errors import BUG, OS_ERROR, S3_UNREACHABLE, TIME_LIMIT, AgentError, HelperDied
+from agent.errors import OS_ERROR, S3_UNREACHABLE, TIME_LIMIT, AgentError, HelperDied, known
 from agent.helpers import Helper
 from agent.invocation import Budget
 from agent.job import Job
@@ -72,6 +72,7 @@ class Call(Job):
     """One invocation as a job on a single node; the request's id is the job's."""
 
     limit_hint = "give the function more time: its timeout, 900 s at most"
+    afresh = True  # Lambda's own retries have the same id
 
     def __init__(
         self,
@@ -133,11 +134,6 @@ class Call(Job):
             self._spares.prepare()
             self.own_pids |= self._spares.pids
 
-    def begin_upload(self) -> None:
-        """Start to upload; Lambda's own retries have the same id, and an older manifest goes."""
-        self.afresh = True
-        super().begin_upload()
-
     def finish_upload(self) -> dict[str, Any]:
         """Wait for the upload; return {"files", "failed"}."""
         self.uploaded = super().finish_upload()
@@ -174,7 +170,7 @@ class Runtime:
             self._check_application()
             scratch = Scratch(tmp, f"{self._settings.runtime_dir}.kept")
         except Exception as error:
-            refuse(self._loop, self._settings.runtime_api, _known(error))
+            refuse(self._loop, self._settings.runtime_api, known(error))
             raise
         if self._settings.output is None:
             self._log.warning("no results are kept", hint="set ARCHITRAVE_OUTPUT=s3://…")
@@ -229,7 +225,7 @@ class Runtime:
             return invocation.refusal(error)
         except Exception as error:
             self._log.error("bug", traceback="".join(traceback.format_exception(error)))
-            return invocation.refusal(_known(error))
+            return invocation.refusal(known(error))
         self._ended_by = call.ending
         return answer
 
@@ -301,14 +297,6 @@ def refuse(loop: Loop, api: str, error: AgentError) -> None:
     helper.ask({"init_failure": invocation.refusal(error)})
     loop.wait(lambda: heard or helper.done, loop.clock() + _POST_SECONDS)
     helper.close()
-
-
-def _known(error: Exception) -> AgentError:
-    """Return an error as the agent's own kind; one that nobody expected is a bug."""
-    if isinstance(error, AgentError):
-        return error
-    hint = "report it with the traceback from the log"
-    return AgentError("go on", f"{type(error).__name__}: {error}", code=BUG, hint=hint)
 
 
 def _speaker(loop: Loop, api: str, heard: list[dict[str, Any]]) -> Helper:

@@ -59,8 +59,8 @@ _DENIED = {
 
 def load() -> None:
     """Import what takes long, for a process that will need it."""
-    __import__("boto3.session")
     fastlane.load()
+    import boto3.session  # noqa: F401
 
 
 class Storage:

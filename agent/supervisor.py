@@ -21,6 +21,7 @@ from agent.errors import (
     TRY_AGAIN,
     AgentError,
     HelperDied,
+    known,
     why,
 )
 from agent.helpers import Helper
@@ -143,8 +144,7 @@ class Supervisor:
         import traceback
 
         self.log.error("bug", traceback="".join(traceback.format_exception(error)))
-        hint = "report it with the traceback from the log"
-        self.fail(AgentError("go on", f"{type(error).__name__}: {error}", code=BUG, hint=hint))
+        self.fail(known(error))
 
     # -- helpers
 

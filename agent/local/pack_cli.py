@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from agent.delivery import has_own_endpoint
 from agent.errors import USAGE, AgentError
 from agent.local import debs, pack
 from agent.local.cli import Parser
@@ -27,7 +28,7 @@ examples:
 
 
 def main(argv: list[str]) -> int:
-    """Pack what the words name; return the exit code."""
+    """Pack what the words name; return the exit code. Raises AgentError."""
     # The agent's entry point blocks every signal, for its PID 1; here Ctrl-C must work.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
     try:
@@ -37,11 +38,6 @@ def main(argv: list[str]) -> int:
             if place is not None:
                 _upload(path, place / path.name)
         return 0
-    except AgentError as error:
-        print(error, file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        return error.code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
@@ -111,8 +107,7 @@ def _deps(options: argparse.Namespace) -> list[Path]:
 def _upload(path: Path, place: S3Place) -> None:
     from agent.storage import Storage
 
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    storage = Storage(lambda message: None, path_style=bool(endpoint))
+    storage = Storage(lambda message: None, path_style=has_own_endpoint(os.environ))
     size = path.stat().st_size or 1
     sent = 0
     with _Bar(f"to {place}") as bar:

@@ -11,7 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pack import PackError, fetch, pack_deps, pack_private
+from pack import PackError, fetch, pack_private
+
+from agent.local import debs
 
 REPOSITORY = Path(__file__).parents[2]
 IMAGE = "architrave:latest"
@@ -54,7 +56,7 @@ def _batch(directory: Path, work: Path, image: str | None) -> str:
     private, deps = directory / "private.7z", directory / "deps.tar.gz"
     password = secrets.token_urlsafe(24)
     names = pack_private(private, directory / "hpcc", password)
-    pack_deps(deps, packages)
+    debs.pack(packages, deps)
     print(f"private.7z   {_size(private)}, encrypted: {', '.join(names)}")
     print(f"deps.tar.gz  {_size(deps)}: {', '.join(package.name for package in packages)}")
 

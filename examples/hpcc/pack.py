@@ -8,7 +8,6 @@ import tarfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-DEPS_LIST = "deps_batch.lst"
 
 
 class PackError(Exception):
@@ -31,16 +30,6 @@ def fetch(directory: Path, image: str | None, log: Path) -> list[Path]:
         tar.extractall(directory, members=members)
     archive.unlink()
     return sorted(directory.glob("*.deb"))
-
-
-def pack_deps(target: Path, packages: list[Path]) -> None:
-    """Write deps.tar.gz: the packages and the list of them."""
-    listing = target.with_name(DEPS_LIST)
-    listing.write_text("".join(f"{package.name}\n" for package in packages), encoding="utf-8")
-    # The packages are compressed already.
-    with tarfile.open(target, "w:gz", compresslevel=1) as tar:
-        for path in (listing, *packages):
-            tar.add(path, arcname=path.name)
 
 
 def pack_private(target: Path, program: Path, password: str) -> list[str]:
