@@ -14,29 +14,33 @@ from agent.errors import BUG, USAGE, AgentError
 # typing takes longer to import than all of the rest here.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from agent.job import Job
     from agent.settings import Settings
 
+_WAYS = ("run", "shell", "exec", "explain")
+_TOOLS = ("doctor", "pack", "local", "report", "generate", "completion")
 HELP = f"""architrave {__version__}: runs a closed program on AWS Lambda, AWS Batch, a laptop
 
-usage: architrave                run the job that EXEC_TYPE names (lambda, batch, shell)
-       architrave run            the same, said aloud
-       architrave shell [ARG…]   a prepared debug shell; without a terminal, commands from stdin
-       architrave exec -- CMD …  run CMD as it stands, under the agent as PID 1
-       architrave CMD …          the same, for any first word that is none of these
-       architrave explain        what the job would do, and where each setting comes from
-       architrave local run …    a cluster of this image on this machine (see local run --help)
-       architrave pack …         private.7z and deps.tar.gz, packed and uploaded (see pack --help)
-       architrave --version | --help
+usage: architrave               run the job that EXEC_TYPE names (lambda, batch)
+       architrave run           the same, said aloud
+       architrave shell [ARG…]  a prepared debug shell, or beside a running job
+       architrave exec -- CMD … run CMD as it stands, under the agent as PID 1
+       architrave CMD …         the same, when CMD is none of these words
+       architrave explain       what would run, and where each value comes from
+       architrave doctor        check all that a job needs, before it costs
+       architrave pack …        make private.7z and deps.tar.gz, upload them
+       architrave local …       run it on nodes on this machine; shell, logs
+       architrave report …      a run's page, or two runs side by side
+       architrave generate …    job definition, IAM policy, compose, SCAR
+       architrave completion SHELL for bash, zsh, tcsh
+       architrave --version, COMMAND --help
 
 examples:
-  docker run --rm -e EXEC_TYPE=lambda -e APP_BIN=/bin/echo -e APP_PARAMS='hello' architrave
-  docker run --rm -it -e EXEC_TYPE=shell architrave
-  architrave local run --nodes 3 --private private.7z -e PRIVATE_PASSWD -e APP_BIN=/opt/app
-
-The job is described by the environment: see README.md and docs/ for the names and exit codes.
+  docker run --rm -e EXEC_TYPE=lambda -e APP_BIN=/bin/uname architrave
+  architrave local run --nodes 3 --private private.7z -e APP_BIN=/opt/app
+The job is described by the environment: docs/reference/environment.md
 """
 
 
@@ -71,14 +75,10 @@ def _dispatch(words: list[str]) -> int:
         return _print(HELP)
     if first in ("--version", "-V"):
         return _print(f"architrave {__version__}\n")
-    if first == "local":
-        from agent.local.cli import main as local
+    if first in _TOOLS or (first in _WAYS and words[1:] in (["--help"], ["-h"])):
+        from agent.local.commands import main as tool
 
-        return local(words[1:])
-    if first == "pack":
-        from agent.local.pack_cli import main as pack
-
-        return pack(words[1:])
+        return tool(words)
     if first in ("shell", "debug") or words == ["bash"]:
         return _job("shell", words[1:])
     if first == "exec":
@@ -122,7 +122,7 @@ def _job(way: str, arguments: list[str]) -> int:
 
     env = environment()
     try:
-        settings = settings_.read(env | {"EXEC_TYPE": "shell"} if way == "shell" else env)
+        settings = _shell_settings(env) if way == "shell" else settings_.read(env)
     except AgentError as error:
         if way == "explain":
             raise
@@ -155,6 +155,18 @@ def _job(way: str, arguments: list[str]) -> int:
         code = _role(settings)(settings, loop, log).run()
     loop.wait(lambda: queue.empty, loop.clock() + 1.0)
     return code
+
+
+def _shell_settings(env: Mapping[str, str]) -> Settings:
+    """Read the environment as the job would, which the shell is for; EXEC_TYPE may be missing."""
+    from dataclasses import replace
+
+    from agent.settings import SHELL, read
+
+    try:
+        return replace(read(env), mode=SHELL, runtime_api="")
+    except AgentError:
+        return read({**env, "EXEC_TYPE": SHELL})
 
 
 def _role(settings: Settings) -> type[Job]:

@@ -56,7 +56,7 @@ def _seeds(path: str, job: str, attempt: int) -> Any:
             "make this job's SSH keys",
             f"{name}: {why(error)}",
             code=BAD_ARCHIVE if missing else NO_PERMISSION,
-            hint=f"ssh-keygen -t rsa -N '' -f {name}, and pack it at the root of private.7z",
+            hint=f"architrave pack private DIR makes it: {name} at the root of private.7z",
         ) from error
     if not secret.startswith(b"-----BEGIN ") or b"PRIVATE KEY-----" not in secret:
         raise AgentError(

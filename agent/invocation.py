@@ -21,7 +21,7 @@ _SHARE, _LEAST_UPLOAD_SECONDS, _MOST_UPLOAD_SECONDS = 0.1, 1.0, 10.0
 # From the application's end on, for its last output.
 _LAST_WORDS_SECONDS = 0.2
 # An answer has at most 6 MB (AWS Lambda quotas); the manifest on S3 has every file.
-_MOST_FILES, _LAST_LINES = 1000, 50
+_MOST_FILES = 1000
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def answer(
     times: Mapping[str, float],
     place: S3Place | None,
     uploaded: Mapping[str, Any],
-    last_words: str,
+    last_lines: list[str],
 ) -> dict[str, Any]:
     """Return the JSON that the caller gets; a failure's also says so in Lambda's own words."""
     files, failed = uploaded["files"], [one["name"] for one in uploaded["failed"]]
@@ -100,7 +100,7 @@ def answer(
         "files": files[:_MOST_FILES],
         "file_count": len(files),
         "missing": failed[:_MOST_FILES],
-        "last_lines": last_words.splitlines()[-_LAST_LINES:],
+        "last_lines": last_lines,
     }
     if outcome.code:
         by_application = outcome.spoke == APPLICATION

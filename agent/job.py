@@ -17,6 +17,7 @@ from agent.sshd import Sshd
 
 _STAGE_SECONDS = 3600.0
 _SMALL_STEP_SECONDS = 60.0
+HOLDING = "holding this container for a debugger"
 # What a session over SSH gets of the application's environment: mpirun's daemon needs it.
 _SESSION_ENV = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
 
@@ -43,22 +44,29 @@ class Job(Runner):
             outcome = self._guarded(lambda: self.end(outcome), outcome)
             self.write_exit_code(outcome.code)
         if outcome.code and self.settings.hold and not self.ending:
-            self.log.warning(
-                "holding this container for a debugger",
-                seconds=self.settings.hold,
-                hint="docker exec -it CONTAINER architrave shell; SIGTERM ends it",
-            )
-            self.loop.wait(lambda: self.ending, self.loop.clock() + self.settings.hold)
+            self._hold()
         self.outcome = outcome
         self.log.open()
         self.cleanup()
         if self.spans:
             self.spans[-1].end = self.loop.clock()
-        level = "error" if outcome.code else "info"
-        self.log.at(
-            level, "exit", {"code": outcome.code, "spoke": outcome.spoke, "cause": outcome.cause}
-        )
+        self._say_exit(outcome)
         return outcome.code
+
+    def _hold(self) -> None:
+        """Keep the container, and what was unpacked into it, for a person."""
+        from agent.way_in import way_in
+
+        hint = f"{way_in(self.settings.helper_env)}; SIGTERM ends it"
+        self.log.warning(HOLDING, seconds=self.settings.hold, hint=hint)
+        self.loop.wait(lambda: self.ending, self.loop.clock() + self.settings.hold)
+
+    def _say_exit(self, outcome: Outcome) -> None:
+        """Log the last line of all; for a failure with its cause and the application's end."""
+        told = {"code": outcome.code, "spoke": outcome.spoke, "cause": outcome.cause}
+        if outcome.code:
+            told |= {"hint": outcome.hint or None, "last_lines": self.last_lines() or None}
+        self.log.at("error" if outcome.code else "info", "exit", told)
 
     def _guarded(self, step: Any, before: Outcome | None = None) -> Outcome:
         """Return a step's outcome; whatever it raises becomes one, and the first failure stays."""

@@ -142,8 +142,9 @@ class Call(Job):
     def answer(self) -> dict[str, Any]:
         """Run the job; return what the caller is told."""
         self.run()
-        words = self.last_words() if self._output is not None else ""
-        return invocation.answer(self.outcome, self.times, self.place, self.uploaded, words)
+        return invocation.answer(
+            self.outcome, self.times, self.place, self.uploaded, self.last_lines()
+        )
 
 
 class Runtime:

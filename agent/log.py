@@ -74,7 +74,13 @@ class Log:
 
     def _emit(self, level: str, event: str, fields: dict[str, Any]) -> None:
         try:
-            getattr(self._logger, level)(self.scrub(event), **self.scrub(fields))
+            fields = self.scrub(fields)
+            # A list of lines is for reading where people read.
+            lines = fields.pop("last_lines", []) if self._console else []
+            getattr(self._logger, level)(self.scrub(event), **fields)
+            if self._least <= _LEVELS[level]:
+                for line in lines:
+                    self._write(f"    | {line}\n".encode("utf-8", "replace"))
         except Exception as error:  # a log line must not end a job
             self._write(f"cannot log {type(error).__name__}\n".encode())
 

@@ -45,7 +45,7 @@ def install(files: list[str], *, system: bool, laid_out: str) -> dict[str, objec
     elif wanted:
         for file in wanted:
             _run(["dpkg-deb", "-x", file, laid_out], os.path.basename(file))
-        paths, libraries = _search_paths(laid_out)
+        paths, libraries = search_paths(laid_out)
     names = [os.path.basename(file) for file in wanted]
     return {"installed": names, "skipped": skipped, "path": paths, "library_path": libraries}
 
@@ -107,7 +107,7 @@ def _dpkg(files: list[str]) -> None:
     )
 
 
-def _search_paths(root: str) -> tuple[list[str], list[str]]:
+def search_paths(root: str) -> tuple[list[str], list[str]]:
     """Return the directories of programs and of shared libraries below `root`."""
     paths, libraries = [], []
     for folder, _, names in os.walk(root):

@@ -20,6 +20,7 @@ from agent.settings import LAMBDA
 _LOG_SECONDS = 0.2
 _ASK_SECONDS = 10.0
 _LAST_WORDS = 1 << 14
+_LAST_LINES = 50
 
 
 class Runner(Delivery):
@@ -128,6 +129,11 @@ class Runner(Delivery):
                 return file.read().decode("utf-8", "replace")
         except OSError:
             return ""
+
+    def last_lines(self) -> list[str]:
+        """Return the last 50 lines of the application's output, none if it never ran here."""
+        words = self.last_words() if self._output is not None else ""
+        return words.splitlines()[-_LAST_LINES:]
 
     def on_started(self) -> None:
         """Be told that the application runs; the end may have been told before it began."""

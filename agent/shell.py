@@ -1,13 +1,17 @@
-"""Open a prepared shell for debugging: environment, private files and keys in place."""
+"""Open a prepared shell for debugging: environment, private files and keys in place.
+
+Beside a job that runs in this container, or is held, everything is there already: the shell is
+attached to it and changes nothing.
+"""
 
 from __future__ import annotations
 
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from agent import passthrough
+from agent import hostfile, packages, passthrough
 from agent.environ import environment
 from agent.errors import AgentError
 from agent.job import Job
@@ -27,7 +31,10 @@ class Shell(Job):
             if self.settings.staging_asked:
                 self.stage_in()
         except AgentError as error:
-            notes.append(f"{error}")
+            if self.alone:
+                notes += [str(error), *([f"hint: {error.hint}"] if error.hint else [])]
+        if not self.alone:
+            self._path, self._library_path = packages.search_paths(self.settings.path("/tmp/deps"))
         # A shell is worth having above all when something went wrong.
         self.failure = None
         # A person debugs with the same secrets that the job has.
@@ -48,11 +55,33 @@ class Shell(Job):
         return child.code
 
     def _banner(self, notes: Sequence[str]) -> None:
-        lines = [
-            "architrave: debug shell",
-            f"  the job would run: {shlex.join(self.settings.command)}",
-            f"  results go to:     {self.settings.output_dir}",
-            *(f"  {note}" for note in notes),
-            "  start it with:     EXEC_TYPE=batch architrave run",
-        ]
-        os.write(2, ("\n".join(lines) + "\n").encode())
+        said = self._prepared() if self.alone else self._attached()
+        lines = ["architrave: debug shell", *said, *notes]
+        os.write(2, ("\n  ".join(lines) + "\n").encode())
+
+    def _prepared(self) -> Iterator[str]:
+        yield f"the job would run: {shlex.join(self.settings.command)}"
+        yield f"results go to:     {self.settings.output_dir}"
+        yield "start it with:     EXEC_TYPE=batch architrave run"
+
+    def _attached(self) -> Iterator[str]:
+        """Yield what a person wants to know of the job that is here."""
+        topology = self.settings.topology
+        where = f"{topology.name(topology.index)}, node {topology.index} of {topology.count}"
+        yield f"beside job {topology.job}, attempt {topology.attempt}" + (
+            f", on {where}" if topology.count > 1 else ""
+        )
+        yield f"it runs:           {shlex.join(self.settings.command)}"
+        yield f"results go to:     {self.settings.output_dir}, its output to time.log there"
+        others = self._others() if topology.count > 1 and topology.is_main else []
+        if others:
+            yield f"other nodes:       ssh -F {self._ssh_directory}/ssh_config {others[0]}"
+            yield from (f"                   … {address}" for address in others[1:])
+
+    def _others(self) -> list[str]:
+        """Return the addresses of the workers, once they have joined."""
+        try:
+            with open(self.settings.path("/tmp/hostfile"), encoding="ascii") as file:
+                return [address for address, _ in hostfile.parse(file.read())][1:]
+        except (OSError, ValueError):
+            return []

@@ -20,11 +20,12 @@ from agent.local.containers import Containers
 from agent.local.follow import Follower
 from agent.local.hurts import CUT, DELAY, KILL, Hurt
 from agent.local.job import BUCKET, Job
+from agent.local.node_log import NAME, NodeLog
 from agent.local.place import Place, RunningNode
 from agent.local.processes import Processes
 from agent.local.s3 import EmbeddedS3
 from agent.local.states import NodeState
-from agent.local.view import Silent, View
+from agent.local.view import Both, Silent, View
 
 # AWS Batch gives a container this long between SIGTERM and SIGKILL.
 STOP_SECONDS = 30.0
@@ -123,7 +124,8 @@ class Cluster:
             self._timed_out = True
             self.view.note(f"time limit of {self.job.timeout:g} s: every node gets SIGTERM")
         elif not self._stop_asked:
-            self._until(lambda: self._all_ended() or self._stop_asked, self.job.linger)
+            linger = None if self.job.hold else self.job.linger
+            self._until(lambda: self._all_ended() or self._stop_asked, linger)
         self._end_nodes()
         code = main.code if main.code is not None else 128 + signal.SIGKILL
         return Result(
@@ -140,6 +142,7 @@ class Cluster:
     def _open(self) -> None:
         job = self.job
         _prepare_results(job.results_dir)
+        self.view = Both(NodeLog(job.results_dir / "logs" / NAME), self.view)
         leftovers.remove_directories()
         directory = self._stack.enter_context(
             tempfile.TemporaryDirectory(

@@ -11,7 +11,9 @@ from agent.local.hurts import Hurt
 
 BUCKET = "architrave"
 DEFAULT_IMAGE = "architrave:latest"
+DEFAULT_RESULTS = Path("architrave-results")
 PRIVATE_KEY, DEPS_KEY = "batch/private.7z", "batch/deps.tar.gz"
+_HOLD_SECONDS = 7 * 24 * 3600
 # The nodes share one machine's processors: a rank that spins while it waits, or is bound to a
 # core that all the other nodes chose as well, makes a run of seconds take minutes.
 _SHARED_MACHINE = {
@@ -26,7 +28,8 @@ class Job:
 
     `node_env` overrides `env` for single nodes; `files` are more objects for the bucket, by key;
     `linger` is how long workers may go on after the main node has ended, and every node after
-    SIGTERM is given AWS Batch's 30 seconds.
+    SIGTERM is given AWS Batch's 30 seconds. With `hold` nodes of a failed job stay until they are
+    told to end.
     """
 
     nodes: int = 1
@@ -42,6 +45,7 @@ class Job:
     job_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     timeout: float | None = None
     linger: float = 60.0
+    hold: bool = False
     hurts: tuple[Hurt, ...] = ()
     docker_args: tuple[str, ...] = ()
 
@@ -53,7 +57,7 @@ class Job:
     @property
     def results_dir(self) -> Path:
         """Return where the results go."""
-        return self.results or Path("architrave-results") / self.job_id
+        return self.results or DEFAULT_RESULTS / self.job_id
 
     @property
     def objects(self) -> dict[str, Path]:
@@ -91,8 +95,16 @@ class Job:
         if worker:
             env["AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS"] = main_address
         env |= {"ARCHITRAVE_LOG_FORMAT": "json", "S3_BUCKET": f"s3://{BUCKET}"}
+        if self.hold:
+            env["ARCHITRAVE_HOLD_ON_FAILURE_SECONDS"] = str(_HOLD_SECONDS)
         if self.private is None:
             env["S3_BATCH_PRIVATE_REL_PATH"] = "<none>"
         if self.deps is None:
             env["S3_BATCH_DEPS_REL_PATH"] = "<none>"
         return {**env, **self.env, **self.node_env.get(index, {})}
+
+
+def node_name(env: Mapping[str, str]) -> str:
+    """Return how people call the node with this environment."""
+    index = env.get("AWS_BATCH_JOB_NODE_INDEX", "0")
+    return "main" if index == env.get("AWS_BATCH_JOB_MAIN_NODE_INDEX", "0") else f"worker {index}"

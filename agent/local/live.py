@@ -14,7 +14,7 @@ from rich.text import Text
 from agent.local.states import NodeState
 from agent.local.view import Silent, end_of, tells
 
-_NOTES = 6
+_NOTES, _LINES = 6, 12
 _PER_SECOND = 8
 _COLOURS = {"run": "green", "part": "cyan", "upload": "cyan"}
 
@@ -22,8 +22,8 @@ _COLOURS = {"run": "green", "part": "cyan", "upload": "cyan"}
 class LiveTable(Silent):
     """A table that is drawn anew a few times a second from the states of the nodes."""
 
-    def __init__(self, main_index: int) -> None:
-        self._main_index = main_index
+    def __init__(self) -> None:
+        self._output: deque[str] = deque(maxlen=_LINES)
         self._states: Sequence[NodeState] = ()
         self._title = ""
         self._notes: deque[str] = deque(maxlen=_NOTES)
@@ -47,9 +47,12 @@ class LiveTable(Silent):
             self._notes.append(f"{node.name}: {record['event']}{hint}")
 
     def line(self, node: NodeState, text: str, *, error: bool) -> None:
-        """Show what isn't the agent's on stderr; stdout is drawn from the node's state."""
+        """Show what isn't the agent's on stderr as a note, and the application's last lines."""
         if error:
             self._notes.append(f"{node.name}! {text}")
+        else:
+            mark = node.name if len(self._states) > 1 else ""
+            self._output.append(f"{mark} | {text}".lstrip())
 
     def close(self) -> None:
         """Draw for the last time and give the terminal back."""
@@ -65,9 +68,7 @@ class LiveTable(Silent):
         for state in self._states:
             table.add_row(*_row(state))
         parts: list[RenderableType] = [table, *(Text(note, style="yellow") for note in self._notes)]
-        if self._states:
-            output = list(self._states[self._main_index].tail)
-            parts += [Text(f"| {line}", no_wrap=True, overflow="ellipsis") for line in output]
+        parts += [Text(line, no_wrap=True, overflow="ellipsis") for line in list(self._output)]
         return Group(*parts)
 
 

@@ -4,64 +4,53 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from agent.errors import USAGE, AgentError
-from agent.local import hurts
+from agent.local import hurts, inside, node_log
 from agent.local.cluster import Cluster, Result
 from agent.local.containers import UNAVAILABLE, engine_answers
 from agent.local.interrupts import interrupts
-from agent.local.job import DEFAULT_IMAGE, Job
-from agent.local.view import Plain, View, summary
+from agent.local.job import DEFAULT_IMAGE, DEFAULT_RESULTS, Job
+from agent.local.parsing import Commands, command, group
+from agent.local.states import NodeState
+from agent.local.view import Plain, View, end_of, summary
 
 _EXAMPLES = """\
-examples:
-  architrave local run --nodes 3 --private private.7z --deps deps.tar.gz \\
-      -e PRIVATE_PASSWD -e APP_BIN=/opt/app -e "APP_PARAMS=input.txt"
-  architrave local run --nodes 3 --no-docker --private private.7z -e APP_BIN=/opt/app
-  architrave local run --nodes 3 --kill worker:2@run -e APP_BIN=/bin/sleep -e APP_PARAMS=60
-
-NODE is main, worker:INDEX or an index; PHASE is fetch, unpack, join, run, part
-or upload. The exit code is the main node's.
+  architrave local run --nodes 3 --private private.7z -e PRIVATE_PASSWD \\
+      -e APP_BIN=/opt/app -e APP_PARAMS=input.txt
+NODE: main, worker:INDEX, INDEX. PHASE: fetch, unpack, join, run, part, upload.
+"""
+_SHELL_EXAMPLES = """\
+  architrave local shell            # on the main node of the job that runs
+  architrave local shell worker:2
+"""
+_LOGS_EXAMPLES = """\
+  architrave local logs             # every node of the latest job, lines marked
+  architrave local logs worker:2 --follow
+  architrave local logs --results architrave-results/JOB-ID
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are the agent's own."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise AgentError (64) for words that can't be read."""
-        raise AgentError("read the command line", message, code=USAGE, hint=f"{self.prog} --help")
-
-
-def main(argv: list[str]) -> int:
-    """Run the words after `local`; return the exit code."""
-    # The agent's entry point blocks every signal, for its PID 1; here Ctrl-C must work.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
-    try:
-        return _run(_parser().parse_args(argv))
-    except AgentError as error:
-        print(error, file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        return error.code
+def add(commands: Commands) -> None:
+    """Add `local` with its commands."""
+    local = group(commands, "local", "run a job on simulated nodes on this machine", _EXAMPLES)
+    _add_run(local)
+    shell = command(local, "shell", "open a shell on a node of a job that runs or is held",
+                    _SHELL_EXAMPLES, _shell)  # fmt: skip
+    shell.add_argument("node", nargs="?", default="main", metavar="NODE",
+                       help="main or worker:INDEX (main)")  # fmt: skip
+    logs = command(local, "logs", "show what the nodes of a job have logged",
+                   _LOGS_EXAMPLES, _logs)  # fmt: skip
+    logs.add_argument("node", nargs="*", metavar="NODE", help="these only (all)")
+    logs.add_argument("--results", type=Path, metavar="DIR", help="that job's (the latest one's)")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="architrave local", description="Run a job on simulated nodes on this machine."
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    run = commands.add_parser(
-        "run",
-        help="run a job as AWS Batch would",
-        description="Run a job on N nodes: containers on a private network, or processes.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _add_run(local: Commands) -> None:
+    run = command(local, "run", "run a job as AWS Batch would", _EXAMPLES, _run)
+    run.usage = "architrave local run [OPTION]…"
     run.add_argument("--nodes", type=int, default=1, metavar="N", help="number of nodes (1)")
     run.add_argument("--main-index", type=int, default=0, metavar="K", help="the main node (0)")
     where = run.add_mutually_exclusive_group()
@@ -72,15 +61,16 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("-e", "--env", action="append", default=[], metavar="K[=V]", help="variable")
     run.add_argument("--results", type=Path, metavar="DIR", help="architrave-results/<job id>")
     run.add_argument("--timeout", type=float, metavar="SECONDS", help="end the job after this")
-    for kind, form in ((hurts.KILL, "NODE@PHASE"), (hurts.CUT, "NODE@PHASE")):
-        run.add_argument(f"--{kind}", action="append", default=[], metavar=form)
-    run.add_argument("--delay", action="append", default=[], metavar="NODE=SECONDS")
-    return parser
+    run.add_argument("--hold", action="store_true", help="keep a failed job's nodes until Ctrl-C")
+    for kind, does in ((hurts.KILL, "kill a node then"), (hurts.CUT, "cut it off the network")):
+        run.add_argument(f"--{kind}", action="append", default=[], metavar="NODE@PHASE", help=does)
+    run.add_argument("--delay", action="append", default=[], metavar="NODE=SECONDS",
+                     help="start it later")  # fmt: skip
 
 
 def _run(options: argparse.Namespace) -> int:
     job = _job(options)
-    with interrupts() as signals, Cluster(job, _view(job)) as cluster:
+    with interrupts() as signals, Cluster(job, _view()) as cluster:
         try:
             signals.on_first = lambda name: _end(cluster, name)
             if job.image is None and not options.no_docker:
@@ -88,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
             result = cluster.wait()
         finally:
             signals.ignore()
-    _tell(result)
+    _tell(result, cluster.states[job.main_index])
     return result.code
 
 
@@ -110,6 +100,7 @@ def _job(options: argparse.Namespace) -> Job:
         env=dict(_variable(text) for text in options.env),
         results=options.results,
         timeout=options.timeout,
+        hold=options.hold,
         hurts=tuple(
             hurts.parse(kind, text, options.nodes, options.main_index)
             for kind in (hurts.KILL, hurts.CUT, hurts.DELAY)
@@ -146,19 +137,37 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _view(job: Job) -> View:
+def _view() -> View:
     if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         try:
             from agent.local.live import LiveTable
         except ImportError:
             return Plain()
-        return LiveTable(job.main_index)
+        return LiveTable()
     return Plain()
 
 
-def _tell(result: Result) -> None:
+def _tell(result: Result, main: NodeState) -> None:
+    """Print how each node ended; for a failure the cause and the application's last lines."""
     print()
     print(summary(result.nodes))
     print(f"results: {result.results}")
     if result.timed_out:
         print("the job ran into its time limit", file=sys.stderr)
+    if result.code:
+        for line in main.said.get("last_lines") or main.tail:
+            print(f"  | {line}", file=sys.stderr)
+        print(main.said.get("cause") or f"main: {end_of(main)}", file=sys.stderr)
+        hint = main.said.get("hint") or f"architrave local logs --results {result.results}"
+        print(f"hint: {hint}", file=sys.stderr)
+
+
+def _shell(options: argparse.Namespace) -> int:
+    inside.shell(inside.called(options.node))
+
+
+def _logs(options: argparse.Namespace) -> int:
+    results = options.results or node_log.latest(DEFAULT_RESULTS)
+    nodes = [inside.called(text) for text in options.node]
+    node_log.show(results, nodes, follow=options.follow)
+    return 0

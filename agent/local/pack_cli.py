@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
@@ -14,63 +13,58 @@ from typing import Any
 from agent.delivery import has_own_endpoint
 from agent.errors import USAGE, AgentError
 from agent.local import debs, pack
-from agent.local.cli import Parser
 from agent.local.job import DEFAULT_IMAGE
+from agent.local.parsing import Commands, command, group
 from agent.settings import S3Place
 
-_EXAMPLES = """\
-examples:
-  architrave pack private program/                      # asks for the password
-  architrave pack private program/ --password-file secret --upload s3://bucket/batch
-  architrave pack deps libblas3 libgfortran5            # as the image lacks them
+_PRIVATE = """\
+  architrave pack private program/                 # asks for the password
+  architrave pack private program/ --password-file secret \\
+      --upload s3://bucket/batch
+"""
+_DEPS = """\
+  architrave pack deps libblas3 libgfortran5       # as the image lacks them
   architrave pack deps --binary program/app --upload s3://bucket/batch
 """
 
 
-def main(argv: list[str]) -> int:
-    """Pack what the words name; return the exit code. Raises AgentError."""
-    # The agent's entry point blocks every signal, for its PID 1; here Ctrl-C must work.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
-    try:
-        options = _parser().parse_args(argv)
-        place = S3Place.parse(options.upload, "--upload") if options.upload else None
-        for path in options.action(options):
-            if place is not None:
-                _upload(path, place / path.name)
-        return 0
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-
-
-def _parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog="architrave pack", description="Pack what a job fetches from S3.",
-                    epilog=_EXAMPLES, formatter_class=raw)  # fmt: skip
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    one = commands.add_parser("private", help="the program, its input and keys: private.7z",
-                              epilog=_EXAMPLES, formatter_class=raw)  # fmt: skip
+def add(commands: Commands) -> None:
+    """Add `pack` with its commands."""
+    pack_ = group(commands, "pack", "pack what a job fetches from S3", _PRIVATE + _DEPS)
+    one = command(pack_, "private", "pack the program, its input and keys: private.7z",
+                  _PRIVATE, _pack)  # fmt: skip
     one.add_argument("directory", type=Path, metavar="DIR", help="its content will lie in /opt")
-    one.add_argument("--to", type=Path, default=Path("private.7z"), metavar="FILE")
+    one.add_argument("--to", type=Path, default=Path("private.7z"), metavar="FILE",
+                     help="the archive (private.7z)")  # fmt: skip
     which = one.add_mutually_exclusive_group()
-    which.add_argument("--password-file", type=Path, metavar="FILE", help="its first line")
+    which.add_argument("--password-file", type=Path, metavar="FILE",
+                       help="its first line; else PRIVATE_PASSWD, else asked")  # fmt: skip
     which.add_argument("--no-password", action="store_true", help="do not encrypt")
     one.add_argument("--level", type=int, choices=range(10), default=pack.LEVEL, metavar="0-9",
                      help=f"7-Zip's; a lower one unpacks faster ({pack.LEVEL})")  # fmt: skip
-    one.set_defaults(action=_private)
-    two = commands.add_parser("deps", help="the packages that the image lacks: deps.tar.gz",
-                              epilog=_EXAMPLES, formatter_class=raw)  # fmt: skip
-    two.add_argument("packages", nargs="*", metavar="PACKAGE")
+    one.set_defaults(make=_private)
+    two = command(pack_, "deps", "pack the packages that the image lacks: deps.tar.gz",
+                  _DEPS, _pack)  # fmt: skip
+    two.add_argument("packages", nargs="*", metavar="PACKAGE", help="with all that they need")
     two.add_argument("--binary", type=Path, action="append", default=[], metavar="FILE",
                      help="add the packages with the libraries that it misses")  # fmt: skip
-    two.add_argument("--to", type=Path, default=Path("deps.tar.gz"), metavar="FILE")
+    two.add_argument("--to", type=Path, default=Path("deps.tar.gz"), metavar="FILE",
+                     help="the archive (deps.tar.gz), deps_batch.lst beside it")  # fmt: skip
     where = two.add_mutually_exclusive_group()
     where.add_argument("--image", default=DEFAULT_IMAGE, metavar="TAG",
                        help=f"the image that will run the job ({DEFAULT_IMAGE})")  # fmt: skip
     where.add_argument("--here", action="store_true", help="resolve on this system instead")
-    two.set_defaults(action=_deps)
-    for command in (one, two):
-        command.add_argument("--upload", default="", metavar="S3", help="s3://bucket/prefix")
-    return parser
+    two.set_defaults(make=_deps)
+    for each in (one, two):
+        each.add_argument("--upload", default="", metavar="S3", help="s3://bucket/prefix")
+
+
+def _pack(options: argparse.Namespace) -> int:
+    place = S3Place.parse(options.upload, "--upload") if options.upload else None
+    for path in options.make(options):
+        if place is not None:
+            _upload(path, place / path.name)
+    return 0
 
 
 def _private(options: argparse.Namespace) -> list[Path]:

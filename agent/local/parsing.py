@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from agent.errors import USAGE, AgentError
 
@@ -19,20 +19,29 @@ class Parser(argparse.ArgumentParser):
         raise AgentError("read the command line", message, code=USAGE, hint=f"{self.prog} --help")
 
 
-# Only a name for the annotation: the class is argparse's own, and private.
-Commands = argparse._SubParsersAction  # type: ignore[type-arg]
+if TYPE_CHECKING:  # argparse's own class is private, and takes no argument at run time
+    Commands: TypeAlias = argparse._SubParsersAction[Parser]
+else:
+    Commands = argparse._SubParsersAction
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help that fits a screen: an option's names and its meaning on one line."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
 
 
 def command(
     commands: Commands, name: str, summary: str, examples: str = "", action: Action | None = None
 ) -> Parser:
     """Add a command: a line for the list, examples below its help, what it does."""
-    parser: Parser = commands.add_parser(
+    parser = commands.add_parser(
         name,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.",
         epilog=f"examples:\n{examples}" if examples else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
     )
     if action is not None:
         parser.set_defaults(action=action)

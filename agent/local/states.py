@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.model import Span
 
-_TAIL_LINES = 12
+_TAIL_LINES = 50
 
 
 @dataclass

@@ -54,6 +54,48 @@ class Silent:
         """Show nothing."""
 
 
+class Both:
+    """Show a job in two ways."""
+
+    def __init__(self, *views: View) -> None:
+        self._views = views
+
+    def opened(self, states: Sequence[NodeState], description: str) -> None:
+        """Pass it on."""
+        for view in self._views:
+            view.opened(states, description)
+
+    def started(self, node: NodeState) -> None:
+        """Pass it on."""
+        for view in self._views:
+            view.started(node)
+
+    def note(self, text: str) -> None:
+        """Pass it on."""
+        for view in self._views:
+            view.note(text)
+
+    def close(self) -> None:
+        """Pass it on."""
+        for view in self._views:
+            view.close()
+
+    def record(self, node: NodeState, record: dict[str, object]) -> None:
+        """Pass it on."""
+        for view in self._views:
+            view.record(node, record)
+
+    def line(self, node: NodeState, text: str, *, error: bool) -> None:
+        """Pass it on."""
+        for view in self._views:
+            view.line(node, text, error=error)
+
+    def ended(self, node: NodeState) -> None:
+        """Pass it on."""
+        for view in self._views:
+            view.ended(node)
+
+
 class Plain(Silent):
     """Print one line for each phase change, each error, and each line of the application."""
 

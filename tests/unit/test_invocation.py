@@ -99,5 +99,5 @@ def test_an_answer_stays_below_lambdas_limit():
     files = [{"name": f"{'n' * 200}{n}", "size": 1, "sha256": "0" * 64} for n in range(10**5)]
     uploaded = {"files": files, "failed": files}
     outcome = Outcome(73, AGENT, cause="c")
-    text = json.dumps(answer(outcome, {}, None, uploaded, "x" * (1 << 14)))
+    text = json.dumps(answer(outcome, {}, None, uploaded, ["x" * (1 << 14)]))
     assert len(text) < 5 << 20 and json.loads(text)["file_count"] == 10**5

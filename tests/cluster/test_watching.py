@@ -1,0 +1,129 @@
+"""What a person sees of a job on this machine: its logs, and a shell on its nodes."""
+
+import os
+import pty
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from agent.job import HOLDING
+from tests.conftest import REPOSITORY, until
+
+pytestmark = pytest.mark.timeout(120)
+
+ARCHITRAVE = (sys.executable, "-m", "agent")
+
+
+def architrave(*words, text=""):
+    """Run a command of this machine's to its end; return (exit code, stdout, stderr)."""
+    done = subprocess.run(
+        [*ARCHITRAVE, *words],
+        cwd=REPOSITORY,
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def held(node):
+    """Return the hint of a node that is held, once it is."""
+
+    def hint():
+        return next((r["hint"] for r in node.records if r["event"] == HOLDING), None)
+
+    return until(hint, 60)
+
+
+def test_a_failed_job_is_held(cluster, place):
+    """A shell on a held node finds everything in place, and changes nothing; then all ends."""
+    with cluster(place, "exit 7", nodes=2, hold=True) as running:
+        hint = held(running.states[0])
+        held(running.states[1])
+        script = "echo $APP_BIN; tail -n 3 $TMP_OUTPUT_DIR/time.log; ls /tmp/batch; exit 9\n"
+        code, out, banner = architrave("local", "shell", "main", text=script)
+        assert code == 9 and "/opt/program" in out and "real\t0m" in out
+        assert f"beside job {running.job.job_id}, attempt 1, on main, node 0 of 2" in banner
+        assert "ssh -F" in banner and running.states[1].address in banner
+        if place:
+            # The hint is the exact command.
+            words = shlex.split(hint.partition(";")[0])
+            assert words[:3] == ["docker", "exec", "-it"]
+            words[2] = "-i"
+            done = subprocess.run(
+                words, input="exit 5\n", text=True, capture_output=True, timeout=60
+            )
+            assert done.returncode == 5 and "beside job" in done.stderr
+        # From the main node the others are reached.
+        reach = banner.partition("other nodes:")[2].splitlines()[0].strip()
+        code, out, _ = architrave("local", "shell", text=f"{reach} echo there\n")
+        assert (code, out) == (0, "there\n")
+        assert architrave("local", "shell", "worker:1", text="exit 4\n")[0] == 4
+        running.stop()
+        result = running.wait()
+    assert [node.code for node in result.nodes] == [7, 7]
+    assert architrave("local", "shell", "worker:1")[0] == 66
+
+
+def test_a_shell_beside_a_job_on_a_terminal(cluster, image):
+    """The banner, a prompt, and the job goes on undisturbed when the shell ends."""
+    with cluster(image, "last 100 0", nodes=1) as running:
+        running.wait_phase(0, "run")
+        leader, follower = pty.openpty()
+        words = [*ARCHITRAVE, "local", "shell"]
+        ends = {"stdin": follower, "stdout": follower, "stderr": follower}
+        process = subprocess.Popen(
+            words, cwd=REPOSITORY, env=os.environ | {"TERM": "xterm"}, **ends
+        )
+        os.close(follower)
+        seen = b""
+        while b"# " not in seen:
+            seen += os.read(leader, 4096)
+        assert b"beside job" in seen and b"it runs:" in seen and b"/opt/program last 100 0" in seen
+        os.write(leader, b"exit 3\n")
+        assert process.wait(20) == 3
+        os.close(leader)
+        assert running.states[0].code is None
+        running.stop()
+        assert running.wait().code == 143
+
+
+def test_logs_of_every_node(cluster):
+    """Lines are marked by node, the follower ends with the job, and one node can be chosen."""
+    with cluster(None, "exit 3", nodes=2) as running:
+        results = str(running.job.results_dir)
+        words = [*ARCHITRAVE, "local", "logs", "--results", results, "--follow"]
+        follower = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        running.wait()
+    followed = follower.communicate(timeout=20)[0]
+    code, every, _ = architrave("local", "logs", "--results", results)
+    assert (code, every) == (0, followed)
+    assert " main        fetch: phase\n" in every and " worker 1    join: phase\n" in every
+    assert " main        exit 3 (application)" in every
+    chosen = architrave("local", "logs", "--results", results, "worker:1")[1]
+    assert chosen and set(chosen.splitlines()) < set(every.splitlines())
+    assert all(" worker 1 " in line for line in chosen.splitlines())
+
+
+def test_the_end_of_a_failed_job(cluster, tmp_path):
+    """A job that failed says why, and the application's last lines, once and at the end."""
+    with cluster(None, "exit 3", nodes=1, env={"ARCHITRAVE_LAUNCHER": "direct"}) as running:
+        result = running.wait()
+    last = result.nodes[0].records[-1]
+    assert last["event"] == "exit" and last["cause"] == "the application ended with 3"
+    assert last["hint"] and last["last_lines"][-4:-3] == [""]
+    assert last["last_lines"][-3].startswith("real\t")
+
+
+@pytest.mark.parametrize("words", [("shell", "worker:7"), ("logs", "--results", "nowhere")])
+def test_what_is_not_there(words):
+    code, _, err = architrave("local", *words)
+    assert code == 66 and "hint: " in err
+
+
+def test_no_node_of_that_name():
+    code, _, err = architrave("local", "shell", "boss")
+    assert code == 64 and "'boss'" in err
