@@ -46,6 +46,17 @@ def prepare(request: dict[str, Any]) -> None:
 
 
 def _seeds(path: str, job: str, attempt: int) -> Any:
+    secret = check_key(path)
+
+    def seed_of(purpose: str) -> bytes:
+        label = f"architrave ssh 1\0{job}\0{attempt}\0{purpose}".encode()
+        return hmac.digest(secret, label, hashlib.sha256)
+
+    return seed_of
+
+
+def check_key(path: str) -> bytes:
+    """Return a private key's text; raise AgentError 65 where there is none, 77 if unreadable."""
     try:
         with open(path, "rb") as file:
             secret = file.read().replace(b"\r\n", b"\n").strip()
@@ -65,12 +76,7 @@ def _seeds(path: str, job: str, attempt: int) -> Any:
             code=BAD_ARCHIVE,
             hint="pack a private key made by ssh-keygen",
         )
-
-    def seed_of(purpose: str) -> bytes:
-        label = f"architrave ssh 1\0{job}\0{attempt}\0{purpose}".encode()
-        return hmac.digest(secret, label, hashlib.sha256)
-
-    return seed_of
+    return secret
 
 
 def _key_pair(seed: bytes) -> tuple[str, str]:

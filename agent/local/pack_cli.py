@@ -93,8 +93,8 @@ def _deps(options: argparse.Namespace) -> list[Path]:
         debs.pack(found, options.to)
         for deb in found:
             print(f"  {deb.name}")
-    size = options.to.stat().st_size / 1e6
-    print(f"{options.to}: {len(found)} packages that {where} lacks, {size:.1f} MB")
+    size, packages = options.to.stat().st_size / 1e6, "package" if len(found) == 1 else "packages"
+    print(f"{options.to}: {len(found)} {packages} that {where} lacks, {size:.1f} MB")
     return [options.to, options.to.with_name(debs.LISTING)]
 
 

@@ -6,16 +6,13 @@ import argparse
 import os
 import secrets
 import shlex
+import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from pack import PackError, fetch, pack_private
-
-from agent.local import debs
-
-REPOSITORY = Path(__file__).parents[2]
+HERE = Path(__file__).resolve().parent
+ARCHITRAVE = str(Path(sys.executable).with_name("architrave"))
 IMAGE = "architrave:latest"
 NODES = 3
 VERDICT = "Success=1"
@@ -25,13 +22,11 @@ def main() -> int:
     """Run both parts; return 0 if all is right."""
     options = _options()
     image = None if options.no_docker else IMAGE
-    with tempfile.TemporaryDirectory(prefix="architrave-demo-") as directory:
-        try:
-            wrong = _batch(Path(directory), options.work, image) or _lambda(options.work, image)
-        except PackError as error:
-            wrong = str(error)
-        except subprocess.CalledProcessError as error:
-            wrong = f"cannot run {error.cmd[0]}: it ended with {error.returncode}"
+    os.chdir(options.work)
+    try:
+        wrong = _batch(image) or _lambda(image)
+    except subprocess.CalledProcessError as error:
+        wrong = f"cannot run {error.cmd[0]}: it ended with {error.returncode}"
     heading("Verdict")
     print(wrong or "all is right")
     return 1 if wrong else 0
@@ -49,25 +44,29 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _batch(directory: Path, work: Path, image: str | None) -> str:
+def _batch(image: str | None) -> str:
     """Run HPCC on three nodes; return what is wrong, empty if nothing is."""
-    heading("Pack a closed program")
-    packages = fetch(directory, image, work / "setup.log")
-    private, deps = directory / "private.7z", directory / "deps.tar.gz"
-    password = secrets.token_urlsafe(24)
-    names = pack_private(private, directory / "hpcc", password)
-    debs.pack(packages, deps)
-    print(f"private.7z   {_size(private)}, encrypted: {', '.join(names)}")
-    print(f"deps.tar.gz  {_size(deps)}: {', '.join(package.name for package in packages)}")
+    heading("A closed program, an input, and nothing else")
+    program = Path("program")
+    _get_program(program, image)
+    print(f"{program}: {', '.join(sorted(path.name for path in program.iterdir()))}")
+    secret = {"PRIVATE_PASSWD": secrets.token_urlsafe(24)}
+    heading("Pack it, and the packages with the libraries that it misses")
+    code = _show(["pack", "private", "program"], secret)
+    where = ["--image", image] if image else ["--here"]
+    code = code or _show(["pack", "deps", "--binary", "program/hpcc", *where], {})
+    if code:
+        return f"packing ended with {code}, not 0"
 
     heading(f"AWS Batch on this machine: {NODES} nodes, mpirun, S3")
-    results = work / "batch"
+    results = Path("batch")
+    deps = ["--deps", "deps.tar.gz"] if Path("deps.tar.gz").exists() else []
+    place = ["--image", image] if image else ["--no-docker"]
     code = _show(
-        [sys.executable, "-m", "agent", "local", "run", "--nodes", str(NODES)]
-        + (["--image", image] if image else ["--no-docker"])
-        + ["--private", str(private), "--deps", str(deps), "--results", str(results)]
-        + ["-e", "PRIVATE_PASSWD", "-e", "APP_BIN=/opt/hpcc-job", "-e", "APP_PARAMS=hpccinf.txt"],
-        {"PRIVATE_PASSWD": password},
+        ["local", "run", "--nodes", str(NODES), *place, "--private", "private.7z", *deps]
+        + ["-e", "PRIVATE_PASSWD", "-e", "APP_BIN=/opt/hpcc-job", "-e", "APP_PARAMS=hpccinf.txt"]
+        + ["--results", str(results)],
+        secret,
     )
     if code:
         return f"the job ended with {code}, not 0"
@@ -84,10 +83,10 @@ def _batch(directory: Path, work: Path, image: str | None) -> str:
     return f"{', '.join(missing)} is not among the results" if missing else ""
 
 
-def _lambda(work: Path, image: str | None) -> str:
+def _lambda(image: str | None) -> str:
     """Run a command in the Lambda mode; return what is wrong, empty if nothing is."""
     heading("AWS Lambda on this machine: one node, results in a directory")
-    results = work / "lambda"
+    results = Path("lambda").absolute()
     results.mkdir()
     env = {
         "EXEC_TYPE": "lambda",
@@ -100,10 +99,10 @@ def _lambda(work: Path, image: str | None) -> str:
         user = [] if os.geteuid() == 0 else ["--user", f"{os.geteuid()}:{os.getegid()}"]
         given = [word for name, value in env.items() for word in ("-e", f"{name}={value}")]
         command = ["docker", "run", "--rm", *user, *given, "-v", f"{results}:/tmp", image]
-        code, time_log = _show(command, {}), results / "time.log"
+        code, time_log = _run(command, {}), results / "time.log"
     else:
         env["ARCHITRAVE_ROOT"] = str(results)
-        code = _show([sys.executable, "-m", "agent", "run"], env)
+        code = _show(["run"], env)
         time_log = results / "tmp" / "time.log"
     if code:
         return f"the Lambda mode ended with {code}, not 0"
@@ -113,25 +112,44 @@ def _lambda(work: Path, image: str | None) -> str:
     return "" if right else f"{time_log} holds not what the program printed"
 
 
-def _show(command: list[str], env: dict[str, str]) -> int:
+def _get_program(program: Path, image: str | None) -> None:
+    """Make the directory that a user would have: a binary, what starts it, and its input."""
+    program.mkdir()
+    for name in ("hpcc-job", "hpccinf.txt"):
+        shutil.copy(HERE / name, program)
+    command = ["sh", "-s"]
+    if image is not None:
+        command = ["docker", "run", "--rm", "--interactive", "--entrypoint", "sh", image, "-s"]
+    binary = program / "hpcc"
+    with (
+        (HERE / "get-hpcc").open("rb") as script,
+        binary.open("wb") as out,
+        Path("setup.log").open("ab") as said,
+    ):
+        subprocess.run(command, stdin=script, stdout=out, stderr=said, check=True)
+    binary.chmod(0o755)
+
+
+def _show(words: list[str], env: dict[str, str]) -> int:
+    """Print a command of ours and run it; return its exit code."""
+    return _run([ARCHITRAVE, *words], env)
+
+
+def _run(command: list[str], env: dict[str, str]) -> int:
     """Print a command and run it; return its exit code."""
-    words = ["python" if word == sys.executable else word for word in command]
+    words = ["architrave" if word == ARCHITRAVE else word for word in command]
     settings = [
         f"{name}=…" if "PASSWD" in name else f"{name}={shlex.quote(value)}"
         for name, value in env.items()
     ]
     print("$", *settings, shlex.join(words), "\n", flush=True)
     # Not `run`: it kills its child on Ctrl-C, and the cluster needs time to clean up.
-    process = subprocess.Popen(command, env=os.environ | env, cwd=REPOSITORY)
+    process = subprocess.Popen(command, env=os.environ | env)
     while True:
         try:
             return process.wait()
         except KeyboardInterrupt:
             continue
-
-
-def _size(path: Path) -> str:
-    return f"{path.stat().st_size / 1e6:.1f} MB"
 
 
 if __name__ == "__main__":
