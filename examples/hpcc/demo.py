@@ -62,12 +62,9 @@ def _batch(image: str | None) -> str:
     results = Path("batch")
     deps = ["--deps", "deps.tar.gz"] if Path("deps.tar.gz").exists() else []
     place = ["--image", image] if image else ["--no-docker"]
-    code = _show(
-        ["local", "run", "--nodes", str(NODES), *place, "--private", "private.7z", *deps]
-        + ["-e", "PRIVATE_PASSWD", "-e", "APP_BIN=/opt/hpcc-job", "-e", "APP_PARAMS=hpccinf.txt"]
-        + ["--results", str(results)],
-        secret,
-    )
+    job = ["-e", "PRIVATE_PASSWD", "-e", "APP_BIN=/opt/hpcc-job", "-e", "APP_PARAMS=hpccinf.txt"]
+    private = ["--private", "private.7z", *deps, *job, "--results", str(results)]
+    code = _show(["local", "run", "--nodes", str(NODES), *place, *private], secret)
     if code:
         return f"the job ended with {code}, not 0"
     output = results / "node-0" / "hpccoutf.txt"
