@@ -164,7 +164,10 @@ class MainNode(Job):
                 code=TIME_LIMIT,
                 hint="raise ARCHITRAVE_TIMEOUT_SECONDS",
             )
-        return next((one for one in meeting.ended.values() if one.code), outcome)
+        for index, one in meeting.ended.items():
+            if one.code:
+                return replace(one, cause=f"on worker {index} {one.cause}")
+        return outcome
 
     def end(self, outcome: Outcome) -> Outcome:
         """Tell the workers, upload, collect their parts, write the record."""

@@ -42,7 +42,9 @@ def main(words: Sequence[str]) -> int:
     # The agent's entry point blocks every signal, for its PID 1; here Ctrl-C must work.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
     try:
-        options = parser().parse_args(words)
+        options, left = parser().parse_known_args(words)
+        if left:
+            options.parser.error(f"there is no {left[0]} here")
         code: int = options.action(options)
         return code
     except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
@@ -13,8 +13,9 @@ from rich.text import Text
 
 from agent.local.states import NodeState
 from agent.local.view import Silent, end_of, tells
+from agent.model import PHASES
 
-_NOTES, _LINES = 6, 12
+_NOTES, _LINES, _ROWS = 6, 12, 20
 _PER_SECOND = 8
 _COLOURS = {"run": "green", "part": "cyan", "upload": "cyan"}
 
@@ -65,11 +66,35 @@ class LiveTable(Silent):
             table.add_column(
                 heading, justify="right" if heading in ("in phase", "total") else "left"
             )
-        for state in self._states:
+        shown, left = _chosen(self._states)
+        for state in shown:
             table.add_row(*_row(state))
+        if left:
+            table.add_row(f"{sum(left.values())} more", "", *_counts(left))
         parts: list[RenderableType] = [table, *(Text(note, style="yellow") for note in self._notes)]
         parts += [Text(line, no_wrap=True, overflow="ellipsis") for line in list(self._output)]
         return Group(*parts)
+
+
+def _chosen(states: Sequence[NodeState]) -> tuple[list[NodeState], Counter[str]]:
+    """Return the nodes that a screen has room for, and how many others are in which phase.
+
+    Those come first that failed, and then those that are behind: the others wait for them.
+    """
+    order = ["waiting", "starting", *PHASES, "ended"]
+    ranked = sorted(states, key=lambda state: (not state.code, order.index(_phase(state))))
+    first = {id(state) for state in ranked[:_ROWS]}
+    shown = [state for state in states if id(state) in first]
+    return shown, Counter(_phase(state) for state in ranked[_ROWS:])
+
+
+def _counts(left: Counter[str]) -> tuple[str, ...]:
+    return ", ".join(f"{count} {phase}" for phase, count in left.items()), "", "", ""
+
+
+def _phase(state: NodeState) -> str:
+    before = "starting" if state.started else "waiting"
+    return "ended" if state.code is not None else state.phase or before
 
 
 def _row(state: NodeState) -> tuple[str | Text, ...]:
@@ -79,8 +104,7 @@ def _row(state: NodeState) -> tuple[str | Text, ...]:
     if state.code is not None:
         end = Text(end_of(state), style="red" if state.code else "green")
         return name, state.address, Text("ended", style="dim"), "", total, end
-    before = "starting" if state.started else "waiting"
-    phase = Text(f"{state.phase or before} {state.progress}".rstrip(), style=_colour(state))
+    phase = Text(f"{_phase(state)} {state.progress}".rstrip(), style=_colour(state))
     within = f"{now - state.spans[-1].start:.1f} s" if state.spans else ""
     return name, state.address, phase, within, total, ""
 

@@ -44,7 +44,7 @@ def command(
         formatter_class=_Formatter,
     )
     if action is not None:
-        parser.set_defaults(action=action)
+        parser.set_defaults(action=action, parser=parser)
     return parser
 
 

@@ -1,0 +1,64 @@
+"""The live view: what is drawn of many nodes, and whose lines they are."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from agent.local.live import LiveTable
+from agent.local.states import NodeState
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """Return what makes a view of nodes in these phases, and what draws it."""
+
+    def make(phases):
+        states = []
+        for index, phase in enumerate(phases):
+            state = NodeState(index, f"worker {index}" if index else "main", tmp_path, started=1.0)
+            if phase:
+                state.take({"event": "phase", "phase": phase})
+            states.append(state)
+        view = LiveTable()
+        view._states = states
+        console = Console(file=io.StringIO(), width=100)
+
+        def draw():
+            console.print(view._draw())
+            return console.file.getvalue()
+
+        return view, states, draw
+
+    return make
+
+
+def test_few_nodes_are_all_there(drawn):
+    text = drawn(["run", "join"])[2]()
+    assert "main" in text and "worker 1" in text and "more" not in text
+
+
+def test_of_many_nodes_those_that_others_wait_for(drawn):
+    phases = ["run"] * 64
+    phases[40], phases[50] = "join", ""
+    _, states, draw = drawn(phases)
+    states[60].code = 75
+    text = draw()
+    assert "worker 40" in text and "worker 50" in text and "worker 60" in text
+    assert "44 more" in text and "44 run" in text
+    assert len(text.splitlines()) < 30
+
+
+def test_lines_are_marked_by_node(drawn):
+    view, states, draw = drawn(["run", "run"])
+    view.line(states[1], "hello", error=False)
+    view.line(states[0], "oops", error=True)
+    text = draw()
+    assert "worker 1 | hello" in text and "main! oops" in text
+
+
+def test_a_progress_is_shown(drawn):
+    _, states, draw = drawn(["fetch"])
+    states[0].take(json.loads('{"event": "progress", "what": "private.7z", "percent": 40}'))
+    assert "private.7z 40 %" in draw()
