@@ -33,12 +33,15 @@ def unpack_7z(path: str, target: str, password: str, forbidden: set[str]) -> Non
     The password goes through standard input: never an argument, never an environment. Raises
     AgentError 65 (corrupt, a name that leads out or is in `forbidden`), 77 (password), 71 (disk).
     """
-    program = seven_zip()
-    listing = _run(program, ["l", "-slt", "-ba", "-sccUTF-8", path], path, password)
-    size = _check_listing(listing, path, forbidden)
-    _check_space(size, target, path)
-    _run(program, ["x", "-y", "-bso0", "-bsp0", f"-o{target}", path], path, password)
+    _check_space(unpacked_size(path, password, forbidden), target, path)
+    _run(seven_zip(), ["x", "-y", "-bso0", "-bsp0", f"-o{target}", path], path, password)
     _check_tree(target, path)
+
+
+def unpacked_size(path: str, password: str, forbidden: set[str]) -> int:
+    """Return how many bytes a 7z archive unpacks to; raise as `unpack_7z` does for its names."""
+    listing = _run(seven_zip(), ["l", "-slt", "-ba", "-sccUTF-8", path], path, password)
+    return _check_listing(listing, path, forbidden)
 
 
 def _run(program: str, arguments: list[str], path: str, password: str) -> str:

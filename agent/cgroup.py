@@ -86,6 +86,12 @@ def memory_peak() -> int | None:
     return None
 
 
+def process_limit() -> int | None:
+    """Return how many processes and threads this container may have, if there is a limit."""
+    texts = [_read(f"{directory}/pids.max") for directory in _directories("pids")]
+    return min((int(text) for text in texts if text.isdigit()), default=None)
+
+
 def oom_kills() -> int:
     """Return how many processes of this cgroup the kernel has killed for memory."""
     for directory in _directories("memory"):

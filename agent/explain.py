@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import shlex
 import shutil
@@ -51,11 +50,8 @@ def _setting(name: Name, env: Mapping[str, str], scrub: Callable[[str], str]) ->
 
 def _unknown(env: Mapping[str, str]) -> Iterator[str]:
     """Yield a line for each variable that looks like ours and is none: a slip of the pen."""
-    known = [name.name for group in _GROUPS.values() for name in group]
-    for name in sorted(env):
-        if name.startswith("ARCHITRAVE_") and name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            yield f"  {name:36} is no name of ours{f': {near[0]}?' if near else ''}"
+    for name, near in names.unknown(env).items():
+        yield f"  {name:36} is no name of ours{f': {near}?' if near else ''}"
 
 
 def _phases(job: Job) -> Iterator[str]:

@@ -24,25 +24,31 @@ _LAST_WORDS_SECONDS = 0.5
 _CONSOLE_SECONDS = 2.0
 
 
-def resolve(program: str, path: str) -> str:
-    """Return the program's path, made executable if it was not; raise AgentError 126 or 127."""
+def locate(program: str, path: str) -> str:
+    """Return the program's path, or that of the file named; raise AgentError 126 or 127."""
     found = program if "/" in program else shutil.which(program, path=path)
     what = f"run {program}"
     if not found or not os.path.lexists(found):
         cause = "there is no such file" if found else "it is not on PATH"
         hint = "check APP_BIN, and that private.7z holds it"
         raise AgentError(what, cause, code=NOT_FOUND, hint=hint)
+    if os.path.isdir(found):
+        hint = "name the program in it"
+        raise AgentError(what, "it is a directory", code=NOT_EXECUTABLE, hint=hint)
+    return found
+
+
+def resolve(program: str, path: str) -> str:
+    """Return the program's path, made executable if it was not; raise AgentError 126 or 127."""
+    found = locate(program, path)
     try:
         mode = os.stat(found).st_mode
-        if stat.S_ISDIR(mode):
-            hint = "name the program in it"
-            raise AgentError(what, "it is a directory", code=NOT_EXECUTABLE, hint=hint)
         if not os.access(found, os.X_OK):
             os.chmod(found, stat.S_IMODE(mode) | 0o111)
     except OSError as error:
         hint = f"chmod +x {found}"
         cause = f"it is not executable ({why(error)})"
-        raise AgentError(what, cause, code=NOT_EXECUTABLE, hint=hint) from error
+        raise AgentError(f"run {program}", cause, code=NOT_EXECUTABLE, hint=hint) from error
     return found
 
 

@@ -18,12 +18,12 @@ class RuntimeDirectory:
 
     def __init__(self, path: str) -> None:
         self.taken = False
-        self._path = path
+        self.path = path
         self._lock = -1
 
     def take(self) -> None:
         """Make it, empty; raise AgentError 75 when it is taken, 77 when it can't be made."""
-        path = self._path
+        path = self.path
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             try:
@@ -60,11 +60,11 @@ class RuntimeDirectory:
         if self._lock < 0:
             return
         with contextlib.suppress(OSError):
-            journal = os.path.join(self._path, JOURNAL)
+            journal = os.path.join(self.path, JOURNAL)
             with open(journal, encoding="utf-8", errors="surrogateescape") as list_:
                 for path in list_.read().split("\0"):
                     remove(path)
-        for path in (*more, self._path, f"{self._path}.lock"):
+        for path in (*more, self.path, f"{self.path}.lock"):
             remove(path)
         os.close(self._lock)
         self._lock = -1

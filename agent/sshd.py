@@ -14,7 +14,20 @@ from agent.loop import Loop
 from agent.process import Child
 
 _RESTARTS, _BACKOFF = 5, 0.2
-_PRIVSEP = "/run/sshd"
+PRIVSEP = "/run/sshd"
+
+
+def find_sshd() -> str:
+    """Return sshd's path, which it must know itself; raise AgentError (71) when there is none."""
+    path = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
+    if path is None:
+        raise AgentError(
+            "start sshd",
+            "it is not installed",
+            code=OS_ERROR,
+            hint="build the image with --target batch, or apt-get install openssh-server",
+        )
+    return path
 
 
 class Sshd:
@@ -36,17 +49,9 @@ class Sshd:
         self._pipes: set[int] = set()
         self._starts = 0
         self._closing = False
-        path = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
-        if path is None:
-            raise AgentError(
-                "start sshd",
-                "it is not installed",
-                code=OS_ERROR,
-                hint="build the image with --target batch, or apt-get install openssh-server",
-            )
-        self._program = path
+        self._program = find_sshd()
         if os.geteuid() == 0:
-            os.makedirs(_PRIVSEP, mode=0o755, exist_ok=True)
+            os.makedirs(PRIVSEP, mode=0o755, exist_ok=True)
         self._start()
 
     def _start(self) -> None:

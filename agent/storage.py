@@ -88,12 +88,8 @@ class Storage:
                 ),
             )
         except (BotoCoreError, ValueError) as error:
-            raise AgentError(
-                "use the S3 endpoint",
-                str(error),
-                code=NO_PERMISSION,
-                hint="check AWS_REGION and AWS_*",
-            ) from error
+            what, hint = "use the S3 endpoint", "check AWS_REGION and AWS_*"
+            raise AgentError(what, str(error), code=NO_PERMISSION, hint=hint) from error
         self._client.meta.events.register_first("needs-retry.s3", _sign_with_its_clock)
         self._fast = _fast_lane(self._client, session.get_credentials(), path_style)
         self._transfer = TransferConfig(
@@ -134,19 +130,11 @@ class Storage:
             if os.path.getsize(path) != size:
                 wrong.append("size")
             if not wrong:
-                return {
-                    "object": str(place),
-                    "size": size,
-                    "sha256": found["sha256"].hex(),
-                    "checked": sorted([*wanted, "size"]),
-                }
+                hashed = {"sha256": found["sha256"].hex(), "checked": sorted([*wanted, "size"])}
+                return {"object": str(place), "size": size, **hashed}
             self._again(what, wrong, attempt)
-        raise AgentError(
-            f"fetch {place}",
-            f"its {' and '.join(wrong)} stays wrong",
-            code=BAD_ARCHIVE,
-            hint="upload it again",
-        )
+        cause = f"its {' and '.join(wrong)} stays wrong"
+        raise AgentError(f"fetch {place}", cause, code=BAD_ARCHIVE, hint="upload it again")
 
     def _get(
         self,
@@ -190,6 +178,14 @@ class Storage:
                 self._client.get_object(Bucket=place.bucket, Key=place.key, Range="bytes=0-0")
             raise
         return found
+
+    def look(self, place: S3Place) -> tuple[int, str]:
+        """Return an object's size in bytes, and S3's time as its Date header has it."""
+        try:
+            head = self._head(place)
+        except Exception as error:
+            _raise(error, f"fetch {place}")
+        return int(head["ContentLength"]), head["ResponseMetadata"]["HTTPHeaders"].get("date", "")
 
     def _part_size(self, place: S3Place, wanted: dict[str, tuple[bytes, int]]) -> int:
         """Return the size of an object's first part in bytes, if it was uploaded in parts."""
@@ -243,10 +239,10 @@ class Storage:
                 self._emit({"log": "debug", "event": "writing another way", "cause": _line(error)})
         return self.put(data, place)
 
-    def put(self, data: bytes, place: S3Place) -> None:
-        """Write a small object; raise AgentError (73, 69 or 77)."""
+    def put(self, data: bytes, place: S3Place, **more: str) -> None:
+        """Write a small object, `more` as boto3 names it; raise AgentError (73, 69 or 77)."""
         try:
-            self._client.put_object(Bucket=place.bucket, Key=place.key, Body=data)
+            self._client.put_object(Bucket=place.bucket, Key=place.key, Body=data, **more)
         except Exception as error:
             _raise(error, f"write {place}", missing=CANNOT_WRITE)
 

@@ -1,0 +1,96 @@
+"""Read what a program needs from its first bytes: a machine, a loader, an interpreter."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from dataclasses import dataclass
+
+from agent.errors import NOT_EXECUTABLE, AgentError
+
+MACHINES = {
+    3: "i386",
+    21: "ppc64",
+    22: "s390x",
+    40: "arm",
+    62: "x86-64",
+    183: "aarch64",
+    243: "riscv",
+}
+_I386, _X86_64 = 3, 62
+_INTERPRETER = 3
+# glibc's and musl's words.
+_MISSING = re.compile(r"^\s*(\S+) => not found|^Error loading shared library ([^:]+):", re.M)
+_TOO_OLD = re.compile(r"version [`'](\S+)' not found \(required by")
+
+
+@dataclass(frozen=True)
+class Elf:
+    """A program for a machine (ELF's number); `loader` is empty for one that needs none."""
+
+    machine: int
+    loader: str
+
+    @property
+    def machine_name(self) -> str:
+        """Return the machine as people call it."""
+        return MACHINES.get(self.machine, f"machine {self.machine}")
+
+
+def elf(path: str) -> Elf | None:
+    """Return what an ELF file says of itself, None for another file.
+
+    Raises AgentError (126) for one that is cut short, OSError. The layout is elf(5)'s.
+    """
+    with open(path, "rb") as file:
+        head = file.read(64)
+        if head[:4] != b"\x7fELF":
+            return None
+        try:
+            order = ">" if head[5] == 2 else "<"
+            wide = head[4] == 2
+            machine = struct.unpack_from(f"{order}H", head, 18)[0]
+            table = struct.unpack_from(f"{order}{'Q' if wide else 'I'}", head, 32 if wide else 28)
+            size, count = struct.unpack_from(f"{order}HH", head, 54 if wide else 42)
+            loader = ""
+            for number in range(count):
+                file.seek(table[0] + number * size)
+                entry = file.read(size)
+                kind = struct.unpack_from(f"{order}I", entry)[0]
+                form, at = ("Q16xQ", 8) if wide else ("I8xI", 4)
+                where, length = struct.unpack_from(order + form, entry, at)
+                if where + length > os.fstat(file.fileno()).st_size:
+                    raise IndexError
+                if kind == _INTERPRETER:
+                    file.seek(where)
+                    loader = os.fsdecode(file.read(length).rstrip(b"\0"))
+        except (struct.error, IndexError) as error:
+            cause, hint = "it is an ELF file that is cut short", "copy it again, and pack it anew"
+            raise AgentError(f"run {path}", cause, code=NOT_EXECUTABLE, hint=hint) from error
+    return Elf(machine, loader)
+
+
+def interpreter(path: str) -> list[str]:
+    """Return the words after `#!` of a script: program and argument; none for another file."""
+    with open(path, "rb") as file:
+        if file.read(2) != b"#!":
+            return []
+        line = os.fsdecode(file.readline(256).rstrip(b"\n"))
+    # As the kernel does: a carriage return belongs to the name.
+    return [word for word in re.split(r"[ \t]+", line.strip(" \t"), maxsplit=1) if word]
+
+
+def runs_on(machine: int, here: int) -> bool:
+    """Tell whether a machine runs programs of another one, or its own."""
+    return machine == here or (machine, here) == (_I386, _X86_64)
+
+
+def missing(text: str) -> list[str]:
+    """Return the libraries that a loader's list says are missing."""
+    return list(dict.fromkeys(one[0] or one[1] for one in _MISSING.findall(text)))
+
+
+def too_new(text: str) -> list[str]:
+    """Return the versions of symbols that the libraries here don't have (GLIBC_2.38)."""
+    return sorted(set(_TOO_OLD.findall(text)))

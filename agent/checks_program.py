@@ -1,0 +1,185 @@
+"""Check the application and its launcher as they would be started, without starting them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from agent import binary, launch, plan
+from agent.case import Case
+from agent.errors import (
+    BAD_SETTINGS,
+    NOT_EXECUTABLE,
+    NOT_FOUND,
+    OS_ERROR,
+    AgentError,
+    why,
+)
+from agent.finding import PASS, SKIP, WARN, Check, Finding
+
+_ASK_SECONDS, _SECONDS = 10.0, 30.0
+# What the loader ends a program with when a library is there, but too old for it.
+_TOO_OLD = 1
+# Another loader would not mind the variable, and start the program.
+_GLIBC = ("ld-linux", "ld64.so")
+_LIBRARIES_HINT = "add the packages that have them to deps.tar.gz, or set LD_LIBRARY_PATH"
+
+
+def program(case: Case) -> Finding:
+    """See that the program is there, is for this machine, and finds what it needs to start."""
+    settings, env = case.settings, case.app_env
+    word = settings.command[0]
+    here = case.here(word)
+    lost = settings.private is not None and not case.unpacked
+    if lost and word.startswith(settings.path("/opt/")) and not os.path.lexists(here):
+        return Finding(SKIP, f"{word} is looked at when private.7z can be unpacked")
+    try:
+        path = launch.locate(here, env.get("PATH", os.defpath))
+    except AgentError as error:
+        raise _wrong(word, error.cause, error.code, error.hint) from error
+    try:
+        _may_run(word, path)
+        elf = binary.elf(path)
+        words = [] if elf else binary.interpreter(path)
+    except OSError as error:
+        raise _wrong(word, why(error), NOT_EXECUTABLE, f"ls -l {word}") from error
+    if elf is not None:
+        return _elf(case, word, path, elf)
+    if words:
+        return _script(word, words, env)
+    cause, hint = "it is neither an ELF program nor a script with #!", f"file {word}"
+    raise _wrong(word, cause, NOT_EXECUTABLE, hint)
+
+
+def _wrong(word: str, cause: str, code: int, hint: str) -> AgentError:
+    return AgentError(f"run {word}", cause, code=code, hint=hint)
+
+
+def _may_run(word: str, path: str) -> None:
+    """Raise AgentError (126) where the job could not make the program executable, or noexec."""
+    status = os.stat(path)
+    ours = os.geteuid() in (0, status.st_uid)
+    if not os.access(path, os.X_OK) and not ours:
+        cause = "it is not executable, and belongs to somebody else"
+        raise _wrong(word, cause, NOT_EXECUTABLE, f"chmod +x {word}")
+    # What is to lie in /opt may lie elsewhere now.
+    place = word if word.startswith("/") else path
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    if os.statvfs(place).f_flag & os.ST_NOEXEC:
+        cause = f"the file system of {place} is mounted noexec"
+        raise _wrong(word, cause, NOT_EXECUTABLE, f"mount -o remount,exec {place}")
+
+
+def _elf(case: Case, word: str, path: str, elf: binary.Elf) -> Finding:
+    here = binary.elf("/proc/self/exe")
+    assert here is not None
+    if not binary.runs_on(elf.machine, here.machine):
+        cause = f"it is for {elf.machine_name}, this machine is {here.machine_name}"
+        hint = f"build it for {here.machine_name}, or choose instances with {elf.machine_name}"
+        raise _wrong(word, cause, NOT_EXECUTABLE, hint)
+    if not elf.loader:
+        return Finding(PASS, f"{word}: {elf.machine_name}, statically linked")
+    loader = case.here(elf.loader)
+    if not os.path.exists(loader):
+        cause, hint = f"its loader {elf.loader} is not here", "apt-get install libc6"
+        if "musl" in elf.loader:
+            hint = "build it against glibc, or statically; or apt-get install musl"
+        raise _wrong(word, cause, NOT_FOUND, hint)
+    text = _listed(case, loader, path)
+    if lost := binary.missing(text):
+        cause = f"it needs libraries that are not here: {', '.join(lost)}"
+        raise _wrong(word, cause, NOT_FOUND, _LIBRARIES_HINT)
+    if new := binary.too_new(text):
+        cause = f"it wants newer libraries than these: {', '.join(new)}"
+        hint = "build it on an older system, or the image with a newer BASE_IMAGE"
+        raise _wrong(word, cause, _TOO_OLD, hint)
+    return Finding(PASS, f"{word}: {elf.machine_name}, every library is here")
+
+
+def _listed(case: Case, loader: str, path: str) -> str:
+    """Return the loader's list of a program's libraries.
+
+    Directories of /opt that the program itself names are looked for where they lie now.
+    """
+    command, env = [loader, path], case.app_env
+    if os.path.basename(loader).startswith(_GLIBC):
+        # As ldd does (ld.so(8)); with --list it ends at the first library that is missing.
+        env |= {"LD_TRACE_LOADED_OBJECTS": "1", "LD_WARN": "yes"}
+    else:
+        command = [loader, "--list", path]
+    text = _ask(command, env)
+    if case.unpacked and binary.missing(text):
+        opt = case.settings.path("/opt")
+        tried = _ask(command, env | {"LD_DEBUG": "libs"}).split()
+        files = [word.removeprefix("file=") for word in tried if word.startswith(f"file={opt}/")]
+        found = {os.path.dirname(case.here(file)) for file in files}
+        given = [path for path in [env.get("LD_LIBRARY_PATH", "")] if path]
+        text = _ask(command, env | {"LD_LIBRARY_PATH": ":".join([*given, *sorted(found)])})
+    return text
+
+
+def _ask(words: list[str], env: dict[str, str]) -> str:
+    """Return what a small program says."""
+    done = subprocess.run(
+        words,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=_ASK_SECONDS,
+        check=False,
+    )
+    return done.stdout.decode("utf-8", "replace")
+
+
+def _script(word: str, words: list[str], env: dict[str, str]) -> Finding:
+    """See that a script's interpreter is there."""
+    first, *rest = words
+    if first.endswith("\r") or (rest and rest[0].endswith("\r")):
+        cause = "its lines end as Windows ends them, so that its interpreter is not found"
+        raise _wrong(word, cause, NOT_FOUND, f"dos2unix {os.path.basename(word)}, and pack it anew")
+    if not os.path.exists(first):
+        cause = f"its interpreter {first} is not here"
+        raise _wrong(word, cause, NOT_FOUND, "add its package to deps.tar.gz")
+    if os.path.basename(first) == "env" and rest:
+        named = [one for one in rest[0].split() if not one.startswith("-")]
+        # With a variable of its own before it (-S PATH=… program), only env knows.
+        if (
+            named
+            and "=" not in named[0]
+            and not shutil.which(named[0], path=env.get("PATH", os.defpath))
+        ):
+            cause = f"its interpreter {named[0]} is not on PATH"
+            raise _wrong(word, cause, NOT_FOUND, "add its package to deps.tar.gz, or set PATH")
+    return Finding(PASS, f"{word}: a script for {' '.join(words)}")
+
+
+def launcher(case: Case) -> Finding:
+    """Say which launcher is used, and ask mpirun for its version."""
+    settings, env = case.settings, case.app_env
+    found = shutil.which("mpirun", path=env.get("PATH", os.defpath))
+    chosen = settings.launcher
+    if chosen == "mpirun" and not found:
+        hint = "build the image with Open MPI, or set ARCHITRAVE_LAUNCHER=direct"
+        raise AgentError("use mpirun", "it is not on PATH", code=BAD_SETTINGS, hint=hint)
+    if chosen in ("direct", "each"):
+        return Finding(PASS, f"{chosen}: mpirun is not used")
+    if not found:
+        what = "direct: mpirun is not on PATH"
+        if settings.topology.count == 1:
+            return Finding(PASS, what)
+        hint = "build the image with Open MPI, or set ARCHITRAVE_LAUNCHER=each"
+        return Finding(WARN, f"{what}, so that only the main node runs the application", hint)
+    text = _ask([found, "--version"], env)
+    plan.mpi_version(text)
+    case.mpirun = text.splitlines()[0].rpartition(" ")[2]
+    return Finding(PASS, f"mpirun: Open MPI {case.mpirun} ({found})")
+
+
+_LATE = ("look at the program", OS_ERROR, "is a network file system dead? mount | grep nfs")
+CHECKS = (
+    Check("program", program, _SECONDS, _LATE),
+    Check("launcher", launcher, _SECONDS, _LATE),
+)

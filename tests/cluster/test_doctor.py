@@ -1,0 +1,139 @@
+"""The doctors of several nodes meet as a job's nodes do, and reach each other by every pair."""
+
+import json
+import subprocess
+import uuid
+
+import pytest
+
+from agent.local import processes
+from agent.local.hurts import DELAY, Hurt
+from tests.cluster.conftest import codes
+from tests.containers import docker
+from tests.faults.harness import leftovers
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="session")
+def doctors_image(image):
+    """Return the image under test with another command: Batch sets it in a job definition."""
+    name = f"architrave-test-doctor:{uuid.uuid4().hex[:12]}"
+    command = ["docker", "build", "-q", "-t", name, "-"]
+    text = f'FROM {image}\nCMD ["doctor", "--json"]\n'
+    subprocess.run(command, input=text, text=True, check=True, capture_output=True)
+    yield name
+    docker("rmi", name)
+
+
+@pytest.fixture(params=["processes", "containers"])
+def place(request):
+    """Return the image of the nodes, and None where they are processes."""
+    kind = request.param
+    return None if kind == "processes" else request.getfixturevalue("doctors_image")
+
+
+@pytest.fixture
+def doctors(cluster, monkeypatch):
+    """Return what makes a cluster whose nodes run the doctor."""
+    start = processes.spawn.start
+
+    def doctor(argv, *arguments, **options):
+        words = ["doctor", "--json"] if argv[-1] == "run" else [argv[-1]]
+        return start([*argv[:-1], *words], *arguments, **options)
+
+    def make(image, env=None, **options):
+        env = {"ARCHITRAVE_LOG_LEVEL": "info", "ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "60"} | (
+            env or {}
+        )
+        if image is None:
+            monkeypatch.setattr(processes.spawn, "start", doctor)
+        return cluster(image, "exit 0", env=env, **options)
+
+    return make
+
+
+def reports(result):
+    """Return what each node has printed."""
+    found = [json.loads(node.stdout) for node in result.nodes]
+    assert [one["schema"] for one in found] == ["architrave-doctor/1"] * len(found)
+    assert [one["code"] for one in found] == codes(result)
+    return found
+
+
+def named(report, name, verdict=None):
+    return [
+        one["what"]
+        for one in report["checks"]
+        if one["name"] == name and verdict in (None, one["verdict"])
+    ]
+
+
+def test_every_pair(doctors, place):
+    """Three sound nodes: six of six pairs, nothing on S3, nothing left."""
+    with doctors(place) as running:
+        result = running.wait()
+        assert not list(running.s3.keys("architrave", "output"))
+        assert [leftovers(running, index) for index in range(3)] == [[], [], []]
+    main, *workers = reports(result)
+    assert codes(result) == [0, 0, 0], main
+    assert named(main, "pairs") == ["6 of 6 reach each other by ssh and TCP"]
+    assert named(main, "version", "PASS") and named(main, "clocks", "PASS")
+    assert all(named(worker, "nodes", "PASS") for worker in workers)
+
+
+def test_a_cut_between_two_workers(doctors, doctors_image):
+    """Both directions are named with their causes, the code is 75 on every node."""
+    # They can be cut only while they run: the third comes later.
+    with doctors(doctors_image, hurts=(Hurt(DELAY, 3, seconds=5),), nodes=4) as running:
+        running.wait_phase(1, "join")
+        address = running.states[2].address
+        running.nodes[1].in_network(f"ip rule add priority 1 to {address} prohibit")
+        result = running.wait()
+    main = reports(result)[0]
+    assert codes(result) == [75] * 4, main
+    failed = named(main, "pairs", "FAIL")
+    assert len(failed) == 2
+    assert failed[0].startswith("worker 1 cannot reach worker 2: ssh: ")
+    assert failed[1].startswith("worker 2 cannot reach worker 1: ssh: ")
+    assert named(main, "pairs", "WARN") == ["10 of 12 reach each other by ssh and TCP"]
+
+
+def test_only_ssh_passes(doctors, doctors_image):
+    """What mpirun would wait for in vain is found: other ports than ssh's are closed."""
+    with doctors(doctors_image, hurts=(Hurt(DELAY, 2, seconds=5),)) as running:
+        running.wait_phase(1, "join")
+        main = running.nodes[0].address
+        rules = [f"ipproto 6 {which} 22 lookup main" for which in ("dport", "sport")]
+        for priority, rule in enumerate([*rules, "prohibit"], 1):
+            running.nodes[1].in_network(f"ip rule add priority {priority} to {main} {rule}")
+        result = running.wait()
+    failed = named(reports(result)[0], "pairs", "FAIL")
+    assert codes(result) == [75] * 3
+    assert [one.partition(":")[0] for one in failed] == [
+        "main cannot reach worker 1",
+        "worker 1 cannot reach main",
+    ]
+    assert all(" tcp: " in one and "ssh: " not in one for one in failed)
+
+
+def test_a_node_that_never_comes(doctors):
+    """75 at the join deadline, and the missing node is named."""
+    env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "8"}
+    with doctors(None, env=env, hurts=(Hurt(DELAY, 2, seconds=1000),)) as running:
+        assert [running.wait_end(index, 60) for index in (0, 1)] == [75, 75]
+        result = running.wait()
+    (failed,) = named(json.loads(result.nodes[0].stdout), "nodes", "FAIL")
+    assert "worker 2" in failed
+
+
+def test_what_a_worker_finds_is_told_by_main(doctors):
+    """The main node names a worker's own finding, and every node ends with its code."""
+    env = {2: {"APP_BIN": "/opt/nothing"}}
+    with doctors(None, node_env=env) as running:
+        result = running.wait()
+    main, _, worker = reports(result)
+    assert codes(result) == [127] * 3
+    assert named(worker, "program", "FAIL")
+    (told,) = named(main, "worker 2", "FAIL")
+    assert told.startswith("program: cannot run ")
