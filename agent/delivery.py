@@ -12,17 +12,14 @@ from typing import Any
 from agent import cgroup, outputs, report
 from agent.errors import CANNOT_WRITE, AgentError, HelperDied
 from agent.helpers import Helper
-from agent.leavings import Leavings
-from agent.loop import Timer
 from agent.model import AGENT, Node, Outcome
-from agent.sampling import SAMPLE_SECONDS, Sampler
-from agent.settings import S3Place
-from agent.supervisor import Supervisor
+from agent.observer import Observer
+from agent.settings import BATCH, S3Place
 
-_UPLOAD_SECONDS, _RECORD_SECONDS = 3600.0, 60.0
+_UPLOAD_SECONDS, _RECORD_SECONDS, _PAGE_SECONDS = 3600.0, 60.0, 20.0
 
 
-class Delivery(Supervisor):
+class Delivery(Observer):
     """The last phase of every role. `before` is what lay in the output directory at launch."""
 
     output_dir = ""
@@ -30,8 +27,6 @@ class Delivery(Supervisor):
     command: tuple[str, ...] = ()
     before: dict[str, outputs.Stamp] | None = None
     fetched: list[dict[str, Any]]
-    sampler: Sampler | None = None
-    _sampling: Timer | None = None
     _files: list[str]
     _unreadable: list[str]
     _uploader: Helper | None = None
@@ -39,6 +34,9 @@ class Delivery(Supervisor):
     _stored: list[dict[str, Any]]
     # Whether an earlier try with the same place may have left a manifest.
     afresh = False
+    # Whether a page for people is made where the record is kept.
+    pages = True
+    _page_maker: Helper | None = None
 
     @property
     def place(self) -> S3Place | None:
@@ -62,42 +60,6 @@ class Delivery(Supervisor):
     def path_style(self) -> bool:
         """Tell whether S3 is asked with the bucket in the path: a given endpoint has no DNS."""
         return has_own_endpoint(self.settings.helper_env)
-
-    def sample(self, *, by_mpirun: bool) -> None:
-        """Begin to sample the job's processes on this node; psutil is imported a second later.
-
-        `by_mpirun`: the agent itself launches with mpirun, so that whatever is left to it comes
-        from ranks. An application that calls mpirun may have daemons of its own around it.
-        """
-        if self._sampling is not None:
-            return
-        start = self.loop.clock()
-        leavings = Leavings(os.getpid())
-
-        def one() -> None:
-            try:
-                if self.sampler is None:
-                    self.sampler = Sampler(self.own_pids, start)
-                self.sampler.sample(self.loop.clock())
-                if by_mpirun:
-                    self._end_leavings(leavings.look(self.loop.clock(), self.sampler.seen))
-            except Exception as error:  # curves must not end a job
-                self.stop_sampling()
-                self.log.warning("cannot sample the job's processes", cause=str(error))
-
-        self._sampling = self.loop.every(SAMPLE_SECONDS, one)
-
-    def _end_leavings(self, pids: set[int]) -> None:
-        """End what the application has left behind on this node, so that its launcher can end."""
-        if pids:
-            children = self.loop.children
-            left = children.end_orphans(spared=set(children.orphans()) - pids)
-            self.log.info("ended what the application left behind", processes=left)
-
-    def stop_sampling(self) -> None:
-        """Take no more samples."""
-        if self._sampling is not None:
-            self._sampling.cancel()
 
     def results(self) -> list[str]:
         """Return the result files of this node, relative to the output directory."""
@@ -148,7 +110,8 @@ class Delivery(Supervisor):
         return outcome if outcome.code else self.outcome_of(self.failure)
 
     def begin_upload(self) -> None:
-        """Start to upload this node's results; the helper stays for what `deliver` gives it."""
+        """Start to upload this node's results; the helper stays for what `_deliver` gives it."""
+        self._begin_page()
         place = self.place
         if place is None:
             return
@@ -253,47 +216,64 @@ class Delivery(Supervisor):
             peaks=sampler.peaks() if sampler else {},
             samples=sampler.curves() if sampler else {},
             memory_limit_bytes=cgroup.memory_limit(),
+            memory_total_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+            processor_limit=cgroup.processors(),
         )
+
+    def last_lines(self) -> list[str]:
+        """Return the last lines of the application's output; the phase that runs it knows them."""
+        return []
 
     def write_record(self, outcome: Outcome, nodes: dict[int, dict[str, Any]]) -> Outcome:
-        """Write run.json here and on S3, and the manifest last, if nothing is missing.
+        """Write run.json and its page here and on S3, and the manifest last, if nothing is missing.
 
-        Returns the outcome: 73 when the record could not be written and nothing failed before.
+        Returns the outcome: 73 when the record could not be written and nothing failed before. The
+        page is no part of it: without one there is a warning.
         """
         topology = self.settings.topology
+        more = {"last_lines": self.log.scrub(self.last_lines())} if outcome.code else {}
         run = report.run_json(
-            topology, outcome, self.log.scrub(self.command), nodes.values(), self.times
+            topology, outcome, self.log.scrub(self.command), nodes.values(), self.times, **more
         )
-        with contextlib.suppress(OSError):
-            # The application's own file of this name is a result, and stays.
-            if os.path.isdir(self.output_dir) and "run.json" not in self.results():
-                with open(os.path.join(self.output_dir, "run.json"), "w", encoding="utf-8") as file:
-                    file.write(run)
+        self._keep("run.json", run)
         if self.place is None:
+            self._page(run)
             return outcome
-        documents = [("run.json", run)]
+        manifest = []
         complete = len(nodes) == topology.count and not any(n.get("failed") for n in nodes.values())
         if complete:
             parts = {index: node["files"] for index, node in nodes.items()}
-            documents.append(("manifest.json", report.manifest_json(topology, parts)))
+            manifest.append(("manifest.json", report.manifest_json(topology, parts)))
         try:
-            self._deliver(documents)
+            self._deliver(run, manifest)
         except AgentError as error:
             self.fail(error)
             if outcome.code == 0:
                 return Outcome(CANNOT_WRITE, AGENT, cause=str(error), hint=error.hint)
         return outcome
 
-    def _deliver(self, documents: list[tuple[str, str]]) -> None:
-        """Write small documents beside the results, in this order."""
+    def _keep(self, name: str, text: str) -> None:
+        """Write a document beside the results; the application's own of this name stays."""
+        path = os.path.join(self.output_dir, name)
+        with contextlib.suppress(OSError):
+            if os.path.isdir(self.output_dir) and not (
+                os.path.exists(path) and name in self.results()
+            ):
+                with open(path, "w", encoding="utf-8") as file:
+                    file.write(text)
+
+    def _deliver(self, run: str, manifest: list[tuple[str, str]]) -> None:
+        """Write the record, its page and the manifest on S3, in this order."""
         helper = self._uploader
-        if helper is None or not helper.ask({"documents": documents}):
+        if helper is None or not helper.ask({"documents": [("run.json", run)]}):
             raise AgentError(
                 "write the record",
                 "the helper that uploads is gone",
                 code=CANNOT_WRITE,
                 hint="the results of each node are there, without a manifest",
             )
+        page = self._page(run)  # made while the record is on its way
+        helper.ask({"page": page, "documents": manifest, "last": True})
         if not self.wait("write the record", lambda: helper.done, _RECORD_SECONDS):
             raise AgentError(
                 "write the record",
@@ -302,6 +282,41 @@ class Delivery(Supervisor):
                 hint="look at the network",
             )
         helper.outcome()
+
+    def _begin_page(self) -> None:
+        """Start what makes the page: it imports its libraries while the results go up."""
+        kept = self.settings.mode == BATCH or self.place is not None
+        if self._page_maker or not (self.pages and kept and self.settings.topology.is_main):
+            return
+        path = os.path.join(self.settings.runtime_dir, "report.html")
+        try:
+            self._page_maker = self.start_helper("report", {"path": path}, self.hear)
+        except AgentError as error:
+            self.log.warning("no report.html", cause=str(error), hint=error.hint)
+
+    def _page(self, run: str) -> str | None:
+        """Return the page of the record, once it lies beside the results; None without one."""
+        helper = self._page_maker
+        if helper is None:
+            return None
+        seconds = _PAGE_SECONDS
+        if self.last_moment is not None:  # the manifest needs time too
+            seconds = min(seconds, max(self.last_moment - self.loop.clock(), 0.0) / 2)
+        try:
+            helper.ask(run)
+            if not self.wait("make report.html", lambda: helper.done, seconds):
+                hint = "architrave report makes it of run.json"
+                raise HelperDied("make it", "not done in time", code=CANNOT_WRITE, hint=hint)
+            path = str(helper.outcome()["path"])
+            with open(path, encoding="utf-8") as file:
+                page = file.read()
+        except (AgentError, OSError) as error:
+            self.log.warning("no report.html", cause=str(error), hint=getattr(error, "hint", None))
+            return None
+        finally:
+            helper.close()
+        self._keep("report.html", page)
+        return page
 
 
 def has_own_endpoint(env: Mapping[str, str]) -> bool:

@@ -25,6 +25,10 @@ def task_named(name: str) -> Callable[..., dict[str, Any]]:
         from agent import runtime_api
 
         return runtime_api.speak
+    if name == "report":
+        from agent import page
+
+        return page.report
     from agent import link
 
     return {"join": link.join, "tell": link.tell}[name]

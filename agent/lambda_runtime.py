@@ -73,6 +73,7 @@ class Call(Job):
 
     limit_hint = "give the function more time: its timeout, 900 s at most"
     afresh = True  # Lambda's own retries have the same id
+    pages = False  # an invocation pays for its time; `architrave report` makes it of run.json
 
     def __init__(
         self,

@@ -19,8 +19,8 @@ MANIFEST_SCHEMA = "architrave-manifest/1"
 def node_record(node: Node, spans: Iterable[Span], **more: Any) -> dict[str, Any]:
     """Return what one node tells about itself.
 
-    Phases are in seconds of this node's monotonic clock; `unix_minus_monotonic` turns them into
-    times that can be compared between nodes.
+    Phases, and when this was `written`, are in seconds of this node's monotonic clock;
+    `unix_minus_monotonic` turns them into times that can be compared between nodes.
     """
     return {
         "index": node.index,
@@ -33,6 +33,7 @@ def node_record(node: Node, spans: Iterable[Span], **more: Any) -> dict[str, Any
             "machine": os.uname().machine,
         },
         "unix_minus_monotonic": round(time.time() - time.monotonic(), 3),
+        "written": round(time.monotonic(), 4),
         "phases": [
             {"phase": s.phase, "start": round(s.start, 4), "end": s.end and round(s.end, 4)}
             for s in spans
@@ -49,11 +50,12 @@ def run_json(
     times: Mapping[str, float],
     **more: Any,
 ) -> str:
-    """Return the run's record; `times` are real, user and sys in seconds."""
+    """Return the run's record, as `run_schema` describes it; `times` are in seconds."""
     record = {
         "schema": RUN_SCHEMA,
         "job": topology.job,
         "attempt": topology.attempt,
+        "node_count": topology.count,
         "main_node": topology.main_index,
         "command": list(command),
         "exit": outcome.to_json(),

@@ -74,8 +74,8 @@ def _fetch_and_unpack(
         path = os.path.join(request["runtime_dir"], "private.7z")
         fetches[pool.submit(storage.fetch, private, path)] = lambda: _unpack_private(path, request)
     if deps:
-        fetches[pool.submit(_fetch_deps, storage, deps, request)] = lambda: _install(request)
-    jobs: list[Future[Any]] = [pool.submit(_probe, storage, probe)] if probe else []
+        fetches[pool.submit(fetch_deps, storage, deps, request)] = lambda: install_deps(request)
+    jobs: list[Future[Any]] = [pool.submit(probe_place, storage, probe)] if probe else []
     for waiting, fetched in enumerate(as_completed(fetches), 1):
         answer["fetched"] += _as_list(fetched.result())
         if waiting == len(fetches):
@@ -104,7 +104,7 @@ def _timed(action: Callable[[], dict[str, Any]], emit: Emit) -> dict[str, Any]:
     return answer
 
 
-def _probe(storage: Storage, place: S3Place) -> None:
+def probe_place(storage: Storage, place: S3Place) -> None:
     """Find out in the first minute, not after ten hours, whether results can be written."""
     storage.put(b"", place)
     storage.remove(place)
@@ -133,7 +133,7 @@ def _unpack_private(path: str, request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _fetch_deps(storage: Storage, place: S3Place, request: dict[str, Any]) -> list[dict[str, Any]]:
+def fetch_deps(storage: Storage, place: S3Place, request: dict[str, Any]) -> list[dict[str, Any]]:
     """Fetch deps.tar.gz, or the list that stands in its place and each package beside it."""
     if place.key.endswith(".lst"):
         return fetch_listed(storage, place, request["deps_dir"])
@@ -164,7 +164,8 @@ def fetch_listed(storage: Storage, place: S3Place, target: str) -> list[dict[str
         )
 
 
-def _install(request: dict[str, Any]) -> dict[str, Any]:
+def install_deps(request: dict[str, Any]) -> dict[str, Any]:
+    """Install what `fetch_deps` has fetched. `request`: deps_dir, runtime_dir, system."""
     target = request["deps_dir"]
     tar = os.path.join(request["runtime_dir"], "deps.tar.gz")
     if os.path.exists(tar):
@@ -199,19 +200,34 @@ def stage_out(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     `request`: place, node (its name below the place), path_style, directory, files (relative
     paths), afresh (remove an older manifest first). Emits {"stored": [file, …]} now and then, at
     the end {"uploaded": {"files": [{"name", "size", "sha256"}], "failed": [{"name", "what",
-    "cause", "code", "hint"}]}}; then a line {"documents": [[name, text], ...]} on standard input
-    is written below the place, in that order.
+    "cause", "code", "hint"}]}}; then lines {"documents": [[name, text], ...]} on standard input are
+    written below the place, in that order, until one has "last"; a "page" in it goes first, and may
+    fail.
     """
     place = S3Place(**request["place"])
     storage = Storage(emit, path_style=request["path_style"])
     if request.get("afresh"):
         storage.remove(place / "manifest.json")
     emit({"uploaded": _upload(storage, place / request["node"], request, emit)})
-    line = sys.stdin.readline()
-    documents = json.loads(line)["documents"] if line else []
-    for name, text in documents:
-        storage.put(text.encode(), place / name)
-    return {"written": [name for name, _ in documents]}
+    written = []
+    for line in sys.stdin:
+        told = json.loads(line)
+        if told.get("page"):
+            _put_page(storage, place / "report.html", told["page"], emit)
+        for name, text in told["documents"]:
+            storage.put(text.encode(), place / name)
+            written.append(name)
+        if told.get("last"):
+            break
+    return {"written": written}
+
+
+def _put_page(storage: Storage, place: S3Place, text: str, emit: Emit) -> None:
+    """Write the page where a browser will show it; without it the record is complete."""
+    try:
+        storage.put(text.encode(), place, ContentType="text/html; charset=utf-8")
+    except AgentError as error:
+        emit({"log": "warning", "event": str(error), "hint": error.hint})
 
 
 def _size(path: str) -> int:

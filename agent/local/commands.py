@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from agent import __version__
 from agent.errors import NOT_FOUND, AgentError
-from agent.local import local_cli, pack_cli
+from agent.local import doctor_cli, generate_cli, local_cli, pack_cli, report_cli
 from agent.local.parsing import Commands, Parser, command
 
 _SHELLS = ("bash", "zsh", "tcsh")
@@ -66,7 +66,7 @@ def parser() -> Parser:
     exec_ = command(commands, "exec", "run a command as it stands, under the agent", _EXEC)
     exec_.add_argument("words", nargs="+", metavar="CMD", help="the command and its arguments")
     command(commands, "explain", "say what the job would do; touches nothing", _EXPLAIN)
-    for tool in (pack_cli, local_cli):
+    for tool in (doctor_cli, pack_cli, local_cli, report_cli, generate_cli):
         tool.add(commands)
     _add_completion(commands)
     return whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
 import sys
 from pathlib import Path
@@ -130,6 +131,8 @@ def _variable(text: str) -> tuple[str, str]:
         cause = "AWS Batch sets it, and lets nobody else set it"
         raise AgentError(f"use -e {name}", cause, code=USAGE, hint="--nodes, --main-index")
     if not separator:
+        if name == "PRIVATE_PASSWD" and name not in os.environ and sys.stdin.isatty():
+            return name, getpass.getpass("password of private.7z: ")
         if name not in os.environ:
             hint = f"export {name}=… or -e {name}=…"
             raise AgentError(f"use -e {name}", "it is not set here", code=USAGE, hint=hint)
@@ -152,6 +155,8 @@ def _tell(result: Result, main: NodeState) -> None:
     print()
     print(summary(result.nodes))
     print(f"results: {result.results}")
+    if (page := result.results / "report.html") in result.files:
+        print(f"report:  {page}")
     if result.timed_out:
         print("the job ran into its time limit", file=sys.stderr)
     if result.code:

@@ -68,6 +68,7 @@ def uploaded(s3, batch, tmp_path):
 COMPLETE = {
     "manifest.json",
     "run.json",
+    "report.html",
     "node-0/one",
     "node-0/two",
     "node-0/time.log",
@@ -291,7 +292,11 @@ def test_many_small_results(job, batch, failing, s3, tmp_path, fault):
         failing.rule("PUT", "/node-0/many-.", **PASSING[fault])
     code, _, err = job(timeout=110, **batch | {"APP_PARAMS": f"-c '{MANY}'"})
     assert code == (73 if fault == "403" else 0), err
-    names = {f"node-0/many-{i}" for i in range(1, 101)} | {"node-0/time.log", "run.json"}
+    names = {f"node-0/many-{i}" for i in range(1, 101)} | {
+        "node-0/time.log",
+        "run.json",
+        "report.html",
+    }
     missing = {"node-0/many-7"} if fault == "403" else set()
     found = uploaded(s3, batch, tmp_path)
     assert found.keys() - {"manifest.json"} == names - missing
@@ -317,4 +322,4 @@ def test_over_tls(job, root, batch, s3, tmp_path):
     assert code == 0, err
     assert out.startswith(wanted)
     assert not {"fetching another way", "writing another way"} & set(events(err))
-    assert len(uploaded(s3, batch, tmp_path)) == 104
+    assert len(uploaded(s3, batch, tmp_path)) == 105

@@ -78,7 +78,8 @@ def test_whole_job(job, root, batch, put, private, tmp_path, s3):
     assert out.startswith("running\n")
     place = f"{prefix_of(batch)}/output/{env['AWS_BATCH_JOB_ID']}/attempt-1"
     found = {key.removeprefix(place + "/") for key in s3.keys("bucket", place)}
-    assert found == {"node-0/result.txt", "node-0/time.log", "run.json", "manifest.json"}
+    documents = {"run.json", "report.html", "manifest.json"}
+    assert found == {"node-0/result.txt", "node-0/time.log", *documents}
     files = s3.download("bucket", place, tmp_path / "got")
     everything = b"".join(path.read_bytes() for path in files) + (out + err).encode()
     assert PASSWORD.encode() not in everything
@@ -336,4 +337,4 @@ def test_one_odd_result_does_not_cost_the_others(job, batch, root, s3):
     assert code == 73, err
     place = f"{prefix_of(batch)}/output/{batch['AWS_BATCH_JOB_ID']}/attempt-1"
     names = [key.removeprefix(place + "/") for key in s3.keys("bucket", place)]
-    assert sorted(names) == ["node-0/good", "node-0/time.log", "run.json"]
+    assert sorted(names) == ["node-0/good", "node-0/time.log", "report.html", "run.json"]

@@ -1,0 +1,1 @@
+"""Definitions for the places where a job runs, made from the objects that the code runs on."""

@@ -1,0 +1,62 @@
+"""What the pages tell people to type is understood, and their links lead somewhere."""
+
+import re
+import shlex
+
+import pytest
+
+from agent.errors import AgentError
+from agent.local import commands
+from tests.conftest import REPOSITORY
+
+PAGES = sorted(
+    path.relative_to(REPOSITORY)
+    for path in (
+        *REPOSITORY.glob("*.md"),
+        *(REPOSITORY / "docs").rglob("*.md"),
+        *(REPOSITORY / "examples").rglob("*.md"),
+    )
+)
+BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?![a-z]+:)([^)#\s]*)#?([^)\s]*)\)")
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+
+
+def typed(text):
+    """Yield the words of each command of ours that a page shows, as a shell reads them."""
+    for block in BLOCK.findall(text):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.strip().startswith("architrave "):
+                words = shlex.split(line, comments=True)[1:]
+                yield [word for word in words if not word.startswith(">")]
+
+
+def anchors(text):
+    """Return the names by which GitHub's pages, and MyST's, call the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_command_on_a_page_is_understood(page):
+    for words in typed((REPOSITORY / page).read_text()):
+        try:
+            commands.parser().parse_args(words)
+        except SystemExit as end:  # --help and --version
+            assert end.code == 0
+        except AgentError as error:
+            pytest.fail(f"{shlex.join(words)}: {error}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_link_between_files_leads_somewhere(page):
+    for name, fragment in LINK.findall((REPOSITORY / page).read_text()):
+        there = (REPOSITORY / page).parent / name if name else REPOSITORY / page
+        assert there.exists(), name
+        if fragment:
+            assert fragment in anchors(there.read_text()), f"{name}#{fragment}"
+
+
+def test_commands_are_found_on_the_pages():
+    shown = [words for page in PAGES for words in typed((REPOSITORY / page).read_text())]
+    assert {words[0] for words in shown} >= {"pack", "local", "report", "generate"}
