@@ -44,10 +44,14 @@ DATA = (
     ),
     Name(
         "S3_BATCH_DEPS_REL_PATH",
-        "deps.tar.gz, or a deps_batch.lst, below it; <none>: not",
+        "deps.tar.gz, or a deps_batch.lst, below it; <none> switches it off",
         "batch/deps.tar.gz",
     ),
-    Name("S3_BATCH_PRIVATE_REL_PATH", "private.7z below it; <none>: not", "batch/private.7z"),
+    Name(
+        "S3_BATCH_PRIVATE_REL_PATH",
+        "private.7z below it; <none> switches it off",
+        "batch/private.7z",
+    ),
     Name("PRIVATE_PASSWD", "the archive's password; <none> or empty: none", secret=True),
     Name("PRIVATE_PASSWD_FILE", "a file whose first line is the password"),
     Name(
@@ -55,7 +59,7 @@ DATA = (
         "s3://bucket/prefix for results; <none>: nowhere",
         "batch: S3_BUCKET/output",
     ),
-    Name("ARCHITRAVE_OUTPUT_EXCLUDE", "patterns of results that stay behind, by blanks"),
+    Name("ARCHITRAVE_OUTPUT_EXCLUDE", "patterns of results that stay behind, separated by blanks"),
 )
 SEVERAL_NODES = (
     Name(
@@ -96,7 +100,7 @@ RUNNING = (
     ),
     Name(
         "ARCHITRAVE_EVENT_ENV",
-        "what a Lambda event may set: patterns of names, by blanks",
+        "what a Lambda event may set: patterns of names, separated by blanks",
         "APP_IN_FILE APP_PARAMS* OMP_*",
     ),
     Name(

@@ -13,7 +13,7 @@ from typing import IO
 
 from agent.errors import S3_UNREACHABLE, AgentError
 from agent.local import leftovers, spawn
-from agent.local.job import node_name
+from agent.local.job import job_of, node_name
 
 _ANSWER_SECONDS = 20.0
 _STARTS_AT_ONCE = 4
@@ -21,7 +21,7 @@ _LOOK_SECONDS = 0.03
 _FREEZE_TRIES = 5
 _LABEL = "architrave.cluster"
 _OWNER = "architrave.owner"
-_NODE = "architrave.node"
+_NODE, _JOB = "architrave.node", "architrave.job"
 UNAVAILABLE = S3_UNREACHABLE  # 69, EX_UNAVAILABLE: something this job needs does not answer
 
 
@@ -33,12 +33,12 @@ def engine_answers() -> bool:
         return False
 
 
-def shell_on(node: str, *, terminal: bool) -> list[str] | None:
-    """Return the words that open a shell on the node called so, of the cluster that began last."""
-    form = '{{.Names}}\t{{.Label "' + _NODE + '"}}'
+def shell_on(node: str, job: str, *, terminal: bool) -> list[str] | None:
+    """Return what opens a shell on the node called so, of the latest job whose id begins so."""
+    form = "\t".join(("{{.Names}}", f'{{{{.Label "{_NODE}"}}}}', f'{{{{.Label "{_JOB}"}}}}'))
     for line in _try("ps", "--filter", f"label={_LABEL}", "--format", form).splitlines():
-        name, _, called = line.partition("\t")
-        if called == node:
+        name, called, its = line.split("\t")
+        if called == node and its.startswith(job):
             options = "-it" if terminal else "-i"
             return [_program(), "exec", options, name, "/opt/architrave/bin/architrave", "shell"]
     return None
@@ -123,7 +123,7 @@ class Containers:
             *("--name", container, "--hostname", f"node-{index}"),
             *("--network", self._name, "--ip", self.address_of(index)),
             *self._label,
-            *("--label", f"{_NODE}={node_name(env)}"),
+            *("--label", f"{_NODE}={node_name(env)}", "--label", f"{_JOB}={job_of(env)}"),
             # The logs are in the results; `docker logs --follow` loses and repeats some.
             *("--log-driver", "none"),
             *_by_name(env),

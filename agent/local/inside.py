@@ -13,7 +13,7 @@ import psutil
 import agent
 from agent.errors import NO_OBJECT, USAGE, AgentError
 from agent.local import containers
-from agent.local.job import node_name
+from agent.local.job import job_of, node_name
 
 
 def called(text: str) -> str:
@@ -25,12 +25,15 @@ def called(text: str) -> str:
     return "main" if text == "main" else f"worker {int(number)}"
 
 
-def shell(node: str) -> NoReturn:
-    """Become a shell on the node called so, of the job that began last; raise AgentError (66)."""
-    words = containers.shell_on(node, terminal=sys.stdin.isatty())
+def shell(node: str, job: str) -> NoReturn:
+    """Become a shell on the node called so, of the latest job whose id begins so.
+
+    Raises AgentError (66) where there is none.
+    """
+    words = containers.shell_on(node, job, terminal=sys.stdin.isatty())
     if words is not None:
         os.execvp(words[0], words)
-    process = _process(node)
+    process = _process(node, job)
     if process is None:
         cause = "no job that runs on this machine has it"
         hint = "architrave local run …; with --hold a failed job's nodes stay"
@@ -40,14 +43,14 @@ def shell(node: str) -> NoReturn:
     os.execve(sys.executable, [sys.executable, "-m", "agent", "shell"], env)
 
 
-def _process(node: str) -> psutil.Process | None:
+def _process(node: str, job: str) -> psutil.Process | None:
     """Return the latest agent that is this node of a job without containers."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if (
-                process.cmdline()[1:] == ["-m", "agent", "run"]
-                and node_name(process.environ()) == node
-            ):
+            if process.cmdline()[1:] != ["-m", "agent", "run"]:
+                continue
+            env = process.environ()
+            if node_name(env) == node and job_of(env).startswith(job):
                 found.append(process)
     return max(found, key=lambda process: process.create_time(), default=None)

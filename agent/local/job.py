@@ -108,3 +108,8 @@ def node_name(env: Mapping[str, str]) -> str:
     """Return how people call the node with this environment."""
     index = env.get("AWS_BATCH_JOB_NODE_INDEX", "0")
     return "main" if index == env.get("AWS_BATCH_JOB_MAIN_NODE_INDEX", "0") else f"worker {index}"
+
+
+def job_of(env: Mapping[str, str]) -> str:
+    """Return the id of the job that the node with this environment belongs to."""
+    return env.get("AWS_BATCH_JOB_ID", "").partition("#")[0]

@@ -42,6 +42,7 @@ def add(commands: Commands) -> None:
                     _SHELL_EXAMPLES, _shell)  # fmt: skip
     shell.add_argument("node", nargs="?", default="main", metavar="NODE",
                        help="main or worker:INDEX (main)")  # fmt: skip
+    shell.add_argument("--job", default="", metavar="ID", help="its first digits do (the latest)")
     logs = command(local, "logs", "show what the nodes of a job have logged",
                    _LOGS_EXAMPLES, _logs)  # fmt: skip
     logs.add_argument("node", nargs="*", metavar="NODE", help="these only (all)")
@@ -168,7 +169,7 @@ def _tell(result: Result, main: NodeState) -> None:
 
 
 def _shell(options: argparse.Namespace) -> int:
-    inside.shell(inside.called(options.node))
+    inside.shell(inside.called(options.node), options.job)
 
 
 def _logs(options: argparse.Namespace) -> int:

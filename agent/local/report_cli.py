@@ -12,14 +12,15 @@ from typing import Any
 from agent import page
 from agent.delivery import has_own_endpoint
 from agent.errors import BAD_ARCHIVE, CANNOT_WRITE, NO_OBJECT, NOT_FOUND, AgentError, why
-from agent.local import report_text
+from agent.local import node_log, report_text
+from agent.local.job import DEFAULT_RESULTS
 from agent.local.parsing import Commands, command
 from agent.reading import Run, read
 from agent.settings import S3Place
 
 _RECORD = "run.json"
 _EXAMPLES = """\
-  architrave report architrave-results/JOB-ID
+  architrave report                   # of the latest architrave local run here
   architrave report s3://bucket/output/JOB-ID/attempt-1 --to report.html
   architrave report run.json --text
   architrave report first/run.json second/run.json --to compared.html
@@ -31,7 +32,7 @@ def add(commands: Commands) -> None:
     """Add `report`."""
     summary = "make the report of a run from its run.json, or compare two"
     report = command(commands, "report", summary, _EXAMPLES, _report)
-    report.add_argument("place", metavar="PLACE", help="where run.json is")
+    report.add_argument("place", metavar="PLACE", nargs="?", help="where run.json is")
     report.add_argument("other", metavar="OTHER", nargs="?", help="the run to compare it with")
     report.add_argument("--text", action="store_true", help="text for terminals, not HTML")
     report.add_argument(
@@ -44,6 +45,7 @@ def add(commands: Commands) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
+    options.place = options.place or str(node_log.latest(DEFAULT_RESULTS))
     runs = [_run(place) for place in (options.place, options.other) if place is not None]
     if options.text:
         made = report_text.comparison(*runs) if options.other else report_text.text(*runs)

@@ -57,7 +57,7 @@ def test_no_secret_gets_out(cluster, image, keys):
     assert len(ranks(result)) == 3
     assert len(objects) == len(result.files) + 1
     texts = [path.read_bytes() for path in result.results.rglob("*") if path.is_file()]
-    assert len(texts) == len(result.files) + 6  # and the logs
+    assert len(texts) == len(result.files) + 7  # and the logs
     for secret in secrets.values():
         for form in (secret, json.dumps(secret)[1:-1]):
             assert not [text for text in texts if form.encode() in text]

@@ -43,8 +43,9 @@ def test_a_failed_job_is_held(cluster, place):
     with cluster(place, "exit 7", nodes=2, hold=True) as running:
         hint = held(running.states[0])
         held(running.states[1])
+        job = ("--job", running.job.job_id)
         script = "echo $APP_BIN; tail -n 3 $TMP_OUTPUT_DIR/time.log; ls /tmp/batch; exit 9\n"
-        code, out, banner = architrave("local", "shell", "main", text=script)
+        code, out, banner = architrave("local", "shell", "main", *job, text=script)
         assert code == 9 and "/opt/program" in out and "real\t0m" in out
         assert f"beside job {running.job.job_id}, attempt 1, on main, node 0 of 2" in banner
         assert "ssh -F" in banner and running.states[1].address in banner
@@ -59,13 +60,13 @@ def test_a_failed_job_is_held(cluster, place):
             assert done.returncode == 5 and "beside job" in done.stderr
         # From the main node the others are reached.
         reach = banner.partition("other nodes:")[2].splitlines()[0].strip()
-        code, out, _ = architrave("local", "shell", text=f"{reach} echo there\n")
+        code, out, _ = architrave("local", "shell", *job, text=f"{reach} echo there\n")
         assert (code, out) == (0, "there\n")
-        assert architrave("local", "shell", "worker:1", text="exit 4\n")[0] == 4
+        assert architrave("local", "shell", "worker:1", *job, text="exit 4\n")[0] == 4
         running.stop()
         result = running.wait()
     assert [node.code for node in result.nodes] == [7, 7]
-    assert architrave("local", "shell", "worker:1")[0] == 66
+    assert architrave("local", "shell", "worker:1", *job)[0] == 66
 
 
 def test_a_shell_beside_a_job_on_a_terminal(cluster, image):
@@ -73,7 +74,7 @@ def test_a_shell_beside_a_job_on_a_terminal(cluster, image):
     with cluster(image, "last 100 0", nodes=1) as running:
         running.wait_phase(0, "run")
         leader, follower = pty.openpty()
-        words = [*ARCHITRAVE, "local", "shell"]
+        words = [*ARCHITRAVE, "local", "shell", "--job", running.job.job_id]
         ends = {"stdin": follower, "stdout": follower, "stderr": follower}
         process = subprocess.Popen(
             words, cwd=REPOSITORY, env=os.environ | {"TERM": "xterm"}, **ends

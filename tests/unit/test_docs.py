@@ -7,6 +7,7 @@ import pytest
 
 from agent.errors import AgentError
 from agent.local import commands
+from agent.model import PHASES
 from tests.conftest import REPOSITORY
 
 PAGES = sorted(
@@ -60,3 +61,13 @@ def test_every_link_between_files_leads_somewhere(page):
 def test_commands_are_found_on_the_pages():
     shown = [words for page in PAGES for words in typed((REPOSITORY / page).read_text())]
     assert {words[0] for words in shown} >= {"pack", "local", "report", "generate"}
+
+
+def test_the_diagram_has_the_phases_of_both_kinds_of_node():
+    text = (REPOSITORY / "docs/explanation/phases.svg").read_text()
+    assert tuple(re.findall(r'font-weight="600">(\w+)<', text)) == (
+        "main",
+        *PHASES,
+        "worker",
+        *PHASES,
+    )
