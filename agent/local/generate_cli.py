@@ -169,7 +169,17 @@ def _job_definition(options: argparse.Namespace) -> int:
         ulimits=dict(map(job_definition.ulimit, options.ulimit)),
         execute_command=options.exec,
     )
-    return _write(_json(job_definition.job_definition(wanted)), options.to)
+    made = job_definition.job_definition(wanted)
+    if wanted.nodes > 1:
+        _note("the nodes' security group must let them reach each other on all TCP ports")
+    if limit := job_definition.limit_of(made):
+        _note(f"the program itself is given {limit} s, so that its results go up before the end")
+    return _write(_json(made), options.to)
+
+
+def _note(text: str) -> None:
+    """Say what is not in the definition: standard output is the definition's."""
+    print(f"note: {text}", file=sys.stderr)
 
 
 def _iam_policy(options: argparse.Namespace) -> int:

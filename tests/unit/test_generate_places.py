@@ -65,6 +65,20 @@ def test_a_list_of_packages_is_read_with_what_is_beside_it():
     assert allows(made, "s3:ListBucket", "arn:aws:s3:::b")
 
 
+def test_a_list_at_the_bucket_s_root_opens_nothing_else():
+    made = policy(S3_BATCH_DEPS_REL_PATH="own.lst", S3_BUCKET="s3://b")
+    assert allows(made, "s3:GetObject", "arn:aws:s3:::b/own.lst")
+    assert allows(made, "s3:GetObject", "arn:aws:s3:::b/a.deb")
+    assert not allows(made, "s3:GetObject", "arn:aws:s3:::b/output/other/attempt-1/run.json")
+
+
+def test_a_secret_is_named_with_what_secrets_manager_adds():
+    short = SECRET[: -len("-a1b2c3")]
+    made = iam_policy.execution_policy("", [short])
+    assert allows(made, "secretsmanager:GetSecretValue", SECRET)
+    assert not allows(made, "secretsmanager:GetSecretValue", f"{short}-and-more-a1b2c3")
+
+
 @pytest.mark.parametrize(("key", "other"), [("a*", "ab"), ("a?", "ab"), ("*/a", "b/a")])
 def test_a_key_with_a_wildcard_in_it_means_itself(key, other):
     made = policy(S3_BATCH_PRIVATE_REL_PATH=key)

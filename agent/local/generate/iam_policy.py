@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from agent.errors import USAGE, AgentError
+from agent.local.debs import LISTING
 from agent.settings import S3Place, Settings
 
+_SUFFIX = re.compile(r"-[A-Za-z0-9]{6}$")
 Fields = dict[str, Any]
 
 # Where AWS Batch sends a container's output if a definition doesn't say (using_awslogs).
@@ -52,7 +55,7 @@ def execution_policy(log_group: str, secrets: Iterable[str]) -> Fields:
     logs = f"arn:aws:logs:*:*:log-group:{_literal(log_group or LOG_GROUP)}:log-stream:*"
     statements = [_allow("Log", ["logs:CreateLogStream", "logs:PutLogEvents"], [logs])]
     # A reference may go on with a key of the secret and a version; the secret's ARN doesn't.
-    arns = [":".join(arn.split(":")[:7]) for arn in secrets]
+    arns = [_whole(":".join(arn.split(":")[:7])) for arn in secrets]
     for sid, action, service in (
         ("Secrets", "secretsmanager:GetSecretValue", "secretsmanager"),
         ("Parameters", "ssm:GetParameters", "ssm"),
@@ -69,11 +72,19 @@ def _archives(settings: Settings, listing: bool) -> Iterable[str]:
     deps = settings.deps
     if deps is None:
         return
+    yield _arn(deps)
     listed = deps.key.endswith(".lst")
-    if not listed:
-        yield _arn(deps)
+    beside = S3Place(deps.bucket, os.path.dirname(deps.key))
+    if listing and not listed:
+        yield _arn(beside / LISTING)
     if listed or listing:
-        yield _arn(S3Place(deps.bucket, os.path.dirname(deps.key))) + "/*"
+        yield f"{_arn(beside)}/*.deb"
+
+
+def _whole(arn: str) -> str:
+    """Return a secret's ARN with the six characters that Secrets Manager adds to its name."""
+    is_secret = arn.split(":")[2] == "secretsmanager"
+    return f"{arn}-??????" if is_secret and not _SUFFIX.search(arn) else arn
 
 
 def _arn(place: S3Place) -> str:

@@ -94,6 +94,14 @@ def job_definition(wanted: Wanted) -> Fields:
     return made
 
 
+def limit_of(made: Fields) -> str:
+    """Return the application's time limit in a definition, empty without one."""
+    ranges = made.get("nodeProperties", {}).get("nodeRangeProperties", [])
+    container = ranges[0]["container"] if ranges else made["containerProperties"]
+    env = {one["name"]: one["value"] for one in container["environment"]}
+    return str(env.get("ARCHITRAVE_TIMEOUT_SECONDS", ""))
+
+
 def retry_rules(table: Iterable[ExitCode]) -> list[dict[str, str]]:
     """Return rules, of which the first that matches decides: again where that can help, else end.
 
