@@ -23,7 +23,7 @@ _ASK_SECONDS, _SECONDS = 10.0, 30.0
 _TOO_OLD = 1
 # Another loader would not mind the variable, and start the program.
 _GLIBC = ("ld-linux", "ld64.so")
-_LIBRARIES_HINT = "add the packages that have them to deps.tar.gz, or set LD_LIBRARY_PATH"
+_LIBRARIES_HINT = "architrave pack deps --binary makes deps.tar.gz of them; or set LD_LIBRARY_PATH"
 
 
 def program(case: Case) -> Finding:

@@ -117,7 +117,7 @@ class Runner(Delivery):
         if not missing:
             return outcome
         cause = f"{program} needs libraries that are not here: {missing}"
-        hint = "architrave pack deps --binary finds the packages; or set LD_LIBRARY_PATH"
+        hint = "architrave pack deps --binary makes deps.tar.gz of them; or set LD_LIBRARY_PATH"
         return replace(outcome, cause=cause, hint=hint)
 
     def last_words(self) -> str:

@@ -199,8 +199,16 @@ class Container:
     def _set_cable(self, state: str) -> None:
         """Set the machine's end of the container's network device up or down.
 
-        By a container on the machine's own network, so that only the engine needs to be root.
+        By a container on the machine's own network, so that only the engine needs to be root. A
+        node that has ended meanwhile has no cable any more.
         """
+        try:
+            self._try_cable(state)
+        except AgentError:
+            if self._runs():
+                raise
+
+    def _try_cable(self, state: str) -> None:
         number = _docker("exec", self.name, "cat", "/sys/class/net/eth0/iflink")
         script = (
             f"for each in /sys/class/net/*/ifindex; do [ $(cat $each) = {number} ] || continue; "
@@ -227,10 +235,12 @@ class Container:
                 _docker("pause", self.name)
                 return
             except AgentError:
-                running = _try("inspect", "--format", "{{.State.Running}}", self.name) == "true"
-                if not (left and running):
+                if not (left and self._runs()):
                     raise
                 time.sleep(_LOOK_SECONDS)
+
+    def _runs(self) -> bool:
+        return _try("inspect", "--format", "{{.State.Running}}", self.name) == "true"
 
     def thaw(self) -> None:
         """Let a frozen container go on."""

@@ -131,7 +131,7 @@ def test_keys(cluster, keys, tmp_path, mode):
     assert codes(result) == ([65, 65] if mode is None else [0, 0]), errors(result.nodes[0])
     if mode is None:
         assert "ssh_host_rsa_key" in errors(result.nodes[0])
-        assert "ssh-keygen" in result.nodes[0].errors[0]["hint"]
+        assert "architrave pack private" in result.nodes[0].errors[0]["hint"]
 
 
 def tar_with(path, name, kind=tarfile.REGTYPE, link=""):
