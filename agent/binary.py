@@ -22,6 +22,7 @@ _I386, _X86_64 = 3, 62
 _INTERPRETER = 3
 # glibc's and musl's words.
 _MISSING = re.compile(r"^\s*(\S+) => not found|^Error loading shared library ([^:]+):", re.M)
+MISSING_HINT = "architrave pack deps --binary makes deps.tar.gz of them; or set LD_LIBRARY_PATH"
 _TOO_OLD = re.compile(r"version [`'](\S+)' not found \(required by")
 
 

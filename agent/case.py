@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from agent import cgroup
 from agent.delivery import has_own_endpoint
 from agent.environ import with_directories
-from agent.settings import LAMBDA, Settings
+from agent.settings import Settings
 
 if TYPE_CHECKING:
     from agent.storage import Storage
@@ -79,5 +79,4 @@ class Case:
     @property
     def slots(self) -> int:
         """Return the processes for this node."""
-        usual = 1 if self.settings.mode == LAMBDA else cgroup.default_slots()
-        return self.settings.slots or usual
+        return cgroup.slots(self.settings)

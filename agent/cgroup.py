@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import os
 
+from agent.settings import LAMBDA, Settings
+
 _ROOT, _OWN = "/sys/fs/cgroup", "/proc/self/cgroup"
 # Version 1 writes "no limit" as a number near 2^63, rounded to pages.
 _NO_LIMIT = 1 << 60
@@ -84,6 +86,11 @@ def memory_peak() -> int | None:
             if text.isdigit():
                 return int(text)
     return None
+
+
+def slots(settings: Settings) -> int:
+    """Return the processes for this node; lambda mode has always had one."""
+    return settings.slots or (1 if settings.mode == LAMBDA else default_slots())
 
 
 def process_limit() -> int | None:

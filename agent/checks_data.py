@@ -9,7 +9,16 @@ from email.utils import parsedate_to_datetime
 
 from agent import archive, staging
 from agent.case import Case
-from agent.errors import NO_PERMISSION, OS_ERROR, S3_UNREACHABLE, AgentError, NotThere, why
+from agent.delivery import write_probe
+from agent.errors import (
+    CANNOT_WRITE,
+    NO_PERMISSION,
+    OS_ERROR,
+    S3_UNREACHABLE,
+    AgentError,
+    NotThere,
+    why,
+)
 from agent.finding import FAIL, PASS, SKIP, WARN, Check, Finding
 from agent.quantities import size as size_words
 from agent.settings import LAMBDA, SHELL, S3Place
@@ -106,7 +115,7 @@ def deps_there(case: Case) -> Finding:
     try:
         size = _look(case, place)
     except NotThere as missing:
-        place = S3Place(place.bucket, os.path.join(os.path.dirname(place.key), "deps_batch.lst"))
+        place = staging.list_beside(place)
         try:
             size = _look(case, place)
         except NotThere:
@@ -117,11 +126,10 @@ def deps_there(case: Case) -> Finding:
 
 def results(case: Case) -> Finding:
     """Write an empty object where results will go, and remove it."""
-    settings, topology = case.settings, case.settings.topology
-    if settings.output is None:
+    settings = case.settings
+    probe = write_probe(settings)
+    if probe is None:
         return Finding(SKIP, f"nothing is uploaded: results stay in {settings.output_dir}")
-    place = settings.output / f"{topology.job}/attempt-{topology.attempt}"
-    probe = place / f"node-{topology.index}/.write-probe"
     if not case.date:
         try:
             _look(case, probe)
@@ -187,7 +195,11 @@ def _no_room(path: str, size: int, free: int) -> AgentError:
 def writable(case: Case) -> list[Finding]:
     """See that what the job makes can be made, without making it."""
     settings = case.settings
-    paths = {"/tmp": NO_PERMISSION, settings.output_dir: 73, settings.workdir: 73}
+    paths = {
+        "/tmp": NO_PERMISSION,
+        settings.output_dir: CANNOT_WRITE,
+        settings.workdir: CANNOT_WRITE,
+    }
     if settings.private is not None:
         paths["/opt"] = NO_PERMISSION
     wrong = []

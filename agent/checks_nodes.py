@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
-import shutil
 import socket
 import subprocess
 
 from agent import identity, network
 from agent.case import Case
-from agent.errors import NO_PERMISSION, NOT_FOUND, OS_ERROR, AgentError, why
+from agent.errors import OS_ERROR, AgentError, why
 from agent.finding import PASS, SKIP, WARN, Check, Finding
-from agent.sshd import PRIVSEP, find_sshd
+from agent.sshd import PRIVSEP, find_ssh, find_sshd, user_name
 
 _SECONDS = 10.0
 _LATE = ("look at this node", OS_ERROR, "a file system is dead? mount; df -h")
@@ -87,15 +85,8 @@ def sshd(case: Case) -> Finding:
     if case.settings.topology.count == 1:
         return _ALONE
     program = find_sshd()
-    if not shutil.which("ssh", path=case.app_env.get("PATH", os.defpath)):
-        hint = "apt-get install openssh-client"
-        raise AgentError("reach the other nodes", "no ssh on PATH", code=NOT_FOUND, hint=hint)
-    try:
-        user = pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError as error:
-        cause = f"user id {os.geteuid()} has no passwd entry"
-        hint = "run several nodes as a user that the image knows"
-        raise AgentError("start sshd", cause, code=NO_PERMISSION, hint=hint) from error
+    find_ssh(case.app_env.get("PATH", os.defpath))
+    user = user_name()
     if os.geteuid() == 0 and not os.path.isdir(PRIVSEP) and not os.access("/run", os.W_OK):
         hint = f"docker run --tmpfs /run, or mkdir {PRIVSEP} in the image"
         raise AgentError("start sshd", f"{PRIVSEP} is missing", code=OS_ERROR, hint=hint)

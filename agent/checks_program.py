@@ -9,7 +9,6 @@ import subprocess
 from agent import binary, launch, plan
 from agent.case import Case
 from agent.errors import (
-    BAD_SETTINGS,
     NOT_EXECUTABLE,
     NOT_FOUND,
     OS_ERROR,
@@ -23,7 +22,6 @@ _ASK_SECONDS, _SECONDS = 10.0, 30.0
 _TOO_OLD = 1
 # Another loader would not mind the variable, and start the program.
 _GLIBC = ("ld-linux", "ld64.so")
-_LIBRARIES_HINT = "architrave pack deps --binary makes deps.tar.gz of them; or set LD_LIBRARY_PATH"
 
 
 def program(case: Case) -> Finding:
@@ -90,7 +88,7 @@ def _elf(case: Case, word: str, path: str, elf: binary.Elf) -> Finding:
     text = _listed(case, loader, path)
     if lost := binary.missing(text):
         cause = f"it needs libraries that are not here: {', '.join(lost)}"
-        raise _wrong(word, cause, NOT_FOUND, _LIBRARIES_HINT)
+        raise _wrong(word, cause, NOT_FOUND, binary.MISSING_HINT)
     if new := binary.too_new(text):
         cause = f"it wants newer libraries than these: {', '.join(new)}"
         hint = "build it on an older system, or the image with a newer BASE_IMAGE"
@@ -160,11 +158,8 @@ def launcher(case: Case) -> Finding:
     """Say which launcher is used, and ask mpirun for its version."""
     settings, env = case.settings, case.app_env
     found = shutil.which("mpirun", path=env.get("PATH", os.defpath))
-    chosen = settings.launcher
-    if chosen == "mpirun" and not found:
-        hint = "build the image with Open MPI, or set ARCHITRAVE_LAUNCHER=direct"
-        raise AgentError("use mpirun", "it is not on PATH", code=BAD_SETTINGS, hint=hint)
-    if chosen in ("direct", "each"):
+    chosen = plan.launcher(settings.launcher, found)
+    if settings.launcher in ("direct", "each"):
         return Finding(PASS, f"{chosen}: mpirun is not used")
     if not found:
         what = "direct: mpirun is not on PATH"

@@ -14,9 +14,11 @@ from agent.errors import CANNOT_WRITE, AgentError, HelperDied
 from agent.helpers import Helper
 from agent.model import AGENT, Node, Outcome
 from agent.observer import Observer
-from agent.settings import BATCH, S3Place
+from agent.settings import BATCH, S3Place, Settings
 
 _UPLOAD_SECONDS, _RECORD_SECONDS, _PAGE_SECONDS = 3600.0, 60.0, 20.0
+
+PROBE = ".write-probe"
 
 
 class Delivery(Observer):
@@ -41,9 +43,7 @@ class Delivery(Observer):
     @property
     def place(self) -> S3Place | None:
         """Return where this attempt's results go on S3."""
-        topology = self.settings.topology
-        output = self.settings.output
-        return output / f"{topology.job}/attempt-{topology.attempt}" if output else None
+        return self.settings.place
 
     @property
     def times(self) -> dict[str, float]:
@@ -317,6 +317,12 @@ class Delivery(Observer):
             helper.close()
         self._keep("report.html", page)
         return page
+
+
+def write_probe(settings: Settings) -> S3Place | None:
+    """Return the object by which this node tries whether its results can be written."""
+    place = settings.place
+    return place / f"node-{settings.topology.index}/{PROBE}" if place else None
 
 
 def has_own_endpoint(env: Mapping[str, str]) -> bool:

@@ -47,3 +47,4 @@ APPLICATION = (
     ExitCode(errors.NOT_FOUND, "the application, or a library of it, is not there",
              "correct APP_BIN, or add the package to deps.tar.gz"),
 )  # fmt: skip
+EVERY = (*OWN, *APPLICATION)

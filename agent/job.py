@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import pwd
-import shutil
 from typing import Any
 
 from agent import __version__, model
-from agent.delivery import fields
-from agent.errors import NO_PERMISSION, NOT_FOUND, S3_UNREACHABLE, AgentError
+from agent.delivery import fields, write_probe
+from agent.errors import S3_UNREACHABLE, AgentError
 from agent.model import Node, Outcome
 from agent.runner import Runner, make_directory
 from agent.settings import BATCH
-from agent.sshd import Sshd
+from agent.sshd import Sshd, find_ssh, user_name
 
 _STAGE_SECONDS = 3600.0
 _SMALL_STEP_SECONDS = 60.0
@@ -107,8 +105,7 @@ class Job(Runner):
         """Fetch and unpack the archives, install the dependencies."""
         settings = self.settings
         deps_dir = settings.path("/tmp/deps")
-        place = self.place
-        probe = place / f"node-{settings.topology.index}/.write-probe" if place else None
+        probe = write_probe(settings)
         several = settings.topology.count > 1
         if not (settings.private or settings.deps or probe or several):
             return
@@ -153,7 +150,7 @@ class Job(Runner):
             "attempt": settings.topology.attempt,
             "address": address,
             "port": settings.ssh_port,
-            "user": _user_name(),
+            "user": user_name(),
             "nodes": settings.topology.count,
             "heartbeat": settings.heartbeat,
             "env": {name: env[name] for name in _SESSION_ENV if env.get(name)},
@@ -166,11 +163,11 @@ class Job(Runner):
     @property
     def ssh(self) -> tuple[str, ...]:
         """Return the command that reaches another node; raise AgentError (127) without one."""
-        program = shutil.which("ssh", path=self.app_env().get("PATH", os.defpath))
-        if program is None:
-            hint = "apt-get install openssh-client"
-            raise AgentError("reach the other nodes", "no ssh on PATH", code=NOT_FOUND, hint=hint)
-        return program, "-F", f"{self._ssh_directory}/ssh_config"
+        return (
+            find_ssh(self.app_env().get("PATH", os.defpath)),
+            "-F",
+            f"{self._ssh_directory}/ssh_config",
+        )
 
     def open_sshd(self) -> dict[str, Any]:
         """Start sshd; return what requests to other nodes need."""
@@ -179,7 +176,7 @@ class Job(Runner):
         self.sshd = Sshd(self.loop, self.log, config, settings.app_env, self.own_pids)
         return {
             "port": settings.ssh_port,
-            "user": _user_name(),
+            "user": user_name(),
             "directory": self._ssh_directory,
             "timeout": max(2.0, 2 * settings.heartbeat),
         }
@@ -198,15 +195,3 @@ def _build_date() -> str | None:
             return file.readline().strip()
     except OSError:
         return None
-
-
-def _user_name() -> str:
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError as error:
-        raise AgentError(
-            "start sshd",
-            f"user id {os.geteuid()} has no passwd entry",
-            code=NO_PERMISSION,
-            hint="run several nodes as a user that the image knows",
-        ) from error

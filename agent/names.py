@@ -115,9 +115,11 @@ RUNNING = (
     ),
 )
 
+EVERY = (*APPLICATION, *DATA, *SEVERAL_NODES, *RUNNING)
+
 
 def unknown(env: Iterable[str]) -> dict[str, str]:
     """Return the variables that look like ours and are none, each with the name that is nearest."""
-    known = [name.name for name in (*APPLICATION, *DATA, *SEVERAL_NODES, *RUNNING)]
+    known = [name.name for name in EVERY]
     strange = [name for name in sorted(env) if name.startswith("ARCHITRAVE_") and name not in known]
     return {name: "".join(difflib.get_close_matches(name, known, 1)) for name in strange}

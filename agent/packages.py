@@ -12,6 +12,8 @@ from agent.errors import BAD_ARCHIVE, OS_ERROR, AgentError
 
 # Not by the machine's processors: a container may have few processes.
 _AT_ONCE = 4
+# In deps.tar.gz; or on S3 in its stead, beside the packages that it names.
+LISTING = "deps_batch.lst"
 _FIELDS = ("Package", "Version", "Architecture")
 
 

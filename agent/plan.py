@@ -34,6 +34,16 @@ class MpiRun:
     more: tuple[str, ...] = ()
 
 
+def launcher(chosen: str, mpirun: str | None) -> str:
+    """Return which launcher is used: what is set, or what the image has; raise AgentError (78)."""
+    if chosen == "mpirun" and not mpirun:
+        hint = "build the image with Open MPI, or set ARCHITRAVE_LAUNCHER=direct"
+        raise AgentError("use mpirun", "it is not on PATH", code=BAD_SETTINGS, hint=hint)
+    if chosen == "auto":
+        return "mpirun" if mpirun else "direct"
+    return chosen
+
+
 def mpi_version(text: str) -> int:
     """Return Open MPI's major version as `mpirun --version` tells; raise AgentError (78)."""
     match = re.search(r"\(Open MPI\) (\d+)\.", text)

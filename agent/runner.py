@@ -11,11 +11,10 @@ from agent import __version__, cgroup, hostfile, model, outputs, plan
 from agent.console import Outlet
 from agent.delivery import Delivery
 from agent.environ import with_directories
-from agent.errors import BAD_SETTINGS, CANNOT_WRITE, NOT_FOUND, AgentError, why
+from agent.errors import CANNOT_WRITE, NOT_FOUND, AgentError, why
 from agent.launch import Application, resolve
 from agent.model import AGENT, Node, Outcome
 from agent.output import Output
-from agent.settings import LAMBDA
 
 _LOG_SECONDS = 0.2
 _ASK_SECONDS = 10.0
@@ -112,13 +111,13 @@ class Runner(Delivery):
         ldd = shutil.which("ldd", path=env.get("PATH", os.defpath))
         if outcome.code != NOT_FOUND or ldd is None:
             return outcome
-        lines = self.ask("ldd tells what is missing", [ldd, program], env).splitlines()
-        missing = ", ".join(line.split()[0] for line in lines if line.endswith("=> not found"))
+        from agent import binary  # for a failure only
+
+        missing = binary.missing(self.ask("ldd tells what is missing", [ldd, program], env))
         if not missing:
             return outcome
-        cause = f"{program} needs libraries that are not here: {missing}"
-        hint = "architrave pack deps --binary makes deps.tar.gz of them; or set LD_LIBRARY_PATH"
-        return replace(outcome, cause=cause, hint=hint)
+        cause = f"{program} needs libraries that are not here: {', '.join(missing)}"
+        return replace(outcome, cause=cause, hint=binary.MISSING_HINT)
 
     def last_words(self) -> str:
         """Return the end of the application's output."""
@@ -140,14 +139,8 @@ class Runner(Delivery):
 
     def launcher(self, env: dict[str, str]) -> str:
         """Return which launcher is used: what is set, or what the image has."""
-        chosen = self.settings.launcher
         found = shutil.which("mpirun", path=env.get("PATH", os.defpath))
-        if chosen == "mpirun" and not found:
-            hint = "build the image with Open MPI, or set ARCHITRAVE_LAUNCHER=direct"
-            raise AgentError("use mpirun", "it is not on PATH", code=BAD_SETTINGS, hint=hint)
-        if chosen == "auto":
-            return "mpirun" if found else "direct"
-        return chosen
+        return plan.launcher(self.settings.launcher, found)
 
     def write_hostfiles(self, workers: list[Node]) -> None:
         """Write the hostfile, and the one with each address once; this node comes first."""
@@ -171,10 +164,8 @@ class Runner(Delivery):
 
     @property
     def slots(self) -> int:
-        """Return the processes for this node; lambda mode has always had one."""
-        if self.settings.slots:
-            return self.settings.slots
-        return 1 if self.settings.mode == LAMBDA else cgroup.default_slots()
+        """Return the processes for this node."""
+        return cgroup.slots(self.settings)
 
     def mpirun_options(self, env: dict[str, str]) -> plan.MpiRun:
         """Return what mpirun needs on this node alone."""

@@ -100,6 +100,12 @@ class Settings:
         return os.path.join(self.root, absolute.lstrip("/"))
 
     @property
+    def place(self) -> S3Place | None:
+        """Return where this attempt's results go on S3."""
+        job = f"{self.topology.job}/attempt-{self.topology.attempt}"
+        return self.output / job if self.output else None
+
+    @property
     def runtime_dir(self) -> str:
         """Return the agent's own directory (0700): keys, sshd's configuration, downloads."""
         return runtime_dir(self.root)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 from collections.abc import Mapping
 from functools import partial
 
-from agent.errors import OS_ERROR, AgentError
+from agent.errors import NO_PERMISSION, NOT_FOUND, OS_ERROR, AgentError
 from agent.log import Log
 from agent.loop import Loop
 from agent.process import Child
@@ -28,6 +29,25 @@ def find_sshd() -> str:
             hint="build the image with --target batch, or apt-get install openssh-server",
         )
     return path
+
+
+def find_ssh(path: str) -> str:
+    """Return the program ssh; raise AgentError (127) when it is not on `path`."""
+    program = shutil.which("ssh", path=path)
+    if program is None:
+        hint = "apt-get install openssh-client"
+        raise AgentError("reach the other nodes", "no ssh on PATH", code=NOT_FOUND, hint=hint)
+    return program
+
+
+def user_name() -> str:
+    """Return as whom nodes log in; raise AgentError (77) for a user that the image lacks."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError as error:
+        cause = f"user id {os.geteuid()} has no passwd entry"
+        hint = "run several nodes as a user that the image knows"
+        raise AgentError("start sshd", cause, code=NO_PERMISSION, hint=hint) from error
 
 
 class Sshd:

@@ -137,20 +137,24 @@ def fetch_deps(storage: Storage, place: S3Place, request: dict[str, Any]) -> lis
     """Fetch deps.tar.gz, or the list that stands in its place and each package beside it."""
     if place.key.endswith(".lst"):
         return fetch_listed(storage, place, request["deps_dir"])
-    beside = S3Place(place.bucket, os.path.join(os.path.dirname(place.key), "deps_batch.lst"))
     try:
         return [storage.fetch(place, os.path.join(request["runtime_dir"], "deps.tar.gz"))]
     except NotThere as missing:
         try:
-            return fetch_listed(storage, beside, request["deps_dir"])
+            return fetch_listed(storage, list_beside(place), request["deps_dir"])
         except NotThere:
             raise missing from None
+
+
+def list_beside(deps: S3Place) -> S3Place:
+    """Return the list that may stand in the stead of deps.tar.gz."""
+    return S3Place(deps.bucket, os.path.join(os.path.dirname(deps.key), packages.LISTING))
 
 
 def fetch_listed(storage: Storage, place: S3Place, target: str) -> list[dict[str, Any]]:
     """Fetch the packages that a deps_batch.lst names beside itself, several at once."""
     content = storage.read(place)
-    Path(target, "deps_batch.lst").write_bytes(content)
+    Path(target, packages.LISTING).write_bytes(content)
     folder = os.path.dirname(place.key)
     names = packages.read_list(content.decode("utf-8", "replace"))
     with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
@@ -178,7 +182,7 @@ def install_deps(request: dict[str, Any]) -> dict[str, Any]:
         finally:
             os.unlink(tar)
     found = {path.name: str(path) for path in sorted(Path(target).rglob("*.deb"))}
-    listed = next(Path(target).rglob("deps_batch.lst"), None)
+    listed = next(Path(target).rglob(packages.LISTING), None)
     if listed:
         names = packages.read_list(listed.read_text("utf-8", "replace"))
         missing = [name for name in names if name not in found]

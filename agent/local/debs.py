@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.errors import BAD_SETTINGS, NO_OBJECT, OS_ERROR, AgentError
+from agent.packages import LISTING
 
-LISTING = "deps_batch.lst"
 _SCRIPT = Path(__file__).parent / "fetch-debs"
 
 

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agent.errors import CANNOT_WRITE, NOT_FOUND, USAGE, AgentError, why
-from agent.exit_codes import APPLICATION, OWN
+from agent import exit_codes
+from agent.errors import NOT_FOUND, USAGE, AgentError
 from agent.local.generate import compose, iam_policy, job_definition, scar
 from agent.local.generate.variables import secrets, settings_on, variables
 from agent.local.job import DEFAULT_IMAGE, Job
-from agent.local.parsing import Commands, Parser, command, group
+from agent.local.parsing import Commands, Parser, command, group, write
 from agent.settings import S3Place
 
 _JOB = """\
@@ -56,7 +56,7 @@ def _add_job_definition(generate: Commands) -> None:
     _add_size(one, 2048)
     one.add_argument("--timeout", type=int, default=0, metavar="SECONDS",
                      help="of an attempt; the program's own ends before")  # fmt: skip
-    again = ", ".join(str(code.code) for code in (*OWN, *APPLICATION) if code.again)
+    again = ", ".join(str(code.code) for code in exit_codes.EVERY if code.again)
     one.add_argument("--attempts", type=int, default=3, metavar="N",
                      help=f"tries in all (3), after {again} (the program's too)")  # fmt: skip
     _add_variables(one)
@@ -253,9 +253,5 @@ def _write(text: str, path: Path | None) -> int:
     if path is None:
         sys.stdout.write(text)
         return 0
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        hint = "--to another file"
-        raise AgentError(f"write {path}", why(error), code=CANNOT_WRITE, hint=hint) from error
+    write(path, text)
     return 0

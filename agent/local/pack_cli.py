@@ -15,6 +15,7 @@ from agent.errors import USAGE, AgentError
 from agent.local import debs, pack
 from agent.local.job import DEFAULT_IMAGE
 from agent.local.parsing import Commands, command, group
+from agent.packages import LISTING
 from agent.settings import S3Place
 
 _PRIVATE = """\
@@ -95,7 +96,7 @@ def _deps(options: argparse.Namespace) -> list[Path]:
             print(f"  {deb.name}")
     size, packages = options.to.stat().st_size / 1e6, "package" if len(found) == 1 else "packages"
     print(f"{options.to}: {len(found)} {packages} that {where} lacks, {size:.1f} MB")
-    return [options.to, options.to.with_name(debs.LISTING)]
+    return [options.to, options.to.with_name(LISTING)]
 
 
 def _upload(path: Path, place: S3Place) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
-from agent.errors import USAGE, AgentError
+from agent.errors import CANNOT_WRITE, USAGE, AgentError, why
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -23,6 +24,15 @@ if TYPE_CHECKING:  # argparse's own class is private, and takes no argument at r
     Commands: TypeAlias = argparse._SubParsersAction[Parser]
 else:
     Commands = argparse._SubParsersAction
+
+
+def write(path: Path, text: str) -> None:
+    """Write what was made to the file that --to names; raise AgentError (73)."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        hint = "--to another file"
+        raise AgentError(f"write {path}", why(error), code=CANNOT_WRITE, hint=hint) from error
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

@@ -11,10 +11,10 @@ from typing import Any
 
 from agent import page
 from agent.delivery import has_own_endpoint
-from agent.errors import BAD_ARCHIVE, CANNOT_WRITE, NO_OBJECT, NOT_FOUND, AgentError, why
+from agent.errors import BAD_ARCHIVE, NO_OBJECT, NOT_FOUND, AgentError, why
 from agent.local import node_log, report_text
 from agent.local.job import DEFAULT_RESULTS
-from agent.local.parsing import Commands, command
+from agent.local.parsing import Commands, command, write
 from agent.reading import Run, read
 from agent.settings import S3Place
 
@@ -55,11 +55,7 @@ def _report(options: argparse.Namespace) -> int:
     else:
         made = _html(runs)
     path = options.to or _beside(options)
-    try:
-        path.write_text(made, encoding="utf-8")
-    except OSError as error:
-        hint = "--to another file"
-        raise AgentError(f"write {path}", why(error), code=CANNOT_WRITE, hint=hint) from error
+    write(path, made)
     print(path)
     return 0
 

@@ -23,11 +23,7 @@ from agent.run_schema import SCHEMA
 
 _MARK = re.compile(r"^<!-- made of the code: (\w+) -->$", re.MULTILINE)
 _KNOWN = sorted(
-    (
-        name.name
-        for group in (names.APPLICATION, names.DATA, names.SEVERAL_NODES, names.RUNNING)
-        for name in group
-    ),
+    (name.name for name in names.EVERY),
     key=len,
     reverse=True,
 )

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from agent.delivery import PROBE
 from agent.errors import USAGE, AgentError
-from agent.local.debs import LISTING
+from agent.packages import LISTING
 from agent.settings import S3Place, Settings
 
 _SUFFIX = re.compile(r"-[A-Za-z0-9]{6}$")
@@ -41,7 +42,7 @@ def job_policy(settings: Settings, *, listing: bool, execute_command: bool) -> F
         below = _arn(settings.output)
         writes = ["s3:PutObject", "s3:AbortMultipartUpload"]
         statements.append(_allow("Results", writes, [f"{below}/*"]))
-        statements.append(_allow("Probe", ["s3:DeleteObject"], [f"{below}/*/.write-probe"]))
+        statements.append(_allow("Probe", ["s3:DeleteObject"], [f"{below}/*/{PROBE}"]))
     if execute_command:
         # These have no resources that a policy could name.
         statements.append(

@@ -22,7 +22,6 @@ from agent.supervisor import STOP_SECONDS
 
 Fields = dict[str, Any]
 
-_TABLE = (*exit_codes.OWN, *exit_codes.APPLICATION)
 # AWS Batch user guide, job_retries, job_timeouts, service_limits.
 _MOST_RULES, _MOST_ATTEMPTS, _LEAST_TIMEOUT, _MOST_BYTES = 5, 10, 60, 24 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
@@ -71,7 +70,10 @@ def job_definition(wanted: Wanted) -> Fields:
     env = dict(wanted.env)
     made: Fields = {
         "jobDefinitionName": wanted.name,
-        "retryStrategy": {"attempts": wanted.attempts, "evaluateOnExit": retry_rules(_TABLE)},
+        "retryStrategy": {
+            "attempts": wanted.attempts,
+            "evaluateOnExit": retry_rules(exit_codes.EVERY),
+        },
     }
     if wanted.timeout:
         env["ARCHITRAVE_TIMEOUT_SECONDS"] = _time_limit(wanted.timeout, settings)

@@ -12,9 +12,8 @@ from agent.settings import SECRETS, Settings, read
 # Up to so many nodes AWS Batch starts for one job (multi-node-parallel-jobs).
 _MOST_NODES = 1000
 _PROTECTED = "AWS_BATCH"
-_TABLE = (*names.APPLICATION, *names.DATA, *names.SEVERAL_NODES, *names.RUNNING)
 # A file's name is no secret; what stands in it is.
-_SECRET = {one.name for one in _TABLE if one.secret} | set(SECRETS) - {"PRIVATE_PASSWD_FILE"}
+_SECRET = {one.name for one in names.EVERY if one.secret} | set(SECRETS) - {"PRIVATE_PASSWD_FILE"}
 _ARN = re.compile(
     r"arn:aws[a-z-]*:(secretsmanager:[a-z0-9-]+:\d{12}:secret:|ssm:[a-z0-9-]+:\d{12}:parameter/)"
     r"[\w/+=.@:-]+"
