@@ -99,11 +99,12 @@ class Children:
             alive, report = os.pipe()
         except OSError as error:
             raise _no_room(argv[0], error) from error
+        agent = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
-                self._become(argv, env, cwd, (stdin, stdout, stderr), foreground, report)
+                self._become(agent, argv, env, cwd, (stdin, stdout, stderr), foreground, report)
         except OSError as error:
             os.close(alive)
             raise _no_room(argv[0], error) from error
@@ -173,6 +174,7 @@ class Children:
 
     def _become(
         self,
+        agent: int,
         argv: Sequence[str],
         env: Mapping[str, str],
         cwd: str,
@@ -189,6 +191,8 @@ class Children:
             if self._libc:
                 # An agent that is not PID 1 may be killed alone: nothing of its own outlives it.
                 self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+                if os.getppid() != agent:
+                    return  # killed between the fork and this: no signal will come any more
             _close_all_but({*descriptors, report})
             self._place(descriptors)
             if cwd:

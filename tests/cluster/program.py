@@ -38,9 +38,11 @@ def main():
         with open(hostfile()) as file:
             seen["hostfile"] = file.read()
         seen["address"] = seen["address"] or seen["hostfile"].split()[0]
-    directory = os.environ["TMP_OUTPUT_DIR"]
-    with open(os.path.join(directory, f"rank-{rank}.json"), "w") as file:
+    result = os.path.join(os.environ["TMP_OUTPUT_DIR"], f"rank-{rank}.json")
+    # Whole or not at all: it may be ended here, and half a result is uploaded as it is.
+    with open(result + ".part", "w") as file:
         json.dump(seen, file)
+    os.rename(result + ".part", result)
     print(f"ready {rank} of {size}", flush=True)
     what, *numbers = sys.argv[1:]
     if what == "meet":

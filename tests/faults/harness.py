@@ -104,6 +104,14 @@ def processes_below(root):
     return found
 
 
+def nothing_goes_on(node, seconds=10):
+    """Check that what a killed agent has started ends soon, by itself."""
+    deadline = time.monotonic() + seconds
+    while (found := processes_below(node.root)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not found
+
+
 def kill_agent(node):
     """Kill the agent alone; what it started must end by itself."""
     node.signal(signal.SIGKILL)

@@ -26,7 +26,7 @@ from agent.errors import AgentError
 from agent.local.cluster import Cluster, Result
 from agent.local.hurts import DELAY, Hurt
 from tests.cluster.conftest import described, make_private
-from tests.conftest import IMAGE, engine_answers, make_keys, until
+from tests.conftest import IMAGE, engine_answers, make_keys
 from tests.faults import harness
 from tests.faults.s3proxy import FailingS3
 
@@ -276,7 +276,7 @@ def check(running: Running, fault: Fault, hurt: bool) -> None:
         # One that is cut off waits for S3 as well, and ends all the same.
         harness.ends(cluster, [drawn.node], 90)
         if drawn.fault == "agent killed":
-            until(lambda: not harness.processes_below(running.node.root), 10)
+            harness.nothing_goes_on(running.node)
     if drawn.fault == "never starts":
         cluster.stop()
     result = cluster.wait()

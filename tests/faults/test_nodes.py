@@ -5,6 +5,8 @@ import os
 import pwd
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +52,30 @@ def test_agent_killed(cluster, hurt, phase):
         result = running.wait()
         names = named(running, hurt)
         harness.check(running, result, hurt=hurt, allowed=allowed(phase), named=names)
-        until(lambda: not harness.processes_below(running.nodes[hurt].root), 10)
+        harness.nothing_goes_on(running.nodes[hurt])
+
+
+# What is forked kills the agent before it is bound to the agent's life.
+KILLED_TOO_SOON = """
+import os
+from agent.process import Children
+
+def kill(*group):
+    agent = os.getppid()
+    os.kill(agent, 9)
+    while os.getppid() == agent:
+        pass
+
+os.setpgid = kill
+Children().spawn(["echo", "goes on"], os.environ)
+"""
+
+
+@pytest.mark.cell("nodes.agent-killed")
+def test_agent_killed_between_fork_and_exec():
+    command = [sys.executable, "-c", KILLED_TOO_SOON]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGKILL, "", "")
 
 
 @pytest.mark.cell("nodes.container-killed")
