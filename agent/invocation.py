@@ -15,7 +15,7 @@ from agent.model import APPLICATION, Outcome
 from agent.settings import S3Place
 
 # From the last moment on for the answer itself; Lambda ends the environment at the deadline.
-_ANSWER_SECONDS = 0.3
+_ANSWER_SECONDS = 0.5
 # For results on their way: a tenth of the time, in these limits and never more than a third of it.
 _SHARE, _LEAST_UPLOAD_SECONDS, _MOST_UPLOAD_SECONDS = 0.1, 1.0, 10.0
 # From the application's end on, for its last output.

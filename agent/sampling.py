@@ -51,6 +51,9 @@ class Sampler:
         self.seen: list[psutil.Process] = []
         self._cpu: dict[_Key, float] = {}
         self._disk: dict[_Key, _Disk] = {}
+        # Bytes read and written that the next samples count once more, as negative numbers: those
+        # of a process that ended between the reading of its parent and its own.
+        self._owed = [0, 0]
         self._network = self._network_bytes()  # what came before psutil was there isn't known
         # Since the last sample that was kept: seconds, the highest memory, sums of what is a rate.
         self._kept_at = start
@@ -106,7 +109,9 @@ class Sampler:
                 resident += process.memory_info().rss
                 if (counted := self._disk_of(process)) is not None:
                     disk[key] = counted
-        read, written = _moved(self._disk, disk)
+        moved = [sum(pair) for pair in zip(_moved(self._disk, disk), self._owed, strict=True)]
+        self._owed = [min(0, amount) for amount in moved]
+        read, written = (max(0, amount) for amount in moved)
         network = self._network_bytes()
         received, sent = (
             max(0, later - earlier) for later, earlier in zip(network, self._network, strict=True)
@@ -182,7 +187,8 @@ def _moved(before: dict[_Key, _Disk], now: dict[_Key, _Disk]) -> tuple[int, int]
     """Return the bytes read and written between two samples.
 
     The kernel adds what an ended process has moved to the process that waits for it, so the sum
-    over all goes on counting it, until nobody of the job is left to wait.
+    over all goes on counting it, until nobody of the job is left to wait. Negative when a process
+    has ended after its parent was read: the parent has it only in the next sample.
     """
     read = sum(one.read for one in now.values()) - sum(one.read for one in before.values())
     written = sum(one.written for one in now.values()) - sum(one.written for one in before.values())
@@ -194,4 +200,4 @@ def _moved(before: dict[_Key, _Disk], now: dict[_Key, _Disk]) -> tuple[int, int]
             parent = ended[parent].parent
         if parent not in alive:
             read, written = read + one.read, written + one.written
-    return max(0, read), max(0, written)
+    return read, written

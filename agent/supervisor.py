@@ -198,9 +198,19 @@ class Supervisor:
                 if not again or self.hurried:
                     raise AgentError(what, error.cause, code=code, hint=error.hint) from error
                 self.log.warning("trying once more", what=what, cause=error.cause)
+                self._clear_away(helper)
             finally:
                 helper.close()
         raise AssertionError("unreachable")
+
+    def _clear_away(self, helper: Helper) -> None:
+        """End a helper and what it leaves: its 7-Zip or dpkg would be in the way of the next one's.
+
+        Whoever waits for a helper in `call` has no application yet, and no session of sshd's.
+        """
+        helper.close()
+        self.loop.wait(lambda: not helper.child.running, self.loop.clock() + _CLEANUP_SECONDS)
+        self.loop.children.end_orphans()
 
     def hear(self, message: dict[str, Any]) -> None:
         """Log what a helper tells; a phase that it names begins."""

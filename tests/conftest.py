@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from agent.local.s3 import EmbeddedS3
@@ -17,6 +18,10 @@ REPOSITORY = Path(__file__).parent.parent
 IMAGE = os.environ.get("ARCHITRAVE_TEST_IMAGE", "architrave:test")
 LAMBDA_IMAGE = f"{IMAGE}-lambda"
 PASSWORD = "geheim, with blanks & $igns"
+
+# A loaded machine makes an example slow, and that is no flaw of what is tested.
+hypothesis.settings.register_profile("loaded", deadline=None)
+hypothesis.settings.load_profile("loaded")
 
 
 def pytest_addoption(parser):

@@ -44,6 +44,8 @@ class Follower:
         self._state = state
         self._listener = listener
         self._changed = changed
+        for copy in (state.stdout_file, state.stderr_file):
+            copy.touch()  # who looks into them need not wait for the threads
         self._readers = [
             _thread(self._read, node.stdout, state.stdout_file, self._take_output),
             _thread(self._read, node.stderr, state.stderr_file, self._take_log),

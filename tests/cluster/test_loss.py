@@ -69,12 +69,12 @@ def test_worker_cut_off(cluster, image):
 def test_worker_that_never_starts(cluster, place):
     """The main node gives up at the limit, names who is missing, and ends those who came."""
     late = Hurt(DELAY, 2, seconds=1000)
-    env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "4"}
+    env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "10"}
     with cluster(place, "hold", env=env, hurts=(late,)) as running:
         running.wait_phase(0, "join")
         start = time.monotonic()
-        assert end_within(running, [0, 1], 16) == [75, 75]
-        assert time.monotonic() - start > 3
+        assert end_within(running, [0, 1], 24) == [75, 75]
+        assert time.monotonic() - start > 8
         result = running.wait()
     assert "worker 2" in errors(result.nodes[0])
     assert "ready" not in result.nodes[0].stdout.decode()

@@ -117,6 +117,18 @@ def kill_agent(node):
     node.signal(signal.SIGKILL)
 
 
+def only_ssh(address):
+    """Return a script by which a container reaches nothing of an address but its sshd.
+
+    One script: a container is started to run it, and the job goes on meanwhile.
+    """
+    passing = [f"ipproto 6 {which} 22 lookup main" for which in ("dport", "sport")]
+    return "; ".join(
+        f"ip rule add priority {priority} to {address} {rule}"
+        for priority, rule in enumerate([*passing, "prohibit"], 1)
+    )
+
+
 def kill_sshd(node):
     """Kill the sshd that listens; return whether there was one."""
     with contextlib.suppress(psutil.Error):

@@ -262,7 +262,7 @@ def inflict(running: Running) -> bool:
         FAULTS[drawn.fault].act(running)
     except AgentError:
         # Docker can do nothing to a container that has ended meanwhile.
-        cluster.wait_end(drawn.node, harness.HEARTBEAT)
+        cluster.wait_end(drawn.node, harness.BOUND)
         return False
     return FAULTS[drawn.fault].hurt
 

@@ -125,7 +125,7 @@ def test_keys(cluster, keys, tmp_path, mode):
             path.chmod(mode)
     shutil.copy("/bin/true", directory / "program")
     private = pack(directory, tmp_path / "private.7z", PASSWORD)
-    env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "4"}
+    env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "30"}
     with cluster(None, "", nodes=2, private=private, env=env) as running:
         result = running.wait()
     assert codes(result) == ([65, 65] if mode is None else [0, 0]), errors(result.nodes[0])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,11 +54,34 @@ def test_helper_is_killed(agent, batch, times):
 @pytest.mark.cell("machine.helper")
 def test_helper_hangs(broken, batch):
     """One that says nothing is ended at its deadline; the next one does the work."""
-    process = broken("agent.job", "_STAGE_SECONDS", "2", env=batch | {"APP_PARAMS": "-c 'exit 4'"})
+    process = broken("agent.job", "_STAGE_SECONDS", "8", env=batch | {"APP_PARAMS": "-c 'exit 4'"})
     until(lambda: harness.helper_of(process)).send_signal(signal.SIGSTOP)
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 4, err
-    assert "not done after 2 s" in err
+    assert "not done after 8 s" in err
+
+
+@pytest.mark.cell("machine.helper")
+def test_helper_is_killed_while_7_zip_runs(agent, batch, tmp_path):
+    """The second try's 7-Zip has the directory for itself: the first one's has been ended."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    # The first one would unpack for ever; the next one looks whether it is still there.
+    (programs / "7zz").write_text(
+        f"""#!/bin/sh
+        if [ ! -e {programs}/first ]; then echo $$ >{programs}/first; exec sleep 1000; fi
+        kill -0 $(cat {programs}/first) && : >{programs}/both
+        exec {shutil.which("7zz")} "$@"
+        """
+    )
+    (programs / "7zz").chmod(0o755)
+    env = batch | {"APP_PARAMS": "-c 'exit 4'", "PATH": f"{programs}:{os.environ['PATH']}"}
+    process = agent("run", env=env)
+    until(lambda: (programs / "first").exists() and (programs / "first").read_text())
+    harness.helper_of(process).kill()
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 4, err
+    assert "trying once more" in err and not (programs / "both").exists()
 
 
 @pytest.mark.cell("machine.helper")

@@ -1,7 +1,9 @@
 """Samples of a node: what is counted, how curves fold, and that nothing is counted twice."""
 
+import contextlib
 import subprocess
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -66,9 +68,8 @@ def run_sampled(script, every=0.05):
     sampler = Sampler(others, time.monotonic())
     with subprocess.Popen(["sh", "-c", script]) as process:
         while process.poll() is None:
-            sampler.sample(time.monotonic())
             time.sleep(every)
-        sampler.sample(time.monotonic())
+            sampler.sample(time.monotonic())
     return sampler
 
 
@@ -81,6 +82,52 @@ def test_disk_is_counted_once(tmp_path):
     script = f"cd {tmp_path}; sh ./both; sleep 0.3; true"
     sampler = run_sampled(script)
     assert 2 * 8388608 <= sampler.peaks()["written_bytes"] < 2.5 * 8388608
+
+
+class Told:
+    """A process as psutil tells of it, of which only the disk is of interest."""
+
+    def __init__(self, pid, parent, written):
+        self.pid, self.parent, self.written = pid, parent, written
+
+    oneshot = contextlib.nullcontext
+
+    def name(self):
+        return "app"
+
+    def create_time(self):
+        return 0.0
+
+    def cpu_times(self):
+        return SimpleNamespace(user=0.0, system=0.0)
+
+    def memory_info(self):
+        return SimpleNamespace(rss=0)
+
+    def ppid(self):
+        return self.parent
+
+    def io_counters(self):
+        return SimpleNamespace(read_bytes=0, write_bytes=self.written)
+
+
+def test_a_child_that_ends_while_its_parent_is_read(monkeypatch):
+    """The sample that finds it nowhere is short; what it has written counts once in the end."""
+    samples = iter(
+        [
+            [Told(2, 1, 100), Told(3, 2, 8000)],
+            [Told(2, 1, 100)],  # read before it waited for the child
+            [Told(2, 1, 8300)],
+            [Told(2, 1, 8400)],
+        ]
+    )
+    sampler = Sampler(set(), 0.0)
+    monkeypatch.setattr(sampler, "_processes", lambda: next(samples))
+    totals = []
+    for second in range(1, 5):
+        sampler.sample(float(second))
+        totals.append(sampler.peaks()["written_bytes"])
+    assert totals == [8100, 8100, 8300, 8400]
 
 
 def test_processors_and_memory_are_the_job_s():
