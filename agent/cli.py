@@ -122,7 +122,7 @@ def _job(way: str, arguments: list[str]) -> int:
 
     env = environment()
     try:
-        settings = _shell_settings(env) if way == "shell" else settings_.read(env)
+        settings = _settings(way, env)
     except AgentError as error:
         if way == "explain":
             raise
@@ -157,16 +157,18 @@ def _job(way: str, arguments: list[str]) -> int:
     return code
 
 
-def _shell_settings(env: Mapping[str, str]) -> Settings:
-    """Read the environment as the job would, which the shell is for; EXEC_TYPE may be missing."""
+def _settings(way: str, env: Mapping[str, str]) -> Settings:
+    """Read the environment; a shell reads it as the job would that it is for."""
+    from agent.settings import BATCH, SHELL, job_mode, read
+
+    if way != "shell" and env.get("EXEC_TYPE", "").lower() != SHELL:
+        return read(env)
+    if way == "explain":
+        return read({**env, "EXEC_TYPE": job_mode(env) or BATCH})
     from dataclasses import replace
 
-    from agent.settings import SHELL, read
-
-    try:
-        return replace(read(env), mode=SHELL, runtime_api="")
-    except AgentError:
-        return read({**env, "EXEC_TYPE": SHELL})
+    read_as = {**env, "EXEC_TYPE": job_mode(env) or SHELL}
+    return replace(read(read_as), mode=SHELL, runtime_api="")
 
 
 def _role(settings: Settings) -> type[Job]:

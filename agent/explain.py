@@ -14,6 +14,7 @@ from agent.job import Job
 from agent.main_node import MainNode
 from agent.names import Name
 from agent.settings import SECRETS, SHELL
+from agent.shell import start_line
 
 _GROUPS = {
     "application": names.APPLICATION,
@@ -25,18 +26,18 @@ _GROUPS = {
 
 def explain(job: Job, env: Mapping[str, str]) -> str:
     """Return the page: this node, the settings with their sources, the phases with commands."""
-    lines = [*_node(job), ""]
+    lines = [*_node(job, env), ""]
     for title, group in _GROUPS.items():
         lines += [title, *(_setting(name, env, job.log.scrub) for name in group), ""]
     lines += [*_unknown(env), "what would run", *_phases(job)]
     return "\n".join(lines) + "\n"
 
 
-def _node(job: Job) -> Iterator[str]:
+def _node(job: Job, env: Mapping[str, str]) -> Iterator[str]:
     topology = job.settings.topology
     role = "alone" if topology.count == 1 else topology.name(topology.index)
-    if job.settings.mode == SHELL:
-        yield "a debug shell, in which `architrave run` would do as follows"
+    if env.get("EXEC_TYPE", "").lower() == SHELL:
+        yield f"a debug shell, in which `{start_line(env)}` would do as follows"
     yield f"mode {job.settings.mode}, node {topology.index} of {topology.count} ({role}), job" \
         f" {topology.job}, attempt {topology.attempt}"  # fmt: skip
 

@@ -20,9 +20,13 @@ class RuntimeDirectory:
         self.taken = False
         self.path = path
         self._lock = -1
+        self._lent: list[str] | None = None
 
-    def take(self) -> None:
-        """Make it, empty; raise AgentError 75 when it is taken, 77 when it can't be made."""
+    def take(self, *, for_shell: bool = False) -> None:
+        """Make it, empty; raise AgentError 75 when it is taken, 77 when it can't be made.
+
+        What a shell has lent is free for a job, not for another shell.
+        """
         path = self.path
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -33,8 +37,11 @@ class RuntimeDirectory:
                 if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
                     raise PermissionError(1, "it belongs to somebody else") from None
                 os.chmod(path, 0o700)
-            lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = self._acquire()
+            if for_shell and _is_process(os.pread(lock, 20, 0)):
+                os.close(lock)
+                raise BlockingIOError
+            os.ftruncate(lock, 0)
             os.utime(lock)  # so that an outer agent sees that it isn't an older job's
             self._lock = lock
         except BlockingIOError as error:
@@ -55,19 +62,51 @@ class RuntimeDirectory:
         for name in os.listdir(path):
             remove(os.path.join(path, name))
 
-    def remove(self, more: Iterable[str]) -> None:
-        """Remove it, what was unpacked by its journal, and `more`, unless it is another agent's."""
+    def lend(self) -> None:
+        """Let a job have it until `remove`; the lock's file names this process meanwhile."""
         if self._lock < 0:
             return
+        self._lent = self._unpacked()
+        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+        self._release()
+
+    def remove(self, more: Iterable[str]) -> None:
+        """Remove it, what was unpacked by its journal, and `more`, unless it is another agent's."""
+        if self._lent is not None:
+            with contextlib.suppress(OSError):
+                self._lock = self._acquire()
+        if self._lock < 0:
+            return
+        for path in (*self._unpacked(), *(self._lent or ()), *more, self.path, f"{self.path}.lock"):
+            remove(path)
+        self._release()
+
+    def _acquire(self) -> int:
+        """Return the locked file's descriptor; raise BlockingIOError where another agent has it."""
+        lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise
+        return lock
+
+    def _release(self) -> None:
+        os.close(self._lock)
+        self._lock = -1
+
+    def _unpacked(self) -> list[str]:
+        """Return what the journal names."""
         with contextlib.suppress(OSError):
             journal = os.path.join(self.path, JOURNAL)
             with open(journal, encoding="utf-8", errors="surrogateescape") as list_:
-                for path in list_.read().split("\0"):
-                    remove(path)
-        for path in (*more, self.path, f"{self.path}.lock"):
-            remove(path)
-        os.close(self._lock)
-        self._lock = -1
+                return list_.read().split("\0")
+        return []
+
+
+def _is_process(pid: bytes) -> bool:
+    """Tell whether this is the number of a process that is there."""
+    return pid.isdigit() and os.path.exists(f"/proc/{int(pid)}")
 
 
 def remove(path: str) -> None:

@@ -121,7 +121,7 @@ def read(env: Mapping[str, str]) -> Settings:
     if not os.path.isabs(root):
         raise _bad("ARCHITRAVE_ROOT", root, "it is no absolute path", "use an absolute path")
     bucket = S3Place.parse(env.get("S3_BUCKET") or "s3://scar-architrave", "S3_BUCKET")
-    usual = _below(root, "/tmp/output" if mode == BATCH else "/tmp")
+    usual = _below(root, "/tmp" if mode == LAMBDA else "/tmp/output")
     # The application may be started in another directory than the agent.
     output_dir = os.path.abspath(env.get("TMP_OUTPUT_DIR") or usual)
     return Settings(
@@ -179,7 +179,7 @@ def _bad(name: str, value: str, cause: str, hint: str, code: int = BAD_SETTINGS)
 
 def _workdir(env: Mapping[str, str], mode: str, root: str) -> str:
     """Return the application's working directory, empty for the one that the agent was given."""
-    given = env.get("ARCHITRAVE_WORKDIR") or (_below(root, "/tmp") if mode == BATCH else "")
+    given = env.get("ARCHITRAVE_WORKDIR") or ("" if mode == LAMBDA else _below(root, "/tmp"))
     return os.path.abspath(given) if given else ""
 
 
@@ -204,6 +204,17 @@ def _mode(env: Mapping[str, str]) -> str:
         code=USAGE,
         hint="docker run -e EXEC_TYPE=lambda (or batch, shell) …",
     )
+
+
+def job_mode(env: Mapping[str, str]) -> str:
+    """Return the mode of the job that a shell is for, empty if nothing tells it."""
+    given = env.get("EXEC_TYPE", "").lower()
+    if given in (LAMBDA, BATCH):
+        return given
+    try:
+        return _mode({**env, "EXEC_TYPE": ""})
+    except AgentError:
+        return ""
 
 
 def runtime_api(env: Mapping[str, str], mode: str) -> str:

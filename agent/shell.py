@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from agent import hostfile, packages, passthrough
 from agent.environ import environment
 from agent.errors import AgentError
 from agent.job import Job
 from agent.process import has_terminal
+from agent.settings import SHELL, job_mode
 
 
 class Shell(Job):
@@ -27,7 +28,7 @@ class Shell(Job):
         self.fetched = []
         notes = []
         try:
-            self.prepare()
+            self._directory.take(for_shell=True)
             if self.settings.staging_asked:
                 self.stage_in()
         except AgentError as error:
@@ -43,6 +44,7 @@ class Shell(Job):
             if name in self.app_env():
                 env[name] = self.app_env()[name]
         self._banner(notes)
+        self._directory.lend()
         bash = shutil.which("bash") or "/bin/sh"
         words = [bash, *arguments]
         if not arguments and has_terminal():
@@ -62,7 +64,7 @@ class Shell(Job):
     def _prepared(self) -> Iterator[str]:
         yield f"the job would run: {shlex.join(self.settings.command)}"
         yield f"results go to:     {self.settings.output_dir}"
-        yield "start it with:     EXEC_TYPE=batch architrave run"
+        yield f"start it with:     {start_line(environment())}"
 
     def _attached(self) -> Iterator[str]:
         """Yield what a person wants to know of the job that is here."""
@@ -85,3 +87,12 @@ class Shell(Job):
                 return [address for address, _ in hostfile.parse(file.read())][1:]
         except (OSError, ValueError):
             return []
+
+
+def start_line(env: Mapping[str, str]) -> str:
+    """Return the line that starts the job of this environment, in which a shell is asked for."""
+    mode = job_mode(env)
+    if not mode:
+        return "EXEC_TYPE=batch architrave run, or EXEC_TYPE=lambda"
+    asked = env.get("EXEC_TYPE", "").lower() == SHELL
+    return f"EXEC_TYPE={mode} architrave run" if asked else "architrave run"

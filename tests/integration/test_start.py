@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY, read_line, until
+from tests.conftest import REPOSITORY, pack, read_line, until
 
 CATCHABLE = sorted(set(range(1, 32)) - {9, 17, 19, 20, 21, 22})
 # Those whose default is to end a process: not CHLD, CONT, URG, WINCH, and what stops one.
@@ -297,6 +297,25 @@ def test_shell_takes_commands_from_standard_input(agent):
     assert process.returncode == 4
     assert out.startswith("got 1 /")
     assert "the job would run" in err and "/opt/app" in err
+
+
+def test_shell_starts_the_job_by_its_banner(agent, root, s3_env, s3, keys, tmp_path):
+    """The banner's line runs the job that the shell is for; then nothing decrypted is left."""
+    s3.put_file("bucket", "shell/private.7z", pack(keys, tmp_path / "private.7z"))
+    (root / "opt/app").write_text("#!/bin/sh\ntest -e ${0%/*}/ssh_host_rsa_key && exit 7\n")
+    env = s3_env | {"APP_BIN": "/opt/app", "S3_BUCKET": "s3://bucket/shell", "EXEC_TYPE": "shell"}
+    env |= {"S3_BATCH_DEPS_REL_PATH": "<none>", "ARCHITRAVE_LAUNCHER": "direct"}
+    env |= {"PYTHONPATH": str(REPOSITORY), "AWS_BATCH_JOB_ID": "by-hand"}
+    process = agent("shell", env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    banner = [process.stderr.readline() for _ in range(4)]
+    (line,) = [line for line in banner if "start it with" in line]
+    command = line.partition(":")[2].strip()
+    assert command == "EXEC_TYPE=batch architrave run"
+    command = command.replace("architrave", f"{sys.executable} -m agent")
+    out, err = process.communicate(f"{command}; echo code $?\n", timeout=60)
+    assert out.endswith("code 7\n"), err
+    assert [path.name for path in (root / "opt").iterdir()] == ["app"]
+    assert not list((root / "tmp").glob(".architrave*"))
 
 
 def test_shell_by_its_other_names(agent):
