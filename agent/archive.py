@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -36,6 +37,8 @@ def unpack_7z(path: str, target: str, password: str, forbidden: set[str]) -> Non
     _check_space(unpacked_size(path, password, forbidden), target, path)
     _run(seven_zip(), ["x", "-y", "-bso0", "-bsp0", f"-o{target}", path], path, password)
     _check_tree(target, path)
+    for name in forbidden & set(os.listdir(target)):
+        raise _own_name(path, name)
 
 
 def unpacked_size(path: str, password: str, forbidden: set[str]) -> int:
@@ -81,11 +84,15 @@ def _check_listing(listing: str, path: str, forbidden: set[str]) -> int:
         key, _, value = line.partition(" = ")
         if key == "Path":
             check_name(value, path)
-            if value.partition("/")[0] in forbidden:
-                raise _bad(path, f"{value} is the agent's own name", "leave it out of the archive")
+            if os.path.normpath(value).partition("/")[0] in forbidden:
+                raise _own_name(path, value)
         elif key == "Size" and value.isdigit():
             size += int(value)
     return size
+
+
+def _own_name(path: str, name: str) -> AgentError:
+    return _bad(path, f"{name} is the agent's own name", "leave it out of the archive")
 
 
 def check_name(name: str, path: str) -> None:
@@ -161,22 +168,24 @@ def _copy_out(tar: tarfile.TarFile, member: tarfile.TarInfo, full: str) -> None:
 def move_into(source: str, target: str, journal: str) -> None:
     """Move all of a tree into another one, over what is there; `journal` lists what is moved.
 
-    The journal is written first: whoever is interrupted here can still be cleaned up after.
+    A name is in the journal before its file is moved: whoever is interrupted here can still be
+    cleaned up after. Raises AgentError 77 before anything is moved if one has no place there.
     """
     files = sorted(
         os.path.relpath(os.path.join(folder, name), source)
         for folder, directories, names in os.walk(source)
         for name in (*names, *(d for d in directories if os.path.islink(os.path.join(folder, d))))
     )
-    with open(journal, "w", encoding="utf-8", errors="surrogateescape") as list_:
-        list_.write("\0".join(os.path.join(target, name) for name in files))
     try:
         for name in files:
-            full = os.path.join(target, name)
-            os.makedirs(os.path.dirname(full), exist_ok=True)
-            if os.path.isdir(full) and not os.path.islink(full):
-                raise IsADirectoryError(21, "a directory has this name", full)
-            os.replace(os.path.join(source, name), full)
+            _check_room(target, name)
+        with open(journal, "w", encoding="utf-8", errors="surrogateescape") as list_:
+            for name in files:
+                full = os.path.join(target, name)
+                os.makedirs(os.path.dirname(full), exist_ok=True)
+                list_.write(f"{full}\0")
+                list_.flush()
+                os.replace(os.path.join(source, name), full)
         for folder, directories, _ in os.walk(source):
             for name in directories:
                 relative = os.path.relpath(os.path.join(folder, name), source)
@@ -185,6 +194,17 @@ def move_into(source: str, target: str, journal: str) -> None:
         cause = f"{error.filename2 or error.filename}: {why(error)}"
         hint = f"make {target} writable for this user"
         raise AgentError(f"unpack into {target}", cause, code=NO_PERMISSION, hint=hint) from error
+
+
+def _check_room(target: str, name: str) -> None:
+    """Raise OSError where a file is to replace a directory, or to lie below a file."""
+    full = os.path.join(target, name)
+    if os.path.isdir(full) and not os.path.islink(full):
+        raise IsADirectoryError(errno.EISDIR, "a directory has this name", full)
+    while (name := os.path.dirname(name)) and not os.path.isdir(os.path.join(target, name)):
+        if os.path.lexists(os.path.join(target, name)):
+            cause = "a file has the name of its directory"
+            raise NotADirectoryError(errno.ENOTDIR, cause, os.path.join(target, name))
 
 
 def _check_space(size: int, target: str, path: str) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agent import cgroup
-from agent.delivery import has_own_endpoint
 from agent.environ import with_directories
 from agent.settings import Settings
+from agent.uploading import has_own_endpoint
 
 if TYPE_CHECKING:
     from agent.storage import Storage

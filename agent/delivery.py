@@ -4,46 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
-from agent import cgroup, outputs, report
+from agent import cgroup, report
 from agent.errors import CANNOT_WRITE, AgentError, HelperDied
 from agent.helpers import Helper
 from agent.model import AGENT, Node, Outcome
-from agent.observer import Observer
 from agent.settings import BATCH, S3Place, Settings
+from agent.uploading import Uploading
 
-_UPLOAD_SECONDS, _RECORD_SECONDS, _PAGE_SECONDS = 3600.0, 60.0, 20.0
+_RECORD_SECONDS, _PAGE_SECONDS = 60.0, 20.0
 
 PROBE = ".write-probe"
 
 
-class Delivery(Observer):
-    """The last phase of every role. `before` is what lay in the output directory at launch."""
+class Delivery(Uploading):
+    """The last phase of every role."""
 
-    output_dir = ""
     node = Node(0, "", 1)
     command: tuple[str, ...] = ()
-    before: dict[str, outputs.Stamp] | None = None
     fetched: list[dict[str, Any]]
-    _files: list[str]
-    _unreadable: list[str]
-    _uploader: Helper | None = None
-    _uploaded: dict[str, Any] | None = None
-    _stored: list[dict[str, Any]]
-    # Whether an earlier try with the same place may have left a manifest.
-    afresh = False
     # Whether a page for people is made where the record is kept.
     pages = True
     _page_maker: Helper | None = None
-
-    @property
-    def place(self) -> S3Place | None:
-        """Return where this attempt's results go on S3."""
-        return self.settings.place
 
     @property
     def times(self) -> dict[str, float]:
@@ -56,29 +40,10 @@ class Delivery(Observer):
             "sys": round(child.system_seconds, 3) if child else 0.0,
         }
 
-    @property
-    def path_style(self) -> bool:
-        """Tell whether S3 is asked with the bucket in the path: a given endpoint has no DNS."""
-        return has_own_endpoint(self.settings.helper_env)
-
-    def results(self) -> list[str]:
-        """Return the result files of this node, relative to the output directory."""
-        path = self.settings.path
-        own = [
-            self.settings.runtime_dir,
-            f"{self.settings.runtime_dir}.lock",
-            self.settings.exit_code_file,
-            *(
-                path(p)
-                for p in ("/tmp/deps", "/tmp/batch", "/tmp/hostfile", "/tmp/hostfile-deduped")
-            ),
-            *(path(p) for p in ("/tmp/private.7z", "/tmp/deps.tar.gz")),
-        ]
-        if self.before is None:
-            return []  # nothing ran here, so nothing is this job's
-        self._unreadable = []
-        exclude = self.settings.exclude
-        return outputs.results(self.output_dir, self.before, own, exclude, self._unreadable)
+    def begin_upload(self) -> None:
+        """Start to make the page, and to upload this node's results."""
+        self._begin_page()
+        super().begin_upload()
 
     def stop_application(self) -> None:
         """End an application that still runs because something else has failed."""
@@ -103,91 +68,11 @@ class Delivery(Observer):
         Nothing is uploaded any more; the log says what lies here and where.
         """
         assert self.failure is not None
-        files = self.results() if os.path.isdir(self.output_dir) else []
+        files = self.results()
         self.log.warning(
             "results left alone", directory=self.output_dir, files=files[:20], count=len(files)
         )
         return outcome if outcome.code else self.outcome_of(self.failure)
-
-    def begin_upload(self) -> None:
-        """Start to upload this node's results; the helper stays for what `_deliver` gives it."""
-        self._begin_page()
-        place = self.place
-        if place is None:
-            return
-        self._unreadable = []
-        self._files = self.results() if os.path.isdir(self.output_dir) else []
-        if not self._files and not self.settings.topology.is_main:
-            return  # a worker has no record to write either
-        request = {
-            "place": fields(place),
-            "node": f"node-{self.settings.topology.index}",
-            "path_style": self.path_style,
-            "directory": self.output_dir,
-            "files": self._files,
-            "afresh": self.afresh,
-        }
-        self._uploaded, self._stored = None, []
-        self._uploader = self.start_helper("stage_out", request, self._hear_upload)
-
-    def _hear_upload(self, message: dict[str, Any]) -> None:
-        if "uploaded" in message:
-            self._uploaded = message["uploaded"]
-        elif "stored" in message:
-            self._stored += message["stored"]
-        else:
-            self.hear(message)
-
-    def finish_upload(self) -> dict[str, Any]:
-        """Wait until the results are on S3; return {"files", "failed"}. Raises nothing."""
-        if self._uploader is None:
-            return {"files": [], "failed": []}
-        try:
-            answer = self._await_upload()
-        except AgentError as error:
-            stored = {file["name"] for file in self._stored}
-            left = [name for name in self._files if name not in stored]
-            failed = [{"name": name, **error.to_json()} for name in left]
-            answer = {"files": self._stored, "failed": failed}
-        answer["failed"] += [
-            {"name": path, "what": f"read {path}", "cause": "permission denied", "hint": ""}
-            for path in self._unreadable
-        ]
-        for failed in answer["failed"]:
-            # Each is named; the line with the job's cause is that of `judged`, or there already.
-            self.log.warning(
-                f"cannot {failed['what']}: {failed['cause']}",
-                hint=failed["hint"] or f"it stays in {self.output_dir}",
-            )
-        self.log.info(
-            "uploaded", files=len(answer["files"]), failed=len(answer["failed"]), to=str(self.place)
-        )
-        return answer
-
-    def _upload_ended(self, helper: Helper) -> bool:
-        return self._uploaded is not None or helper.done
-
-    def _await_upload(self) -> dict[str, Any]:
-        """Wait for the helper; one that dies or hangs is tried once more."""
-        for again in (True, False):
-            helper = self._uploader
-            assert helper is not None
-            what = "upload the results"
-            came = self.wait(what, partial(self._upload_ended, helper), _UPLOAD_SECONDS)
-            if self._uploaded is not None:
-                return self._uploaded
-            helper.close()
-            try:
-                if not came:
-                    hint = "look at the network, or leave more time for them"
-                    raise HelperDied(what, "not done in time", code=CANNOT_WRITE, hint=hint)
-                helper.outcome()
-            except HelperDied as error:
-                if not again or self.hurried:
-                    raise
-                self.log.warning("trying once more", cause=error.cause)
-                self.begin_upload()
-        raise AssertionError("unreachable")
 
     def judged(self, outcome: Outcome, uploaded: dict[str, Any]) -> Outcome:
         """Return the outcome with what uploading says of it: 73 if nothing failed before."""
@@ -257,7 +142,7 @@ class Delivery(Observer):
         path = os.path.join(self.output_dir, name)
         with contextlib.suppress(OSError):
             if os.path.isdir(self.output_dir) and not (
-                os.path.exists(path) and name in self.results()
+                os.path.exists(path) and name in self._files
             ):
                 with open(path, "w", encoding="utf-8") as file:
                     file.write(text)
@@ -323,13 +208,3 @@ def write_probe(settings: Settings) -> S3Place | None:
     """Return the object by which this node tries whether its results can be written."""
     place = settings.place
     return place / f"node-{settings.topology.index}/{PROBE}" if place else None
-
-
-def has_own_endpoint(env: Mapping[str, str]) -> bool:
-    """Tell whether S3 is asked with the bucket in the path: a given endpoint has no DNS."""
-    return bool(env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"))
-
-
-def fields(place: S3Place | None) -> dict[str, str] | None:
-    """Return a place as a helper is told it."""
-    return asdict(place) if place else None

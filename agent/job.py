@@ -6,12 +6,13 @@ import os
 from typing import Any
 
 from agent import __version__, model
-from agent.delivery import fields, write_probe
+from agent.delivery import write_probe
 from agent.errors import S3_UNREACHABLE, AgentError
 from agent.model import Node, Outcome
 from agent.runner import Runner, make_directory
 from agent.settings import BATCH
 from agent.sshd import Sshd, find_ssh, user_name
+from agent.uploading import fields
 
 _STAGE_SECONDS = 3600.0
 _SMALL_STEP_SECONDS = 60.0

@@ -19,7 +19,6 @@ from typing import Any
 
 from agent import invocation, model
 from agent import settings as settings_
-from agent.delivery import fields
 from agent.errors import OS_ERROR, S3_UNREACHABLE, TIME_LIMIT, AgentError, HelperDied, known
 from agent.helpers import Helper
 from agent.invocation import Budget
@@ -31,6 +30,7 @@ from agent.model import Outcome, Topology
 from agent.runner import make_directory
 from agent.scratch import Scratch
 from agent.settings import LAMBDA, S3Place, Settings
+from agent.uploading import fields
 
 # For a word to the API, which is a process on the same machine.
 _POST_SECONDS = 5.0

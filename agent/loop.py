@@ -113,6 +113,11 @@ class Loop:
             self._turn(now, deadline)
         return True
 
+    def breathe(self) -> None:
+        """Run what is due, in the midst of long work; wait for nothing."""
+        now = self.clock()
+        self._turn(now, now)
+
     def _turn(self, now: float, deadline: float | None) -> None:
         """Wait once. Descriptors go before timers: after a stop of the whole process, what has
         arrived meanwhile must count before anybody is called late.

@@ -15,7 +15,8 @@ from agent.rendezvous import DONE, GO, SILENT_BEATS, MainMeeting
 from agent.runner import make_directory
 
 _TELL_SECONDS = 20.0
-_PART_SECONDS = 3600.0
+# Each worker's own waits are bounded, and one that is silent is lost: this is for a day of upload.
+_PART_SECONDS = 24 * 3600.0
 # A short run shall not wait for paramiko's import, a long one not hold its memory.
 _WARM_SECONDS = 10.0
 

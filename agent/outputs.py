@@ -5,15 +5,28 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
 Stamp = tuple[int, int, int, int]
 
 
-def snapshot(directory: str) -> dict[str, Stamp]:
-    """Return what tells a changed file from an unchanged one, by path, before the launch."""
+@dataclass
+class LeftOut:
+    """What is no result: directories that can't be read, and links to some that lie elsewhere."""
+
+    unreadable: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+
+
+def snapshot(directory: str, breathe: Callable[[], None]) -> dict[str, Stamp]:
+    """Return what tells a changed file from an unchanged one, by path, before the launch.
+
+    `breathe` is called for each: there may be a million, and nodes have to show that they live.
+    """
     found = {}
-    for path in _files(directory):
+    for path in _files(directory, LeftOut()):
+        breathe()
         with contextlib.suppress(OSError):  # it vanished meanwhile
             found[path] = _stamp(path)
     return found
@@ -24,17 +37,19 @@ def results(
     before: dict[str, Stamp],
     own: Iterable[str],
     exclude: Iterable[str],
-    unreadable: list[str],
+    left_out: LeftOut,
+    breathe: Callable[[], None],
 ) -> list[str]:
     """Return the paths, relative to `directory`, that are new or changed since `before`.
 
     `own` are the agent's files and directories, absolute; `exclude` are shell patterns that match
-    a whole relative path or a file's name. Directories that can't be read go to `unreadable`.
+    a whole relative path or a file's name. `breathe` is called for each.
     """
     ours = [os.path.abspath(path) for path in own]
     patterns = list(exclude)
     found = []
-    for path in _files(directory, unreadable):
+    for path in _files(directory, left_out):
+        breathe()
         if any(path == one or path.startswith(one + os.sep) for one in ours):
             continue
         relative = os.path.relpath(path, directory)
@@ -49,18 +64,29 @@ def results(
     return sorted(found)
 
 
-def _files(directory: str, unreadable: list[str] | None = None) -> Iterator[str]:
-    """Yield regular files and links to files within; sockets, pipes and devices hold no result."""
+def _files(directory: str, left_out: LeftOut) -> Iterator[str]:
+    """Yield regular files and links to files; sockets, pipes and devices hold no result.
+
+    A link to a directory isn't followed: it may lead to the whole system, or round in a circle.
+    """
+    top = os.path.abspath(directory)
 
     def note(error: OSError) -> None:
-        if unreadable is not None:
-            unreadable.append(str(error.filename))
+        left_out.unreadable.append(str(error.filename))
 
-    for folder, _, names in os.walk(os.path.abspath(directory), onerror=note):
+    for folder, directories, names in os.walk(top, onerror=note):
+        for name in directories:
+            path = os.path.join(folder, name)
+            if os.path.islink(path) and not _is_below(os.path.realpath(path), top):
+                left_out.links.append(path)
         for name in names:
             path = os.path.join(folder, name)
             if os.path.isfile(path):
                 yield path
+
+
+def _is_below(path: str, top: str) -> bool:
+    return os.path.commonpath([path, os.path.realpath(top)]) == os.path.realpath(top)
 
 
 def _stamp(path: str) -> Stamp:

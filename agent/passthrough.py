@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # the public one imports enum, a fifth of a start
 
+# Batch and `docker stop` end a container by SIGTERM, then SIGKILL 30 s after it.
+_STOP_SECONDS = 27.0
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
 
 def run(argv: Sequence[str]) -> int:
     """Run `argv` and return its exit code; raise AgentError 126 or 127 if it can't be started."""
@@ -22,7 +26,19 @@ def run(argv: Sequence[str]) -> int:
     env = environment()
     inside = _JobInside(env)
     child = start(loop, argv, env)
+    told: list[float] = []
+
+    def forward(number: int) -> None:
+        if number in _ENDING:
+            told.append(loop.clock())
+        child.kill_group(number)
+
+    loop.on_signal = forward
     loop.wait(lambda: not child.running)
+    if told:
+        # The same signal tells a job inside to end, which takes its time to save what there is. As
+        # PID 1 this process would end it by ending.
+        loop.wait(lambda: not inside.runs(), told[0] + _STOP_SECONDS)
     if has_terminal():
         give_terminal(os.getpgrp())
     return child.code or inside.code()
@@ -38,6 +54,21 @@ class _JobInside:
         self._told = exit_code_file(env)
         self._lock = runtime_dir(env.get("ARCHITRAVE_ROOT") or "/") + ".lock"
         self._before = _written(self._told), _written(self._lock)
+
+    def runs(self) -> bool:
+        """Tell whether such a job is still running."""
+        if _written(self._lock) in (0, self._before[1]):
+            return False
+        import fcntl  # at an end by a signal only
+
+        try:
+            with open(self._lock, "rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def code(self) -> int:
         """Return the code of a job that ran since, 0 if there was none."""

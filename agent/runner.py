@@ -183,7 +183,7 @@ class Runner(Delivery):
         make_directory(self.output_dir, "TMP_OUTPUT_DIR")
         if self.settings.workdir:
             make_directory(self.settings.workdir, "ARCHITRAVE_WORKDIR")
-        self.before = outputs.snapshot(self.output_dir)
+        self.before = outputs.snapshot(self.output_dir, self.breathe)
         path = os.path.join(self.output_dir, "time.log")
         self.before.pop(path, None)
         try:

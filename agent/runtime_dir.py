@@ -77,7 +77,10 @@ class RuntimeDirectory:
                 self._lock = self._acquire()
         if self._lock < 0:
             return
-        for path in (*self._unpacked(), *(self._lent or ()), *more, self.path, f"{self.path}.lock"):
+        for path in (*self._unpacked(), *(self._lent or ())):
+            with contextlib.suppress(OSError):  # never a directory, whatever has come there since
+                os.unlink(path)
+        for path in (*more, self.path, f"{self.path}.lock"):
             remove(path)
         self._release()
 

@@ -135,15 +135,18 @@ def _unpack_private(path: str, request: dict[str, Any]) -> dict[str, Any]:
 
 def fetch_deps(storage: Storage, place: S3Place, request: dict[str, Any]) -> list[dict[str, Any]]:
     """Fetch deps.tar.gz, or the list that stands in its place and each package beside it."""
-    if place.key.endswith(".lst"):
-        return fetch_listed(storage, place, request["deps_dir"])
-    try:
-        return [storage.fetch(place, os.path.join(request["runtime_dir"], "deps.tar.gz"))]
-    except NotThere as missing:
+    if not place.key.endswith(".lst"):
         try:
-            return fetch_listed(storage, list_beside(place), request["deps_dir"])
-        except NotThere:
-            raise missing from None
+            return [storage.fetch(place, os.path.join(request["runtime_dir"], "deps.tar.gz"))]
+        except NotThere as missing:
+            place = list_beside(place)
+            try:
+                content = storage.read(place)
+            except NotThere:
+                raise missing from None
+    else:
+        content = storage.read(place)
+    return fetch_listed(storage, place, content, request["deps_dir"])
 
 
 def list_beside(deps: S3Place) -> S3Place:
@@ -151,9 +154,10 @@ def list_beside(deps: S3Place) -> S3Place:
     return S3Place(deps.bucket, os.path.join(os.path.dirname(deps.key), packages.LISTING))
 
 
-def fetch_listed(storage: Storage, place: S3Place, target: str) -> list[dict[str, Any]]:
+def fetch_listed(
+    storage: Storage, place: S3Place, content: bytes, target: str
+) -> list[dict[str, Any]]:
     """Fetch the packages that a deps_batch.lst names beside itself, several at once."""
-    content = storage.read(place)
     Path(target, packages.LISTING).write_bytes(content)
     folder = os.path.dirname(place.key)
     names = packages.read_list(content.decode("utf-8", "replace"))

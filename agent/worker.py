@@ -93,7 +93,7 @@ class Worker(Job):
         # and what they write from then on is a result.
         if settings.workdir:
             make_directory(settings.workdir, "ARCHITRAVE_WORKDIR")
-        self.before = outputs.snapshot(self.output_dir)
+        self.before = outputs.snapshot(self.output_dir, self.breathe)
         self.wait_for_sshd()
         meeting.join(settings.join_timeout)
 
@@ -174,7 +174,7 @@ class Worker(Job):
         self.wait(
             "main tells the exit code",
             lambda: meeting.final or meeting.main_lost or meeting.given_up,
-            _PART_SECONDS if meeting.outcome else 0.0,
+            _FOREVER if meeting.outcome else 0.0,  # others may upload for hours
         )
         meeting.close()
         if meeting.given_up and self.failure is not None:

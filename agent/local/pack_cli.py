@@ -10,13 +10,13 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from agent.delivery import has_own_endpoint
 from agent.errors import USAGE, AgentError
 from agent.local import debs, pack
 from agent.local.job import DEFAULT_IMAGE
 from agent.local.parsing import Commands, command, group
 from agent.packages import LISTING
 from agent.settings import S3Place
+from agent.uploading import has_own_endpoint
 
 _PRIVATE = """\
   architrave pack private program/                 # asks for the password

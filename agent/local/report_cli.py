@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from agent import page
-from agent.delivery import has_own_endpoint
 from agent.errors import BAD_ARCHIVE, NO_OBJECT, NOT_FOUND, AgentError, why
 from agent.local import node_log, report_text
 from agent.local.job import DEFAULT_RESULTS
 from agent.local.parsing import Commands, command, write
 from agent.reading import Run, read
 from agent.settings import S3Place
+from agent.uploading import has_own_endpoint
 
 _RECORD = "run.json"
 _EXAMPLES = """\

@@ -181,17 +181,22 @@ def test_links_that_lead_out(run, tmp_path, content, target):
 @pytest.mark.parametrize("name", ["../out", "/out", "a/../../out"])
 def test_names_that_lead_out(run, tmp_path, content, name):
     """7-Zip itself packs no such name, so a name of the same length is put in its place."""
+    code, error, err = run(PRIVATE, pack_as(name, content, tmp_path / "private.7z"))
+    assert code == 65, err
+    assert "leads out" in error["event"]
+
+
+def pack_as(name, content, path):
+    """Make a 7z archive in which the program has a name that 7-Zip itself would not give it."""
     stand_in = "x" * len(name)
     shutil.move(content / "app", content / stand_in)
     # Neither compressed nor encrypted: the header has the names as they are.
-    path = pack(content, tmp_path / "private.7z", "", "-mhc=off", "-mx0")
+    pack(content, path, "", "-mhc=off", "-mx0")
     data = path.read_bytes()
     wide = [text.encode("utf-16-le") for text in (stand_in, name)]
     assert data.count(wide[0]) == 1
     path.write_bytes(with_checksums(data.replace(*wide)))
-    code, error, err = run(PRIVATE, path)
-    assert code == 65, err
-    assert "leads out" in error["event"]
+    return path
 
 
 def with_checksums(data):
@@ -210,6 +215,15 @@ def test_names_of_the_agent(run, tmp_path, content, name):
     (content / name).parent.mkdir(parents=True, exist_ok=True)
     (content / name).write_text("#!/bin/sh\n")
     code, error, err = run(PRIVATE, pack(content, tmp_path / "private.7z"))
+    assert code == 65, err
+    assert "agent's own name" in error["event"]
+
+
+@pytest.mark.cell("archives.lead-out")
+@pytest.mark.parametrize("name", ["./run.sh", "././architrave/x"])
+def test_names_of_the_agent_otherwise_written(run, tmp_path, content, name):
+    """7-Zip unpacks these to the same place."""
+    code, error, err = run(PRIVATE, pack_as(name, content, tmp_path / "private.7z"))
     assert code == 65, err
     assert "agent's own name" in error["event"]
 
@@ -285,6 +299,15 @@ def test_a_list_that_leads_out(run, tmp_path, s3, name):
     code, error, err = run("batch/deps_batch.lst", listed, S3_BATCH_DEPS_REL_PATH=LISTED, **NONE)
     assert code == 66, err
     assert "/batch/" in error["event"] and ".." not in error["event"]
+
+
+def test_a_package_that_is_not_beside_its_list(run, tmp_path):
+    """The package is named that is missing, not the deps.tar.gz that the list stands for."""
+    listed = tmp_path / "deps_batch.lst"
+    listed.write_text("libmissing_1_amd64.deb\n")
+    code, error, err = run(LISTED, listed, **NONE)
+    assert code == 66, err
+    assert "batch/libmissing_1_amd64.deb" in error["event"]
 
 
 LISTED = "batch/deps_batch.lst"

@@ -304,11 +304,10 @@ def test_shell_starts_the_job_by_its_banner(agent, root, s3_env, s3, keys, tmp_p
     s3.put_file("bucket", "shell/private.7z", pack(keys, tmp_path / "private.7z"))
     (root / "opt/app").write_text("#!/bin/sh\ntest -e ${0%/*}/ssh_host_rsa_key && exit 7\n")
     env = s3_env | {"APP_BIN": "/opt/app", "S3_BUCKET": "s3://bucket/shell", "EXEC_TYPE": "shell"}
-    env |= {"S3_BATCH_DEPS_REL_PATH": "<none>", "ARCHITRAVE_LAUNCHER": "direct"}
-    env |= {"PYTHONPATH": str(REPOSITORY), "AWS_BATCH_JOB_ID": "by-hand"}
+    env |= {"S3_BATCH_PRIVATE_REL_PATH": "private.7z", "S3_BATCH_DEPS_REL_PATH": "<none>"}
+    env |= {"ARCHITRAVE_LAUNCHER": "direct", "AWS_BATCH_JOB_ID": "by-hand"}
     process = agent("shell", env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-    banner = [process.stderr.readline() for _ in range(4)]
-    (line,) = [line for line in banner if "start it with" in line]
+    line = next(line for line in process.stderr if "start it with" in line)
     command = line.partition(":")[2].strip()
     assert command == "EXEC_TYPE=batch architrave run"
     command = command.replace("architrave", f"{sys.executable} -m agent")
@@ -324,3 +323,19 @@ def test_shell_by_its_other_names(agent):
         assert process.communicate("exit 3\n", timeout=20)[1].startswith("architrave: debug shell")
         assert process.returncode == 3
     assert agent("bash", "-c", "exit 5").wait(20) == 5
+
+
+@pytest.mark.cell("signals.nested")
+def test_a_job_inside_is_given_its_time(agent, root):
+    """SIGTERM ends the command at once, and its job when it has saved what there is."""
+    save = (
+        "trap 'sleep 2; echo saved >$TMP_OUTPUT_DIR/saved; exit 9' TERM; echo up; sleep 60 & wait"
+    )
+    (root / "opt/app").write_text(f"#!/bin/sh\n{save}\n")
+    env = {"EXEC_TYPE": "lambda", "APP_BIN": "/opt/app", "ARCHITRAVE_LAUNCHER": "direct"}
+    process = agent("sh", "-c", f"{sys.executable} -m agent run; true", env=env)
+    assert read_line(process) == "up\n"
+    process.terminate()
+    assert process.wait(20) == 143
+    assert (root / "tmp/saved").read_text() == "saved\n"
+    assert not list((root / "tmp").glob(".architrave*"))

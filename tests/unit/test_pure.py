@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import zlib
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -148,11 +149,16 @@ def test_etag_of_an_encrypted_object_is_no_checksum():
 
 
 def test_results_are_what_is_new_or_changed(tmp_path):
-    """In a directory that held files before, only the application's own count."""
+    """In a directory that held files before, only the application's own count.
+
+    A link to a directory elsewhere is named, one to a directory of the results is no loss.
+    """
+    breaths = []
+    breathe = partial(breaths.append, 1)
     for name in ("old", "changed", "batch/x", "keep.tmp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("1")
-    before = outputs.snapshot(str(tmp_path))
+    before = outputs.snapshot(str(tmp_path), breathe)
     (tmp_path / "changed").write_text("22")
     (tmp_path / "new").write_text("3")
     (tmp_path / "sub").mkdir()
@@ -160,8 +166,13 @@ def test_results_are_what_is_new_or_changed(tmp_path):
     (tmp_path / "sub/no.tmp").write_text("5")
     (tmp_path / "batch/y").write_text("6")
     os.mkfifo(tmp_path / "pipe")
-    found = outputs.results(str(tmp_path), before, [str(tmp_path / "batch")], ["*.tmp"], [])
+    (tmp_path / "latest").symlink_to("sub")
+    (tmp_path / "away").symlink_to("/usr")
+    own, left_out = [str(tmp_path / "batch")], outputs.LeftOut()
+    found = outputs.results(str(tmp_path), before, own, ["*.tmp"], left_out, breathe)
     assert found == ["changed", "new", "sub/deep"]
+    assert left_out == outputs.LeftOut([], [str(tmp_path / "away")])
+    assert len(breaths) == 4 + 8
 
 
 def test_list_of_packages():

@@ -1,0 +1,181 @@
+"""Find this node's results and upload them, however long it takes and however many they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from agent import outputs
+from agent.errors import CANNOT_WRITE, AgentError, HelperDied
+from agent.helpers import Helper
+from agent.observer import Observer
+from agent.settings import S3Place
+
+# For a helper that says nothing: it tells of each tenth, or every ten seconds.
+_UPLOAD_SECONDS = 3600.0
+_BREATH_SECONDS = 0.05
+
+
+class Uploading(Observer):
+    """Uploads results; `before` is what lay in the output directory at launch."""
+
+    output_dir = ""
+    before: dict[str, outputs.Stamp] | None = None
+    # Whether an earlier try with the same place may have left a manifest.
+    afresh = False
+    _files: list[str]
+    _left_out: outputs.LeftOut
+    _breathed = 0.0
+    _uploader: Helper | None = None
+    _uploaded: dict[str, Any] | None = None
+    _stored: list[dict[str, Any]]
+    _before_try: list[dict[str, Any]]
+    _heard = 0
+
+    @property
+    def place(self) -> S3Place | None:
+        """Return where this attempt's results go on S3."""
+        return self.settings.place
+
+    @property
+    def path_style(self) -> bool:
+        """Tell whether S3 is asked with the bucket in the path: a given endpoint has no DNS."""
+        return has_own_endpoint(self.settings.helper_env)
+
+    def results(self) -> list[str]:
+        """Return the result files of this node, relative to the output directory."""
+        path = self.settings.path
+        own = [
+            self.settings.runtime_dir,
+            f"{self.settings.runtime_dir}.lock",
+            self.settings.exit_code_file,
+            *(
+                path(p)
+                for p in ("/tmp/deps", "/tmp/batch", "/tmp/hostfile", "/tmp/hostfile-deduped")
+            ),
+            *(path(p) for p in ("/tmp/private.7z", "/tmp/deps.tar.gz")),
+        ]
+        self._left_out = outputs.LeftOut()
+        if self.before is None or not os.path.isdir(self.output_dir):
+            return []  # nothing ran here, so nothing is this job's
+        exclude = self.settings.exclude
+        return outputs.results(
+            self.output_dir, self.before, own, exclude, self._left_out, self.breathe
+        )
+
+    def breathe(self) -> None:
+        """Let the loop have its turn now and then, in the midst of long work."""
+        if self.loop.clock() - self._breathed > _BREATH_SECONDS:
+            self.loop.breathe()
+            self._breathed = self.loop.clock()
+
+    def begin_upload(self) -> None:
+        """Start to upload this node's results; the helper stays for the record."""
+        self._files = self.results()
+        if self.place is None:
+            return
+        for path in self._left_out.links:
+            hint = "copy what it leads to into the output directory"
+            self.log.warning("a link to a directory is not followed", link=path, hint=hint)
+        if not self._files and not self.settings.topology.is_main:
+            return  # a worker has no record to write either
+        self._stored = []
+        self._upload_rest()
+
+    def _upload_rest(self) -> None:
+        """Start to upload what isn't stored yet."""
+        stored = {file["name"] for file in self._stored}
+        request = {
+            "place": fields(self.place),
+            "node": f"node-{self.settings.topology.index}",
+            "path_style": self.path_style,
+            "directory": self.output_dir,
+            "files": [name for name in self._files if name not in stored],
+            "afresh": self.afresh,
+        }
+        self._uploaded, self._before_try = None, list(self._stored)
+        self._uploader = self.start_helper("stage_out", request, self._hear_upload)
+
+    def _hear_upload(self, message: dict[str, Any]) -> None:
+        self._heard += 1
+        if "uploaded" in message:
+            files = [*self._before_try, *message["uploaded"]["files"]]
+            files.sort(key=lambda file: str(file["name"]))
+            self._uploaded = {**message["uploaded"], "files": files}
+        elif "stored" in message:
+            self._stored += message["stored"]
+        else:
+            self.hear(message)
+
+    def finish_upload(self) -> dict[str, Any]:
+        """Wait until the results are on S3; return {"files", "failed"}. Raises nothing."""
+        if self.place is None or (self._uploader is None and not self._left_out.unreadable):
+            return {"files": [], "failed": []}
+        try:
+            answer = self._await_upload() if self._uploader else {"files": [], "failed": []}
+        except AgentError as error:
+            stored = {file["name"] for file in self._stored}
+            left = [name for name in self._files if name not in stored]
+            failed = [{"name": name, **error.to_json()} for name in left]
+            answer = {"files": self._stored, "failed": failed}
+        answer["failed"] += [
+            {"name": path, "what": f"read {path}", "cause": "permission denied", "hint": ""}
+            for path in self._left_out.unreadable
+        ]
+        for failed in answer["failed"]:
+            # Each is named; the line with the job's cause is that of `judged`, or there already.
+            self.log.warning(
+                f"cannot {failed['what']}: {failed['cause']}",
+                hint=failed["hint"] or f"it stays in {self.output_dir}",
+            )
+        self.log.info(
+            "uploaded", files=len(answer["files"]), failed=len(answer["failed"]), to=str(self.place)
+        )
+        return answer
+
+    def _upload_ended(self, helper: Helper) -> bool:
+        return self._uploaded is not None or helper.done
+
+    def _await_upload(self) -> dict[str, Any]:
+        """Wait for the helper; one that dies or hangs is tried once more."""
+        for again in (True, False):
+            helper = self._uploader
+            assert helper is not None
+            what = "upload the results"
+            came = self._wait_for_upload(what, helper)
+            if self._uploaded is not None:
+                return self._uploaded
+            helper.close()
+            try:
+                if not came:
+                    hint = "look at the network, or leave more time for them"
+                    raise HelperDied(what, "not done in time", code=CANNOT_WRITE, hint=hint)
+                helper.outcome()
+            except HelperDied as error:
+                if not again or self.hurried:
+                    raise
+                self.log.warning("trying once more", cause=error.cause)
+                self._upload_rest()
+        raise AssertionError("unreachable")
+
+    def _wait_for_upload(self, what: str, helper: Helper) -> bool:
+        """Wait as long as the helper tells something now and then: results may take hours."""
+        heard = -1
+        while heard != self._heard:
+            heard = self._heard
+            if self.wait(what, partial(self._upload_ended, helper), _UPLOAD_SECONDS):
+                return True
+        return False
+
+
+def has_own_endpoint(env: Mapping[str, str]) -> bool:
+    """Tell whether S3 is asked with the bucket in the path: a given endpoint has no DNS."""
+    return bool(env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"))
+
+
+def fields(place: S3Place | None) -> dict[str, str] | None:
+    """Return a place as a helper is told it."""
+    return asdict(place) if place else None

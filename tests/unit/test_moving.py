@@ -1,0 +1,73 @@
+"""What of private.7z goes into /opt, and what of it is taken out again at the end."""
+
+import pytest
+
+from agent import archive
+from agent.errors import AgentError
+from agent.runtime_dir import RuntimeDirectory
+from agent.settings import JOURNAL
+
+
+@pytest.fixture
+def node(tmp_path):
+    """Return an image's /opt, what was unpacked, and the agent's directory."""
+    image = {"opt/app/model": "image", "opt/late": "image", "opt/tool": "image"}
+    for name, text in image.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "fresh").mkdir()
+    directory = RuntimeDirectory(str(tmp_path / "run/agent"))
+    directory.take()
+    return tmp_path / "opt", tmp_path / "fresh", directory
+
+
+def move(node):
+    opt, fresh, directory = node
+    archive.move_into(str(fresh), str(opt), f"{directory.path}/{JOURNAL}")
+
+
+def tree(directory):
+    return {
+        str(path.relative_to(directory)): path.read_text()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_what_was_unpacked_is_removed_and_nothing_else(node):
+    opt, fresh, directory = node
+    (fresh / "sub").mkdir()
+    (fresh / "sub/new").write_text("private")
+    (fresh / "late").write_text("private")
+    move(node)
+    assert tree(opt)["sub/new"] == tree(opt)["late"] == "private"
+    directory.remove([])
+    assert tree(opt) == {"app/model": "image", "tool": "image"}
+
+
+@pytest.mark.cell("archives.name-taken")
+@pytest.mark.parametrize("name", ["app", "tool/x"])
+def test_a_name_that_is_taken(node, name):
+    """A file for a directory's place, or below a file: refused, and the image stays as it was."""
+    opt, fresh, directory = node
+    before = tree(opt)
+    (fresh / name).parent.mkdir(exist_ok=True)
+    (fresh / name).write_text("private")
+    (fresh / "late").write_text("private")
+    with pytest.raises(AgentError) as caught:
+        move(node)
+    assert caught.value.code == 77 and str(opt / name.partition("/")[0]) in caught.value.cause
+    directory.remove([])
+    assert tree(opt) == before
+
+
+def test_a_directory_that_came_in_place_of_a_file(node):
+    """What the job has put where a file of ours was isn't removed with all that is in it."""
+    opt, fresh, directory = node
+    (fresh / "data").write_text("private")
+    move(node)
+    (opt / "data").unlink()
+    (opt / "data").mkdir()
+    (opt / "data/result").write_text("kept")
+    directory.remove([])
+    assert tree(opt)["data/result"] == "kept"
