@@ -31,3 +31,23 @@ def test_a_request_of_any_length(tmp_path, size):
     command = [sys.executable, "-c", ASK, tmp_path / "count.py", str(size)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == f"{size + 17}\n", done.stderr
+
+
+LONG = """
+import time
+from agent.loop import Loop
+from agent.process import Children
+
+loop, beats = Loop(Children()), []
+loop.every(0.02, lambda: beats.append(1))
+end = time.monotonic() + 0.5
+while time.monotonic() < end:
+    loop.breathe()
+print(len(beats))
+"""
+
+
+def test_long_work_lets_the_loop_breathe():
+    """Beats go on in the midst of it, and nothing is waited for when nothing is due."""
+    done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, timeout=60)
+    assert 3 <= int(done.stdout) <= 25, done.stderr
