@@ -80,7 +80,12 @@ def test_password_from_a_file_and_none(packed, program, tmp_path):
         (["private", "nowhere"], {"PRIVATE_PASSWD": "x"}, 64, "nowhere"),
         (["private", "PROGRAM"], {}, 78, "no password"),
         (["private", "PROGRAM"], {"PRIVATE_PASSWD": ""}, 78, "empty"),
+        (["private", "PROGRAM"], {"PRIVATE_PASSWD": "<none>"}, 78, "<none>"),
         (["private", "PROGRAM", "--password-file", "none"], {}, 66, "none"),
+        (["private", "PROGRAM", "--password-file", "/bin/sh"], {}, 78, "UTF-8"),
+        (["private", "PROGRAM", "--to", "no/where.7z"], {"PRIVATE_PASSWD": "x"}, 73, "no/where"),
+        (["private", "PROGRAM", "--to", "/"], {"PRIVATE_PASSWD": "x"}, 73, "directory"),
+        (["deps", "--here", "x", "--to", "no/where.tar.gz"], {}, 73, "no/where"),
         (["private", "PROGRAM", "--upload", "http://x"], {"PRIVATE_PASSWD": "x"}, 78, "http://x"),
         (["deps"], {}, 64, "no package"),
         (["deps", "--here", "--binary", "nowhere"], {}, 78, "nowhere"),
@@ -92,6 +97,16 @@ def test_wrong_words(packed, program, words, env, code, said):
     words = [program if word == "PROGRAM" else word for word in words]
     found, _, errors = packed(*words, **env)
     assert found == code and said in errors and "hint:" in errors
+
+
+@pytest.mark.parametrize("target", ["private.7z", "examples/p.7z"])
+def test_an_archive_inside_what_it_packs_is_refused(packed, program, target):
+    """A target in the directory is refused by name before anything is made there."""
+    before = sorted(program.rglob("*"))
+    words = ("private", program, "--to", program / target)
+    code, _, errors = packed(*words, PRIVATE_PASSWD=PASSWORD)
+    assert code == 64 and "--to" in errors
+    assert sorted(program.rglob("*")) == before
 
 
 def test_names_of_the_agent_s_own_are_refused(packed, program):
@@ -141,7 +156,7 @@ def test_deps_of_a_binary(packed, image, tmp_path):
     assert "not found" not in in_container(image, given, INSTALL)
     # What the image has by now is not packed again.
     code, out, _ = packed("deps", "--image", image, "coreutils", "--to", "more.tar.gz")
-    assert code == 0 and "nothing is missing" in out
+    assert code == 0 and "nothing is missing" in out and "S3_BATCH_DEPS_REL_PATH" in out
     assert not (here / "more.tar.gz").exists()
 
 
