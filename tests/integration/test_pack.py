@@ -1,5 +1,6 @@
 """`architrave pack`: what it packs is what a job unpacks."""
 
+import os
 import subprocess
 import tarfile
 
@@ -160,7 +161,32 @@ def test_deps_of_a_binary(packed, image, tmp_path):
     assert not (here / "more.tar.gz").exists()
 
 
+def test_deps_for_a_real_image_that_is_not_there(packed, image):
+    """The real Docker says it alike."""
+    code, _, errors = packed("deps", "--image", "127.0.0.1:9/no-such-image", "hello")
+    assert code == 69 and "127.0.0.1:9" in errors and "docker pull" in errors
+
+
 @pytest.mark.timeout(200)
 def test_deps_that_nobody_knows(packed, image):
     code, _, errors = packed("deps", "--image", image, "no-such-package-at-all")
     assert code == 66 and "no-such-package-at-all" in errors
+
+
+def test_deps_for_an_image_that_is_not_there(packed, tmp_path):
+    """Docker's own failure is 69, with the line that tells it and what to do about an image."""
+    docker = tmp_path / "bin/docker"
+    docker.parent.mkdir()
+    docker.write_text(
+        "#!/bin/sh\n"
+        "echo \"Unable to find image 'none:1' locally\" >&2\n"
+        "echo 'docker: pull access denied for none' >&2\n"
+        "echo >&2\n"
+        "echo \"Run 'docker run --help' for more information\" >&2\n"
+        "exit 125\n"
+    )
+    docker.chmod(0o755)
+    path = f"{docker.parent}:{os.environ['PATH']}"
+    code, _, errors = packed("deps", "--image", "none:1", "hello", PATH=path)
+    assert code == 69 and "pull access denied" in errors
+    assert "docker pull" in errors and "apt-cache" not in errors
