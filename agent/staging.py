@@ -143,7 +143,18 @@ def fetch_deps(storage: Storage, place: S3Place, request: dict[str, Any]) -> lis
         try:
             return fetch_listed(storage, list_beside(place), request["deps_dir"])
         except NotThere:
-            raise missing from None
+            raise _not_needed(missing) from None
+    except AgentError as refused:
+        # S3 says so of an object that is not there, to who may not list the bucket.
+        if refused.code == NO_PERMISSION:
+            _not_needed(refused)
+        raise
+
+
+def _not_needed(error: AgentError) -> AgentError:
+    """Add to a refusal of deps.tar.gz how to do without: most images need none."""
+    error.hint += "; a job that needs no packages: S3_BATCH_DEPS_REL_PATH='<none>'"
+    return error
 
 
 def list_beside(deps: S3Place) -> S3Place:
