@@ -2,12 +2,14 @@
 
 import argparse
 import subprocess
+import sys
 
 import pytest
 
 from agent import cli
 from agent.errors import AgentError
 from agent.local import commands
+from tests.conftest import REPOSITORY
 
 
 def every(parser):
@@ -100,3 +102,26 @@ def test_compose_wants_the_files_that_it_names():
     with pytest.raises(AgentError) as caught:
         commands.main(["generate", "compose", "--private", "no-such.7z"])
     assert caught.value.code == 66 and "no-such.7z" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said", "hint"),
+    [
+        (["no-such-command-at-all"], 127, "no-such-command-at-all", "architrave --help"),
+        (["explain", "--json"], 64, "no arguments", "architrave explain"),
+        (["report", "a", "b", "c"], 64, "unexpected argument 'c'", "report --help"),
+        (["report", __file__], 65, "no JSON record", "run.json"),
+    ],
+)
+def test_a_slip_of_the_pen_is_answered_by_what_was_meant(words, code, said, hint):
+    """What is mistyped is named, and the hint is about the command that was meant."""
+    done = subprocess.run(
+        [sys.executable, "-m", "agent", *words],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == code
+    first, second = done.stderr.splitlines()[:2]
+    assert said in first and hint in second and "APP_PARAMS" not in second
