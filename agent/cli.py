@@ -9,7 +9,7 @@ import os
 import sys
 
 from agent import __version__
-from agent.errors import BUG, USAGE, AgentError
+from agent.errors import BUG, NOT_FOUND, USAGE, AgentError
 
 # typing takes longer to import than all of the rest here.
 TYPE_CHECKING = False
@@ -88,6 +88,9 @@ def _dispatch(words: list[str]) -> int:
                 "exec", "no command is given", code=USAGE, hint="architrave exec -- CMD ARG…"
             )
     elif not words or first in ("run", "explain"):
+        if words[1:] and first == "explain":
+            cause, hint = "explain takes no arguments", "architrave explain"
+            raise AgentError(f"explain {words[1]!r}", cause, code=USAGE, hint=hint)
         if words[1:]:
             raise AgentError(
                 f"{first} {words[1]!r}",
@@ -102,7 +105,12 @@ def _dispatch(words: list[str]) -> int:
         )
     from agent import passthrough
 
-    return passthrough.run(words)
+    try:
+        return passthrough.run(words)
+    except AgentError as error:
+        if error.code == NOT_FOUND and first != "exec" and "/" not in first:
+            error.hint += "; architrave --help lists the commands"  # a slip of the pen
+        raise
 
 
 def _job(way: str, arguments: list[str]) -> int:
@@ -159,10 +167,12 @@ def _job(way: str, arguments: list[str]) -> int:
 
 def _settings(way: str, env: Mapping[str, str]) -> Settings:
     """Read the environment; a shell reads it as the job would that it is for."""
-    from agent.settings import BATCH, SHELL, job_mode, read
+    from agent.settings import BATCH, SHELL, read
 
     if way != "shell" and env.get("EXEC_TYPE", "").lower() != SHELL:
         return read(env)
+    from agent.shell import job_mode
+
     if way == "explain":
         return read({**env, "EXEC_TYPE": job_mode(env) or BATCH})
     from dataclasses import replace

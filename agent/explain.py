@@ -27,8 +27,12 @@ _GROUPS = {
 def explain(job: Job, env: Mapping[str, str]) -> str:
     """Return the page: this node, the settings with their sources, the phases with commands."""
     lines = [*_node(job, env), ""]
+    resolved = _resolved(job)
     for title, group in _GROUPS.items():
-        lines += [title, *(_setting(name, env, job.log.scrub) for name in group), ""]
+        lines += [title, *(_setting(name, env, resolved, job.log.scrub) for name in group), ""]
+    if given := [name for name in sorted(env) if name.startswith("AWS_BATCH_JOB_")]:
+        told = (f"  {name:36} {job.log.scrub(env[name])!r}  (set by AWS Batch)" for name in given)
+        lines += ["AWS Batch", *told, ""]
     lines += [*_unknown(env), "what would run", *_phases(job)]
     return "\n".join(lines) + "\n"
 
@@ -42,9 +46,33 @@ def _node(job: Job, env: Mapping[str, str]) -> Iterator[str]:
         f" {topology.job}, attempt {topology.attempt}"  # fmt: skip
 
 
-def _setting(name: Name, env: Mapping[str, str], scrub: Callable[[str], str]) -> str:
+def _resolved(job: Job) -> dict[str, str]:
+    """Return what holds here for names that are not set and whose default depends on the node."""
+    settings = job.settings
+    return {
+        "EXEC_TYPE": settings.mode,
+        "TMP_OUTPUT_DIR": settings.output_dir,
+        "ARCHITRAVE_OUTPUT": str(settings.output or "<none>"),
+        "ARCHITRAVE_SSH_PORT": str(settings.ssh_port),
+        "ARCHITRAVE_LAUNCHER": f"auto: {_launcher(job)}",
+        "ARCHITRAVE_SLOTS": str(job.slots),
+        "ARCHITRAVE_WORKDIR": settings.workdir or os.getcwd(),
+        "AWS_BATCH_EXIT_CODE_FILE": settings.exit_code_file,
+    }
+
+
+def _launcher(job: Job) -> str:
+    """Return the launcher that is set, or the one that `auto` stands for with what is here now."""
+    chosen = job.settings.launcher
+    return job.launcher(job.app_env()) if chosen == "auto" else chosen
+
+
+def _setting(
+    name: Name, env: Mapping[str, str], resolved: Mapping[str, str], scrub: Callable[[str], str]
+) -> str:
     if name.name not in env:
-        return f"  {name.name:36} {name.default or '-'}  (default)"
+        value = scrub(resolved.get(name.name) or name.default or "-")
+        return f"  {name.name:36} {value}  (default)"
     value = "***" if name.secret and env[name.name] else repr(scrub(env[name.name]))
     return f"  {name.name:36} {value}  (set)"
 
@@ -86,8 +114,12 @@ def _run(job: Job) -> Iterator[str]:
     settings = job.settings
     env = job.app_env()
     program = settings.command[0]
-    if not settings.topology.is_main and settings.launcher != "each":
-        yield "  run     what the main node's mpirun starts here"
+    launcher = _launcher(job)
+    if not settings.topology.is_main and launcher != "each":
+        if launcher == "direct":
+            yield "  run     nothing: the launcher is direct, only the main node runs the program"
+        else:
+            yield "  run     what the main node's mpirun starts here"
         return
     if not shutil.which(program, path=env.get("PATH", os.defpath)):
         yield f"  run     {program} is not there yet, or has yet to be made executable"

@@ -148,7 +148,8 @@ def _place(given: Mapping[str, Any], name: str) -> S3Place:
     if name == "output":
         return place
     # As it stands: a prefix is tidied, a key isn't.
-    return _with_a_name(S3Place(place.bucket, value.split("/", 3)[3]), value)
+    key = value.removeprefix("s3://").partition("/")[2]
+    return _with_a_name(S3Place(place.bucket, key), value)
 
 
 def _with_a_name(place: S3Place, shown: str) -> S3Place:

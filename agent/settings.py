@@ -116,7 +116,7 @@ def read(env: Mapping[str, str]) -> Settings:
 
     Raises AgentError: 64 for EXEC_TYPE, 78 for any other value, 77 for an unreadable password.
     """
-    mode = _mode(env)
+    mode = mode_of(env)
     root = env.get("ARCHITRAVE_ROOT") or "/"
     if not os.path.isabs(root):
         raise _bad("ARCHITRAVE_ROOT", root, "it is no absolute path", "use an absolute path")
@@ -187,7 +187,8 @@ def _below(root: str, path: str) -> str:
     return os.path.join(root, path.lstrip("/"))
 
 
-def _mode(env: Mapping[str, str]) -> str:
+def mode_of(env: Mapping[str, str]) -> str:
+    """Return how to run, by EXEC_TYPE or the platform; raise AgentError (64)."""
     given = env.get("EXEC_TYPE", "")
     if given:
         if given.lower() in (LAMBDA, BATCH, SHELL):
@@ -204,17 +205,6 @@ def _mode(env: Mapping[str, str]) -> str:
         code=USAGE,
         hint="docker run -e EXEC_TYPE=lambda (or batch, shell) …",
     )
-
-
-def job_mode(env: Mapping[str, str]) -> str:
-    """Return the mode of the job that a shell is for, empty if nothing tells it."""
-    given = env.get("EXEC_TYPE", "").lower()
-    if given in (LAMBDA, BATCH):
-        return given
-    try:
-        return _mode({**env, "EXEC_TYPE": ""})
-    except AgentError:
-        return ""
 
 
 def runtime_api(env: Mapping[str, str], mode: str) -> str:

@@ -16,7 +16,7 @@ from agent.environ import environment
 from agent.errors import AgentError
 from agent.job import Job
 from agent.process import has_terminal
-from agent.settings import SHELL, job_mode
+from agent.settings import BATCH, LAMBDA, SHELL, mode_of
 
 
 class Shell(Job):
@@ -87,6 +87,17 @@ class Shell(Job):
                 return [address for address, _ in hostfile.parse(file.read())][1:]
         except (OSError, ValueError):
             return []
+
+
+def job_mode(env: Mapping[str, str]) -> str:
+    """Return the mode of the job that a shell is for, empty if nothing tells it."""
+    given = env.get("EXEC_TYPE", "").lower()
+    if given in (LAMBDA, BATCH):
+        return given
+    try:
+        return mode_of({**env, "EXEC_TYPE": ""})
+    except AgentError:
+        return ""
 
 
 def start_line(env: Mapping[str, str]) -> str:

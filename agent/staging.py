@@ -138,15 +138,26 @@ def fetch_deps(storage: Storage, place: S3Place, request: dict[str, Any]) -> lis
     if not place.key.endswith(".lst"):
         try:
             return [storage.fetch(place, os.path.join(request["runtime_dir"], "deps.tar.gz"))]
-        except NotThere as missing:
+        except AgentError as missing:
+            if not _may_be_absent(missing):
+                raise
             place = list_beside(place)
             try:
                 content = storage.read(place)
-            except NotThere:
+            except AgentError as error:
+                if not _may_be_absent(error):
+                    raise
+                # Most images need no packages.
+                missing.hint += "; a job that needs none: S3_BATCH_DEPS_REL_PATH='<none>'"
                 raise missing from None
     else:
         content = storage.read(place)
     return fetch_listed(storage, place, content, request["deps_dir"])
+
+
+def _may_be_absent(error: AgentError) -> bool:
+    """Tell whether there may be no such object: who may not list the bucket is refused instead."""
+    return isinstance(error, NotThere) or error.code == NO_PERMISSION
 
 
 def list_beside(deps: S3Place) -> S3Place:

@@ -14,6 +14,8 @@ import sys
 from collections import Counter
 from contextlib import ExitStack
 
+from benchmarks.common import write
+
 ROUNDS = 15
 DIRECTORY = "/opt/architrave/"
 START = """
@@ -94,7 +96,7 @@ def parts(image: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print everything as one JSON value."""
+    """Print everything as one JSON value, and keep it."""
     images = sys.argv[1:]
     if not images:
         raise SystemExit("cannot measure: no image is named\nhint: benchmarks/image.py IMAGE")
@@ -104,6 +106,7 @@ def main() -> None:
         "directory_mb": parts(images[0]),
     }
     print(json.dumps(figures, indent=1))
+    write("image", figures)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agent.errors import CANNOT_WRITE, NO_OBJECT, USAGE, AgentError
+from agent.errors import CANNOT_WRITE, USAGE, AgentError
 from agent.local import leftovers
 from agent.local.containers import Containers
 from agent.local.follow import Follower
@@ -26,6 +26,8 @@ from agent.local.processes import Processes
 from agent.local.s3 import EmbeddedS3
 from agent.local.states import NodeState
 from agent.local.view import Both, Silent, View
+from agent.settings import OFF, S3Place
+from agent.uploading import has_own_endpoint
 
 # AWS Batch gives a container this long between SIGTERM and SIGKILL.
 STOP_SECONDS = 30.0
@@ -265,10 +267,25 @@ def _check(job: Job) -> None:
             code=USAGE,
             hint="leave out --no-docker, or --kill the node",
         )
-    for path in job.objects.values():
-        if not path.is_file():
-            hint = "check --private and --deps"
-            raise AgentError(f"read {path}", "there is no such file", code=NO_OBJECT, hint=hint)
+    for env in (job.env, *job.node_env.values()):
+        _check_places(env)
+    job.check_objects()
+
+
+def _check_places(env: Mapping[str, str]) -> None:
+    """Refuse a bucket that is not there; raise AgentError (64, or 78 for what is no address)."""
+    if has_own_endpoint(env):
+        return  # an S3 of the user's own: its buckets are for the user to know
+    for name in ("S3_BUCKET", "ARCHITRAVE_OUTPUT"):
+        value = env.get(name, "")
+        if name not in env or (name == "ARCHITRAVE_OUTPUT" and value in OFF):
+            continue
+        if not value or S3Place.parse(value, name).bucket != BUCKET:
+            cause = f"the only bucket here is {BUCKET}"
+            hint = (
+                "leave it out: the local cluster has an S3 of its own, --private and --deps fill it"
+            )
+            raise AgentError(f"use {name}={value!r}", cause, code=USAGE, hint=hint)
 
 
 def _prepare_results(directory: Path) -> None:

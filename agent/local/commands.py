@@ -44,7 +44,10 @@ def main(words: Sequence[str]) -> int:
     try:
         options, left = parser().parse_known_args(words)
         if left:
-            options.parser.error(f"there is no {left[0]} here")
+            option = left[0].startswith("-")
+            options.parser.error(
+                f"there is no {left[0]} here" if option else f"unexpected argument {left[0]!r}"
+            )
         code: int = options.action(options)
         return code
     except KeyboardInterrupt:

@@ -9,8 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.errors import BAD_SETTINGS, NO_OBJECT, OS_ERROR, AgentError
+from agent.local.containers import UNAVAILABLE
 from agent.packages import LISTING
 
+# docker-run(1): Docker itself failed, and nothing of the image ran.
+_OF_DOCKER = 125
 _SCRIPT = Path(__file__).parent / "fetch-debs"
 
 
@@ -24,7 +27,8 @@ def fetch(
     """Download the packages that `image` (None: this system) lacks into a directory.
 
     They are those named, what they depend on, and those with the libraries that the binaries miss.
-    `tell` is given apt's lines. Raises AgentError 66 for a name that is not found, 71, 78.
+    `tell` is given apt's lines. Raises AgentError 66 for a name that is not found, 69 for
+    an image that can't be run, 71, 78.
     """
     words = ["sh", "-c", _SCRIPT.read_text("utf-8"), "fetch-debs", *packages]
     if image is not None:
@@ -33,11 +37,15 @@ def fetch(
     archive = directory / "debs.tar"
     try:
         with archive.open("wb") as out:
-            complaint = _run(words, _tar_of(binaries), out, tell)
+            code, complaint = _run(words, _tar_of(binaries), out, tell)
     except OSError as error:
         hint = "install Docker, or resolve on this system with --here"
         raise AgentError(f"start {words[0]}", str(error), code=OS_ERROR, hint=hint) from error
-    if complaint:
+    if image is not None and code == _OF_DOCKER:
+        what = f"start a container of {image}"
+        hint = f"docker info; scripts/build-image -t {image}, docker pull, or --here"
+        raise AgentError(what, complaint, code=UNAVAILABLE, hint=hint)
+    if code:
         hint = "check the name with apt-cache search, and that this machine reaches the packages"
         raise AgentError("fetch the packages", complaint, code=NO_OBJECT, hint=hint)
     with tarfile.open(archive) as tar:
@@ -70,8 +78,8 @@ def _tar_of(binaries: Sequence[Path]) -> bytes:
 
 def _run(
     words: list[str], given: bytes, out: io.BufferedWriter, tell: Callable[[str], None]
-) -> str:
-    """Run the script; return what went wrong, empty if nothing did."""
+) -> tuple[int, str]:
+    """Run the script; return its exit code and what went wrong."""
     process = subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.PIPE, start_new_session=True
     )
@@ -86,7 +94,7 @@ def _run(
         for line in process.stderr:
             lines.append(line.decode("utf-8", "replace").strip())
             tell(lines[-1])
-    if not process.returncode:
-        return ""
-    wrong = [line for line in lines if line.startswith(("cannot ", "E: "))] or lines[-1:]
-    return wrong[0] if wrong else f"{words[0]} ended with {process.returncode}"
+    # What follows such a line is how to get help.
+    telling = ("docker:", "cannot ", "E: ")
+    wrong = [line for line in lines if line.startswith(telling)] or lines[-1:]
+    return process.returncode, wrong[0] if wrong else f"{words[0]} ended with {process.returncode}"

@@ -20,7 +20,9 @@ def add(commands: Commands) -> None:
     """Add `doctor`."""
     summary = "check all that a job needs, before it costs"
     doctor = command(commands, "doctor", summary, _EXAMPLES, _doctor)
-    doctor.add_argument("--json", action="store_true", help="one line of JSON at the end")
+    doctor.add_argument(
+        "--json", action="store_true", help="print one line of JSON, and nothing else"
+    )
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -206,6 +206,7 @@ def _compose(options: argparse.Namespace) -> int:
         deps=options.deps,
         env=variables(options.env, secret_hint="export it before docker-compose up"),
     )
+    job.check_objects()
     return _write(compose.HEADER + _yaml(compose.compose(job, options.subnet)), options.to)
 
 

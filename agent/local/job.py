@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.errors import NO_OBJECT, AgentError
 from agent.local.hurts import Hurt
 
 BUCKET = "architrave"
@@ -64,6 +65,13 @@ class Job:
         """Return what the bucket holds when the nodes start, by key."""
         given = {PRIVATE_KEY: self.private, DEPS_KEY: self.deps, **self.files}
         return {key: path for key, path in given.items() if path is not None}
+
+    def check_objects(self) -> None:
+        """Check that the files for the bucket are there; raise AgentError (66)."""
+        for path in self.objects.values():
+            if not path.is_file():
+                cause, hint = "there is no such file", "check --private and --deps"
+                raise AgentError(f"read {path}", cause, code=NO_OBJECT, hint=hint)
 
     @property
     def output_prefix(self) -> str:

@@ -16,7 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent import archive
-from agent.errors import BAD_ARCHIVE, BAD_SETTINGS, NO_OBJECT, OS_ERROR, USAGE, AgentError
+from agent.errors import (
+    BAD_ARCHIVE,
+    BAD_SETTINGS,
+    CANNOT_WRITE,
+    NO_OBJECT,
+    OS_ERROR,
+    USAGE,
+    AgentError,
+    why,
+)
+from agent.settings import OFF
 from agent.staging import OWN_NAMES
 
 KEY = "ssh_host_rsa_key"
@@ -51,8 +61,12 @@ def password(file: Path | None, env: dict[str, str]) -> str:
             given = file.read_text("utf-8").partition("\n")[0].rstrip("\r")
         except OSError as error:
             hint = "name a file whose first line is the password"
-            cause = (error.strerror or str(error)).lower()
-            raise AgentError(f"read {file}", cause, code=NO_OBJECT, hint=hint) from error
+            raise AgentError(f"read {file}", why(error), code=NO_OBJECT, hint=hint) from error
+        except UnicodeError as error:
+            hint = "write the password's line anew, as UTF-8: a job reads it so"
+            raise AgentError(
+                f"read {file}", "it is no UTF-8", code=BAD_SETTINGS, hint=hint
+            ) from error
     elif "PRIVATE_PASSWD" in env:
         given = env["PRIVATE_PASSWD"]
     elif sys.stdin.isatty():
@@ -62,11 +76,33 @@ def password(file: Path | None, env: dict[str, str]) -> str:
     else:
         hint = "set PRIVATE_PASSWD, name a file with --password-file, or say --no-password"
         raise AgentError("encrypt private.7z", "there is no password", code=BAD_SETTINGS, hint=hint)
-    if not given or "\n" in given:
+    if given in OFF or "\n" in given:
+        # A job takes OFF's other word as no password at all, and would fail to unpack.
         cause = "the password is empty" if not given else "the password has a line break"
+        cause = f"the password {given} means none" if given in OFF[1:] else cause
         hint = "choose another one, or say --no-password"
         raise AgentError("encrypt private.7z", cause, code=BAD_SETTINGS, hint=hint)
     return given
+
+
+def check_target(target: Path, directory: Path | None = None) -> None:
+    """Check, before any work, that an archive can be written there, outside what is packed.
+
+    Raises AgentError: 64 for a target inside the directory, 73 for one that can't be written.
+    """
+    hint = "name a file in a directory that exists with --to"
+    if directory is not None and target.resolve().is_relative_to(directory.resolve()):
+        # The archive, and the directory it is tried in, would be packed too.
+        cause, hint = f"{target} lies inside it", "name a file outside with --to"
+        raise AgentError(f"pack {directory}", cause, code=USAGE, hint=hint)
+    if target.is_dir():
+        raise AgentError(f"write {target}", "it is a directory", code=CANNOT_WRITE, hint=hint)
+    if not target.parent.is_dir():
+        cause = f"there is no directory {target.parent}"
+        raise AgentError(f"write {target}", cause, code=CANNOT_WRITE, hint=hint)
+    if not os.access(target.parent, os.W_OK):
+        cause = "permission denied"
+        raise AgentError(f"write {target}", cause, code=CANNOT_WRITE, hint=hint)
 
 
 def pack(
@@ -77,8 +113,9 @@ def pack(
     level: int = LEVEL,
     progress: Callable[[int], None] = lambda percent: None,
 ) -> Packed:
-    """Pack a directory's content; `progress` is told percents. Raises AgentError 64, 65, 71."""
+    """Pack a directory's content; `progress` is told percents. Raises AgentError 64, 65, 71, 73."""
     names = _names(directory)
+    check_target(target, directory)
     if KEY not in names:
         _make_keys(directory)
     with tempfile.TemporaryDirectory(prefix=".architrave-pack-", dir=target.parent) as work:

@@ -69,6 +69,8 @@ def _pack(options: argparse.Namespace) -> int:
 
 
 def _private(options: argparse.Namespace) -> list[Path]:
+    # Before the password: nobody types it twice for nothing.
+    pack.check_target(options.to, options.directory)
     secret = "" if options.no_password else pack.password(options.password_file, dict(os.environ))
     with _Bar("packing") as bar:
         made = pack.pack(
@@ -82,6 +84,7 @@ def _deps(options: argparse.Namespace) -> list[Path]:
     if not options.packages and not options.binary:
         hint = "architrave pack deps PACKAGE…, or --binary FILE"
         raise AgentError("pack deps", "no package and no binary is named", code=USAGE, hint=hint)
+    pack.check_target(options.to)
     image = None if options.here else options.image
     with tempfile.TemporaryDirectory() as work:
         found = debs.fetch(
@@ -90,6 +93,7 @@ def _deps(options: argparse.Namespace) -> list[Path]:
         where = "this system" if options.here else image
         if not found:
             print(f"nothing is missing in {where}: no deps.tar.gz is needed")
+            print("set S3_BATCH_DEPS_REL_PATH='<none>', else the job looks for it")
             return []
         debs.pack(found, options.to)
         for deb in found:

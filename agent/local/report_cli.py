@@ -89,7 +89,8 @@ def _run(place: str) -> Run:
         record = json.loads(content)
     except ValueError as error:
         hint = "name run.json, or the directory that holds it"
-        raise AgentError(f"read {place}", str(error), code=BAD_ARCHIVE, hint=hint) from error
+        cause = "it is no JSON record (run.json)"
+        raise AgentError(f"read {place}", cause, code=BAD_ARCHIVE, hint=hint) from error
     return read(record)
 
 

@@ -1,5 +1,7 @@
 """`explain` says what would run and touches nothing."""
 
+import os
+
 import pytest
 
 from tests.conftest import PASSWORD
@@ -48,6 +50,46 @@ def test_the_command_on_several_nodes_is_the_one_that_a_job_runs(agent, program)
     text = explained(agent, **env)
     assert "mpirun" in text and "--hostfile" in text and "plm_rsh_no_tree_spawn 1" in text
     assert "waits 600 s for workers 1, 2" in text
+
+
+def rows(text):
+    """Return each line by its first word."""
+    return {line.split()[0]: line for line in text.splitlines() if line.strip()}
+
+
+def test_defaults_are_shown_as_what_they_come_to_here(agent, root, program):
+    """A name that is not set has the value that the job would use, not a rule to work out."""
+    batch = {"AWS_BATCH_JOB_ID": "j", "AWS_BATCH_JOB_ATTEMPT": "2", "S3_BUCKET": "s3://b/p"}
+    lines = rows(explained(agent, **batch, APP_BIN=program, PATH="/nowhere"))
+    for name, value in {
+        "EXEC_TYPE": "batch",
+        "TMP_OUTPUT_DIR": f"{root}/tmp/output",
+        "ARCHITRAVE_OUTPUT": "s3://b/p/output",
+        "ARCHITRAVE_SSH_PORT": str(22 if os.geteuid() == 0 else 2222),
+        "ARCHITRAVE_LAUNCHER": "auto: direct",
+        "ARCHITRAVE_WORKDIR": f"{root}/tmp",
+        "AWS_BATCH_EXIT_CODE_FILE": f"{root}/tmp/batch-exit-code",
+    }.items():
+        assert lines[name].split(maxsplit=1)[1] == f"{value}  (default)"
+    assert lines["ARCHITRAVE_SLOTS"].split()[1].isdigit()
+    assert lines["AWS_BATCH_JOB_ATTEMPT"].endswith("'2'  (set by AWS Batch)")
+
+
+@pytest.mark.parametrize(
+    ("env", "what"),
+    [
+        ({"ARCHITRAVE_LAUNCHER": "direct"}, "nothing"),
+        ({"ARCHITRAVE_LAUNCHER": "auto", "PATH": "/nowhere"}, "nothing"),
+        ({"ARCHITRAVE_LAUNCHER": "mpirun", "PATH": "/nowhere"}, "mpirun"),
+    ],
+)
+def test_what_runs_on_a_worker(agent, program, env, what):
+    """A worker is told whether mpirun starts something there, or nobody does."""
+    node = {"AWS_BATCH_JOB_ID": "j", "AWS_BATCH_JOB_NUM_NODES": "2"}
+    node |= {"AWS_BATCH_JOB_NODE_INDEX": "1"}
+    node |= {"AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS": "127.0.0.1"}
+    text = explained(agent, **BATCH | node | env, APP_BIN=program)
+    assert what in rows(text)["run"]
 
 
 def test_bad_settings_are_an_error_as_ever(agent):

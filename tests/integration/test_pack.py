@@ -1,5 +1,6 @@
 """`architrave pack`: what it packs is what a job unpacks."""
 
+import os
 import subprocess
 import tarfile
 
@@ -80,7 +81,12 @@ def test_password_from_a_file_and_none(packed, program, tmp_path):
         (["private", "nowhere"], {"PRIVATE_PASSWD": "x"}, 64, "nowhere"),
         (["private", "PROGRAM"], {}, 78, "no password"),
         (["private", "PROGRAM"], {"PRIVATE_PASSWD": ""}, 78, "empty"),
+        (["private", "PROGRAM"], {"PRIVATE_PASSWD": "<none>"}, 78, "<none>"),
         (["private", "PROGRAM", "--password-file", "none"], {}, 66, "none"),
+        (["private", "PROGRAM", "--password-file", "/bin/sh"], {}, 78, "UTF-8"),
+        (["private", "PROGRAM", "--to", "no/where.7z"], {"PRIVATE_PASSWD": "x"}, 73, "no/where"),
+        (["private", "PROGRAM", "--to", "/"], {"PRIVATE_PASSWD": "x"}, 73, "directory"),
+        (["deps", "--here", "x", "--to", "no/where.tar.gz"], {}, 73, "no/where"),
         (["private", "PROGRAM", "--upload", "http://x"], {"PRIVATE_PASSWD": "x"}, 78, "http://x"),
         (["deps"], {}, 64, "no package"),
         (["deps", "--here", "--binary", "nowhere"], {}, 78, "nowhere"),
@@ -92,6 +98,16 @@ def test_wrong_words(packed, program, words, env, code, said):
     words = [program if word == "PROGRAM" else word for word in words]
     found, _, errors = packed(*words, **env)
     assert found == code and said in errors and "hint:" in errors
+
+
+@pytest.mark.parametrize("target", ["private.7z", "examples/p.7z"])
+def test_an_archive_inside_what_it_packs_is_refused(packed, program, target):
+    """A target in the directory is refused by name before anything is made there."""
+    before = sorted(program.rglob("*"))
+    words = ("private", program, "--to", program / target)
+    code, _, errors = packed(*words, PRIVATE_PASSWD=PASSWORD)
+    assert code == 64 and "--to" in errors
+    assert sorted(program.rglob("*")) == before
 
 
 def test_names_of_the_agent_s_own_are_refused(packed, program):
@@ -141,11 +157,36 @@ def test_deps_of_a_binary(packed, image, tmp_path):
     assert "not found" not in in_container(image, given, INSTALL)
     # What the image has by now is not packed again.
     code, out, _ = packed("deps", "--image", image, "coreutils", "--to", "more.tar.gz")
-    assert code == 0 and "nothing is missing" in out
+    assert code == 0 and "nothing is missing" in out and "S3_BATCH_DEPS_REL_PATH" in out
     assert not (here / "more.tar.gz").exists()
+
+
+def test_deps_for_a_real_image_that_is_not_there(packed, image):
+    """The real Docker says it alike."""
+    code, _, errors = packed("deps", "--image", "127.0.0.1:9/no-such-image", "hello")
+    assert code == 69 and "127.0.0.1:9" in errors and "docker pull" in errors
 
 
 @pytest.mark.timeout(200)
 def test_deps_that_nobody_knows(packed, image):
     code, _, errors = packed("deps", "--image", image, "no-such-package-at-all")
     assert code == 66 and "no-such-package-at-all" in errors
+
+
+def test_deps_for_an_image_that_is_not_there(packed, tmp_path):
+    """Docker's own failure is 69, with the line that tells it and what to do about an image."""
+    docker = tmp_path / "bin/docker"
+    docker.parent.mkdir()
+    docker.write_text(
+        "#!/bin/sh\n"
+        "echo \"Unable to find image 'none:1' locally\" >&2\n"
+        "echo 'docker: pull access denied for none' >&2\n"
+        "echo >&2\n"
+        "echo \"Run 'docker run --help' for more information\" >&2\n"
+        "exit 125\n"
+    )
+    docker.chmod(0o755)
+    path = f"{docker.parent}:{os.environ['PATH']}"
+    code, _, errors = packed("deps", "--image", "none:1", "hello", PATH=path)
+    assert code == 69 and "pull access denied" in errors
+    assert "docker pull" in errors and "apt-cache" not in errors

@@ -221,6 +221,15 @@ def test_what_s3_refuses(job, batch, change, code):
     assert "s3://" in first["event"] and first["hint"]
 
 
+@pytest.mark.parametrize(("change", "code"), [({}, 66), ({"AWS_ACCESS_KEY_ID": "UNKNOWN"}, 77)])
+def test_the_hint_for_packages_that_are_not_there_says_how_to_do_without(job, batch, change, code):
+    """A job that needs no deps.tar.gz and looks for it is told the setting that switches it off."""
+    off = {"S3_BATCH_PRIVATE_REL_PATH": "<none>", "S3_BATCH_DEPS_REL_PATH": "batch/deps.tar.gz"}
+    found, _, err = job(**batch | off | change)
+    assert found == code, err
+    assert "S3_BATCH_DEPS_REL_PATH='<none>'" in errors(err)[0]["hint"]
+
+
 @pytest.mark.cell("s3.lasting")
 def test_s3_that_is_not_there(job, batch):
     env = with_private(batch) | {

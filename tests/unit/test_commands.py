@@ -2,12 +2,14 @@
 
 import argparse
 import subprocess
+import sys
 
 import pytest
 
 from agent import cli
 from agent.errors import AgentError
 from agent.local import commands
+from tests.conftest import REPOSITORY
 
 
 def every(parser):
@@ -65,9 +67,61 @@ def test_bash_completes(capsys, tmp_path):
         (["local"], "architrave local --help"),
         (["local", "walk"], "architrave local --help"),
         (["pack", "private", "--fast", "x"], "architrave pack private --help"),
+        (["report", "a", "b", "c"], "architrave report --help"),
     ],
 )
 def test_what_cannot_be_read_is_64(words, hint):
     with pytest.raises(AgentError) as caught:
         commands.main(words)
     assert (caught.value.code, caught.value.hint) == (64, hint)
+
+
+@pytest.mark.parametrize(
+    ("env", "code"),
+    [
+        ({"S3_BUCKET": "s3://other"}, 64),
+        ({"S3_BUCKET": ""}, 64),
+        ({"ARCHITRAVE_OUTPUT": "s3://other/x"}, 64),
+        ({"ARCHITRAVE_OUTPUT": "s3://architrave/x", "S3_BUCKET": "s3://architrave"}, 73),
+        ({"ARCHITRAVE_OUTPUT": "<none>"}, 73),
+        ({"S3_BUCKET": "s3://other", "AWS_ENDPOINT_URL_S3": "http://10.0.0.1"}, 73),
+    ],
+)
+def test_a_bucket_that_the_local_cluster_lacks_is_refused(env, code, tmp_path):
+    """A place on S3 that no node could reach is 64 before anything starts; others go on."""
+    (tmp_path / "another job's").touch()  # 73: as far as a job of this test comes
+    words = [word for name, value in env.items() for word in ("-e", f"{name}={value}")]
+    with pytest.raises(AgentError) as caught:
+        commands.main(["local", "run", "--no-docker", "--results", str(tmp_path), *words])
+    assert caught.value.code == code
+    assert code == 73 or "--private and --deps" in caught.value.hint
+
+
+def test_compose_wants_the_files_that_it_names():
+    """`generate compose` with an archive that is not there is 66, as `local run` is."""
+    with pytest.raises(AgentError) as caught:
+        commands.main(["generate", "compose", "--private", "no-such.7z"])
+    assert caught.value.code == 66 and "no-such.7z" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said", "hint"),
+    [
+        (["no-such-command-at-all"], 127, "no-such-command-at-all", "architrave --help"),
+        (["explain", "--json"], 64, "no arguments", "architrave explain"),
+        (["report", "a", "b", "c"], 64, "unexpected argument 'c'", "report --help"),
+        (["report", __file__], 65, "no JSON record", "run.json"),
+    ],
+)
+def test_a_slip_of_the_pen_is_answered_by_what_was_meant(words, code, said, hint):
+    """What is mistyped is named, and the hint is about the command that was meant."""
+    done = subprocess.run(
+        [sys.executable, "-m", "agent", *words],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == code
+    first, second = done.stderr.splitlines()[:2]
+    assert said in first and hint in second and "APP_PARAMS" not in second

@@ -91,6 +91,14 @@ def test_what_no_program_can_be_given_is_refused_in_one_line(event):
     assert caught.value.code == 64 and len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize("place", ["s3://bucket", "s3://bucket/"])
+def test_a_bucket_alone_names_no_file(place):
+    """An input without a key is the caller's mistake, 64, and no bug of the agent's."""
+    with pytest.raises(AgentError) as caught:
+        read(json.dumps({"input": place}), [])
+    assert caught.value.code == 64 and "names no file" in str(caught.value)
+
+
 def test_a_key_is_taken_as_it_stands():
     assert read('{"input": "s3://bucket/a//b"}', []).input == S3Place("bucket", "a//b")
 
