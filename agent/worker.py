@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +12,7 @@ from agent import model, outputs
 from agent.errors import TRY_AGAIN, AgentError
 from agent.job import Job
 from agent.joining import WorkerMeeting
+from agent.launch import resolve
 from agent.lifeline import Lifeline
 from agent.model import Node, Outcome
 from agent.rendezvous import ENDED, LEAVING, LEFT
@@ -30,6 +33,9 @@ class Worker(Job):
         self.log.open()
         self.prepare()
         self.stage_in()
+        # mpirun starts it here by its path; where it lacks more than the mode, mpirun says what.
+        with contextlib.suppress(AgentError):
+            resolve(self.settings.command[0], self.app_env().get("PATH", os.defpath))
         self.meet()
         meeting = self.meeting
         assert meeting is not None

@@ -28,7 +28,7 @@ def make_private(directory, keys):
     content = directory / "content"
     shutil.copytree(keys, content)
     shutil.copy(PROGRAM, content / "program")
-    (content / "program").chmod(0o755)
+    (content / "program").chmod(0o644)  # every node makes it executable
     return pack(content, directory / "private.7z", PASSWORD)
 
 
