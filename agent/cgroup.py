@@ -108,3 +108,10 @@ def oom_kills() -> int:
                 if key == "oom_kill" and value.isdigit():
                     return int(value)
     return 0
+
+
+def out_of_memory(before: int) -> str:
+    """Return limit and peak in words if there are more kills than `before`, else nothing."""
+    if oom_kills() <= before:
+        return ""
+    return f"out of memory: the limit is {memory_limit()} bytes, the peak was {memory_peak()}"

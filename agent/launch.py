@@ -22,6 +22,7 @@ _KILL_SECONDS = 2.0
 # What the application has left behind may still write its last words.
 _LAST_WORDS_SECONDS = 0.5
 _CONSOLE_SECONDS = 2.0
+MEMORY_HINT = "give the container more memory, or start fewer processes (ARCHITRAVE_SLOTS)"
 
 
 def locate(program: str, path: str) -> str:
@@ -199,12 +200,11 @@ class Application:
             if own:
                 return Outcome(own, APPLICATION, cause=str(stop), hint=stop.hint)
             return Outcome(stop.code, AGENT, number, cause=str(stop), hint=stop.hint)
-        out_of_memory = code == 137 and cgroup.oom_kills() > self._oom_before
-        cause = hint = ""
+        hint = ""
+        cause = cgroup.out_of_memory(self._oom_before) if code == 137 else ""
+        out_of_memory = bool(cause)
         if out_of_memory:
-            limit, peak = cgroup.memory_limit(), cgroup.memory_peak()
-            cause = f"out of memory: the limit is {limit} bytes, the peak was {peak}"
-            hint = "give the container more memory, or start fewer processes (ARCHITRAVE_SLOTS)"
+            hint = MEMORY_HINT
         elif number:
             cause = f"the application was ended by signal {number} ({signal.strsignal(number)})"
             hint = f"its last words are in {self._output.path}"

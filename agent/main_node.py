@@ -10,6 +10,7 @@ from typing import Any
 from agent import model, network, plan
 from agent.errors import TIME_LIMIT, TRY_AGAIN, AgentError
 from agent.job import Job
+from agent.launch import MEMORY_HINT
 from agent.model import AGENT, Outcome
 from agent.rendezvous import DONE, GO, SILENT_BEATS, MainMeeting
 from agent.runner import make_directory
@@ -200,6 +201,7 @@ class MainNode(Job):
         again.cancel()
         if meeting.given_up:
             return self.leave_alone(outcome)
+        outcome = self._explained_by_workers(outcome)
         outcome = self.judged(outcome, uploaded)
         outcome = self._judged_by_workers(outcome)
         nodes: dict[int, dict[str, Any]] = {self.node.index: self.record(uploaded)}
@@ -216,6 +218,18 @@ class MainNode(Job):
     def _message(self, outcome: Outcome) -> dict[str, Any]:
         topology = self.settings.topology
         return {"job": topology.job, "attempt": topology.attempt, "outcome": outcome.to_json()}
+
+    def _explained_by_workers(self, outcome: Outcome) -> Outcome:
+        """Return the outcome with its cause: a rank that was killed for memory on its node."""
+        assert self.meeting is not None
+        if outcome.code != 137 or outcome.spoke == AGENT or outcome.out_of_memory:
+            return outcome
+        for index, part in sorted(self.meeting.parts.items()):
+            if told := part.get("out_of_memory"):
+                cause = f"worker {index} ran {told}"
+                self.log.error(cause, hint=MEMORY_HINT)
+                return replace(outcome, out_of_memory=True, cause=cause, hint=MEMORY_HINT)
+        return outcome
 
     def _judged_by_workers(self, outcome: Outcome) -> Outcome:
         """Return the outcome with what the workers' parts say of it."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from agent import model, outputs
+from agent import cgroup, model, outputs
 from agent.errors import TRY_AGAIN, AgentError
 from agent.job import Job
 from agent.joining import WorkerMeeting
@@ -27,6 +27,7 @@ class Worker(Job):
     """A worker ends with the main node's exit code."""
 
     meeting: WorkerMeeting | None = None
+    _oom_before = 0
 
     def work(self) -> Outcome:
         """Join, then wait until the main node says how the job has ended."""
@@ -40,6 +41,7 @@ class Worker(Job):
         meeting = self.meeting
         assert meeting is not None
         self.enter(model.RUN)
+        self._oom_before = cgroup.oom_kills()
         self.sample(by_mpirun=self.settings.launcher in ("auto", "mpirun"))
         if self.settings.launcher == "each":
             self.wait("main launches", lambda: meeting.go or meeting.outcome, _FOREVER)
@@ -170,6 +172,8 @@ class Worker(Job):
             "index": self.node.index,
             "record": self.record(uploaded),
             "failure": self.failure.to_json() if self.failure is not None else None,
+            # What main launches here can't tell it: mpirun only says 137.
+            "out_of_memory": cgroup.out_of_memory(self._oom_before),
         }
         arrived = meeting.put(LEFT, part)
         self.wait(

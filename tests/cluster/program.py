@@ -10,6 +10,7 @@ program deaf SECONDS CODE    the same, and ignores SIGTERM
 program die SIGNAL           is ended by a signal
 program daemon CODE          leaves a process that holds its output, and ends with CODE
 program loud MEGABYTES CODE  writes so much, and ends with CODE
+program hog RANK             that rank takes all the memory that there is, the others stay
 """
 
 import json
@@ -49,6 +50,8 @@ def main():
         meet(rank, size, seen["main"], int(numbers[0]))
     if what in ("meet", "exit") or (what == "fail" and rank == int(numbers[0])):
         return int(numbers[-1])
+    if what == "hog" and rank == int(numbers[0]):
+        hog()
     if what in LAST_ACTS:
         return LAST_ACTS[what](*map(int, numbers))
     while True:
@@ -80,6 +83,12 @@ def loud(megabytes, code):
     for _ in range(megabytes << 4):
         print("x" * 65535, flush=True)
     return code
+
+
+def hog():
+    taken = []
+    while True:
+        taken.append(b"x" * (1 << 24))
 
 
 LAST_ACTS = {"last": last, "deaf": deaf, "die": die, "daemon": daemon, "loud": loud}

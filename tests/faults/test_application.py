@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import errors, run_json, wait_ready
+from tests.cluster.conftest import codes, errors, run_json, wait_ready
 from tests.conftest import read_line, until
 from tests.containers import LAMBDA
 
@@ -56,6 +56,18 @@ def test_killed_for_memory(containers, image, results, launcher):
     peak = int(line.rpartition("the peak was ")[2].split()[0])
     assert 90 << 20 < peak <= 96 << 20
     assert json.loads((results / "run.json").read_text())["exit"]["out_of_memory"] is True
+
+
+@pytest.mark.cell("application.memory")
+def test_a_rank_on_a_worker_is_killed_for_memory(cluster, image):
+    """All that mpirun says on the main node is 137; the worker knows why, and its limit."""
+    limit = ("--memory", "400m", "--memory-swap", "400m")
+    with cluster(image, "hog 1", nodes=2, docker_args=limit) as running:
+        result = running.wait()
+    assert codes(result) == [137, 137]
+    exit_ = run_json(result)["exit"]
+    assert exit_["out_of_memory"] is True
+    assert f"worker 1 ran out of memory: the limit is {400 << 20} bytes" in exit_["cause"]
 
 
 @pytest.mark.cell("application.memory", "application.signal")
