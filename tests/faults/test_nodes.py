@@ -16,7 +16,7 @@ import pytest
 
 from agent.local.hurts import DELAY, Hurt
 from agent.remote import Remote
-from tests.cluster.conftest import codes, errors
+from tests.cluster.conftest import codes, errors, wait_ready
 from tests.conftest import until
 from tests.faults import harness
 
@@ -83,8 +83,11 @@ def test_agent_killed_between_fork_and_exec():
 @EVERY_PHASE
 @NODES
 def test_container_killed(cluster, image, hurt, phase):
+    """The others miss it, and whoever is left uploads what its own ranks have written."""
     with cluster(image, params(phase), env=harness.env()) as running:
         running.wait_phase(hurt, phase)
+        if phase == "run":
+            wait_ready(running, 3)
         running.nodes[hurt].kill()
         harness.ends(running, [index for index in range(3) if index != hurt], 20)
         result = running.wait()
