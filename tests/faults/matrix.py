@@ -46,7 +46,7 @@ CELLS = [
         f"{_SAME}; the stopped one finds itself given up: 75, its results left alone",
     ),
     Cell("nodes.sshd-killed", NODES, "sshd killed", f"restarted; {_GOES_ON}"),
-    Cell("nodes.cut-briefly", NODES, "network cut for less than five heartbeats", _GOES_ON),
+    Cell("nodes.cut-briefly", NODES, "network cut for two of the five heartbeats", _GOES_ON),
     Cell(
         "nodes.never-starts",
         NODES,
