@@ -58,6 +58,16 @@ def test_sixteen_containers(cluster, image, meet):
     ).keys()
 
 
+def test_sixteen_processes(cluster, meet):
+    """So do sixteen processes on one machine."""
+    with cluster(None, f"{meet} 5", nodes=16) as running:
+        result = running.wait()
+    assert codes(result) == [5] * 16, errors(result.nodes[0])
+    check_ranks(result, 16)
+    # They share the main node's output directory.
+    assert {f"node-0/rank-{index}.json" for index in range(16)} < check_manifest(result).keys()
+
+
 def test_slots(cluster, image, meet):
     """Every node says how many processes it takes, and so many run there."""
     node_env = {0: {"ARCHITRAVE_SLOTS": "1"}, 1: {"ARCHITRAVE_SLOTS": "3"}}

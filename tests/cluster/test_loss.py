@@ -1,5 +1,6 @@
 """Nodes that are lost, late, told to end, or not of this job: every node ends, and says why."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -45,7 +46,7 @@ def test_worker_killed(cluster, place, beat):
 
 
 def test_main_killed(cluster, place, beat):
-    """Workers whose main node dies in the run end with 75, and nothing of theirs goes on."""
+    """Workers whose main node dies in the run end with 75, and what their ranks wrote is on S3."""
     with cluster(place, "hold", env=beat) as running:
         wait_ready(running, 3)
         running.nodes[0].kill()
@@ -53,6 +54,10 @@ def test_main_killed(cluster, place, beat):
         result = running.wait()
     for node in result.nodes[1:]:
         assert "main" in errors(node)
+        if place:  # as processes they share main's output directory, which is main's to upload
+            name = f"node-{node.index}/rank-{node.index}.json"
+            assert json.loads((result.results / name).read_text())["rank"] == node.index
+    assert not (result.results / "manifest.json").exists()
 
 
 def test_worker_cut_off(cluster, image):

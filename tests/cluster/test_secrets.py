@@ -1,6 +1,8 @@
 """Password, private key and AWS secret stay where they are needed."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -61,3 +63,43 @@ def test_no_secret_gets_out(cluster, image, keys):
     for secret in secrets.values():
         for form in (secret, json.dumps(secret)[1:-1]):
             assert not [text for text in texts if form.encode() in text]
+
+
+# It is a process for as long as it takes to look at it: what it was given, and by whom.
+SEVEN_ZIP = """#!/bin/sh
+cat /proc/$$/cmdline /proc/$PPID/cmdline >{seen}/$$.words
+cat /proc/$$/environ /proc/$PPID/environ >{seen}/$$.environ
+exec {real} "$@"
+"""
+
+
+@pytest.mark.cell("security.secrets")
+def test_7_zip_is_given_no_password(job, s3, s3_env, private, tmp_path):
+    """The password is in no argument and no variable of 7-Zip's, nor of the helper that runs it."""
+    programs, seen = tmp_path / "programs", tmp_path / "seen"
+    programs.mkdir()
+    seen.mkdir()
+    (programs / "7zz").write_text(SEVEN_ZIP.format(seen=seen, real=shutil.which("7zz")))
+    (programs / "7zz").chmod(0o755)
+    s3.put_file("bucket", "words/private.7z", private)
+    env = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "EXEC_TYPE": "batch",
+        "APP_BIN": "/bin/sh",
+        "APP_PARAMS": "-c 'exit 4'",
+        "S3_BUCKET": "s3://bucket/words",
+        "S3_BATCH_DEPS_REL_PATH": "<none>",
+        "S3_BATCH_PRIVATE_REL_PATH": "private.7z",
+        "ARCHITRAVE_LAUNCHER": "direct",
+        "ARCHITRAVE_OUTPUT": "<none>",
+        "PRIVATE_PASSWD": PASSWORD,
+    }
+    code, _, err = job(**s3_env, **env)
+    assert code == 4, err
+    words = [path.read_bytes() for path in seen.glob("*.words")]
+    environs = [path.read_bytes() for path in seen.glob("*.environ")]
+    # Its names are encrypted too: without the password it could do neither.
+    assert {line.split(b"\0")[2] for line in words} == {b"l", b"x"}
+    assert all(b"helper.py" in line for line in words)
+    assert all(b"PATH=" in environ for environ in environs)
+    assert not [text for text in (*words, *environs) if PASSWORD.encode() in text]

@@ -16,7 +16,7 @@ import pytest
 
 from agent.local.hurts import DELAY, Hurt
 from agent.remote import Remote
-from tests.cluster.conftest import codes, errors
+from tests.cluster.conftest import codes, errors, wait_ready
 from tests.conftest import until
 from tests.faults import harness
 
@@ -83,8 +83,11 @@ def test_agent_killed_between_fork_and_exec():
 @EVERY_PHASE
 @NODES
 def test_container_killed(cluster, image, hurt, phase):
+    """The others miss it, and whoever is left uploads what its own ranks have written."""
     with cluster(image, params(phase), env=harness.env()) as running:
         running.wait_phase(hurt, phase)
+        if phase == "run":
+            wait_ready(running, 3)
         running.nodes[hurt].kill()
         harness.ends(running, [index for index in range(3) if index != hurt], 20)
         result = running.wait()
@@ -113,14 +116,16 @@ def test_cut_off(cluster, image, hurt, phase):
 @EVERY_PHASE
 @NODES
 def test_cut_off_briefly(cluster, image, hurt, phase):
-    """For less than five heartbeats: the job goes on."""
-    # Two commands of the engine's are within five of these.
-    env = harness.env(ARCHITRAVE_HEARTBEAT_SECONDS="2", ARCHITRAVE_JOIN_TIMEOUT_SECONDS="30")
+    """For two of the five heartbeats that mean loss: the job goes on."""
+    heartbeat = 2.0
+    env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="30")
+    env |= {"ARCHITRAVE_HEARTBEAT_SECONDS": str(heartbeat)}
     with cluster(image, "hold" if phase == "run" else "exit 5", env=env) as running:
         running.wait_phase(hurt, phase)
         running.nodes[hurt].cut()
+        threading.Event().wait(2 * heartbeat)  # the fault's own length
         running.nodes[hurt].mend()
-        goes_on(running, phase)
+        goes_on(running, phase, heartbeat)
 
 
 def goes_on(running, phase, heartbeat=harness.HEARTBEAT):

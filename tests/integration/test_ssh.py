@@ -1,6 +1,8 @@
 """Keys and sshd: the job's own, checked strictly both ways, with the real OpenSSH."""
 
+import hashlib
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -202,12 +204,33 @@ def test_no_forwarding(server):
     assert done.returncode == 255
 
 
-def test_nothing_of_the_system_is_touched(server):
-    """Neither the host's ssh configuration nor a home directory's is read or written."""
-    assert "UserKnownHostsFile" in (server[0] / "ssh_config").read_text()
-    before = Path("/etc/ssh").stat().st_mtime
-    ssh(server[0], "true")
-    assert Path("/etc/ssh").stat().st_mtime == before
+def test_nothing_of_the_system_is_touched(request):
+    """The host's ssh and sudo configuration and the home directory's .ssh stay as they are."""
+    before = of_the_system()  # before the keys and configurations are made
+    directory, _ = request.getfixturevalue("server")
+    for file in ("ssh_config", "sshd_config"):
+        assert "/etc/" not in (directory / file).read_text()
+    assert "UserKnownHostsFile" in (directory / "ssh_config").read_text()
+    assert ssh(directory, "true").returncode == 0
+    assert of_the_system() == before
+
+
+def of_the_system():
+    """Return the size and hash of every file that an ssh set-up could be tempted to change."""
+    # OpenSSH asks the password database for the home directory, not $HOME.
+    homes = {Path.home(), Path(pwd.getpwuid(os.geteuid()).pw_dir)}
+    places = [Path("/etc/ssh"), Path("/etc/sudoers"), Path("/etc/sudoers.d")]
+    places += [home / ".ssh" for home in homes]
+    found = [path for place in places for path in (place, *place.rglob("*"))]
+    return {path: looks(path) for path in found if path.exists()}
+
+
+def looks(path):
+    try:
+        content = path.read_bytes()
+    except (IsADirectoryError, PermissionError):
+        return None
+    return len(content), hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize("content", [None, "", "no key\n"])
