@@ -169,42 +169,67 @@ def move_into(source: str, target: str, journal: str) -> None:
     """Move all of a tree into another one, over what is there; `journal` lists what is moved.
 
     A name is in the journal before its file is moved: whoever is interrupted here can still be
-    cleaned up after. Raises AgentError 77 before anything is moved if one has no place there.
+    cleaned up after. Raises AgentError: 65 before anything is moved if a name has no place there,
+    77 if the target can't be written.
     """
-    files = sorted(
-        os.path.relpath(os.path.join(folder, name), source)
-        for folder, directories, names in os.walk(source)
-        for name in (*names, *(d for d in directories if os.path.islink(os.path.join(folder, d))))
-    )
+    folders, files = _entries(source)
+    for name in (*folders, *files):
+        _check_room(target, name, is_folder=name in folders)
     try:
-        for name in files:
-            _check_room(target, name)
-        with open(journal, "w", encoding="utf-8", errors="surrogateescape") as list_:
+        for name in folders:
+            os.makedirs(os.path.join(target, name), exist_ok=True)
+        with open(journal, "wb", buffering=0) as list_:
             for name in files:
                 full = os.path.join(target, name)
-                os.makedirs(os.path.dirname(full), exist_ok=True)
-                list_.write(f"{full}\0")
-                list_.flush()
-                os.replace(os.path.join(source, name), full)
-        for folder, directories, _ in os.walk(source):
-            for name in directories:
-                relative = os.path.relpath(os.path.join(folder, name), source)
-                os.makedirs(os.path.join(target, relative), exist_ok=True)
+                written = list_.tell()
+                list_.write(os.fsencode(full) + b"\0")
+                try:
+                    _move(os.path.join(source, name), full)
+                except OSError:
+                    list_.truncate(written)  # what is there isn't ours
+                    raise
     except OSError as error:
         cause = f"{error.filename2 or error.filename}: {why(error)}"
         hint = f"make {target} writable for this user"
         raise AgentError(f"unpack into {target}", cause, code=NO_PERMISSION, hint=hint) from error
 
 
-def _check_room(target: str, name: str) -> None:
-    """Raise OSError where a file is to replace a directory, or to lie below a file."""
+def _entries(source: str) -> tuple[set[str], list[str]]:
+    """Return the folders of a tree, and its files and links, by their relative names."""
+    folders, files = set(), []
+    for folder, directories, names in os.walk(source):
+        for name in (*directories, *names):
+            path = os.path.join(folder, name)
+            if os.path.isdir(path) and not os.path.islink(path):
+                folders.add(os.path.relpath(path, source))
+            else:
+                files.append(os.path.relpath(path, source))
+    return folders, sorted(files)
+
+
+def _check_room(target: str, name: str, *, is_folder: bool) -> None:
+    """Raise AgentError (65) where a folder is to replace a file, or a file a folder."""
     full = os.path.join(target, name)
-    if os.path.isdir(full) and not os.path.islink(full):
-        raise IsADirectoryError(errno.EISDIR, "a directory has this name", full)
-    while (name := os.path.dirname(name)) and not os.path.isdir(os.path.join(target, name)):
-        if os.path.lexists(os.path.join(target, name)):
-            cause = "a file has the name of its directory"
-            raise NotADirectoryError(errno.ENOTDIR, cause, os.path.join(target, name))
+    if not os.path.lexists(full) or os.path.isdir(full) == is_folder:
+        return
+    if os.path.islink(full) and not is_folder:
+        return  # a link is replaced like a file
+    kinds = ("a file", "a directory")
+    cause = f"{kinds[is_folder]} is to lie at {full}, which is {kinds[not is_folder]} of the image"
+    hint = "give it another name in private.7z"
+    raise AgentError(f"unpack into {target}", cause, code=BAD_ARCHIVE, hint=hint)
+
+
+def _move(source: str, full: str) -> None:
+    """Move a file or a link to where a volume may be mounted."""
+    try:
+        os.replace(source, full)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = f"{full}.architrave-incoming"
+        shutil.copy2(source, beside, follow_symlinks=False)
+        os.replace(beside, full)
 
 
 def _check_space(size: int, target: str, path: str) -> None:

@@ -116,8 +116,10 @@ def _run(job: Job) -> Iterator[str]:
     program = settings.command[0]
     launcher = _launcher(job)
     if not settings.topology.is_main and launcher != "each":
-        if launcher == "direct":
+        if settings.launcher == "direct":
             yield "  run     nothing: the launcher is direct, only the main node runs the program"
+        elif launcher == "direct":
+            yield "  run     nothing, unless the archives bring an mpirun"
         else:
             yield "  run     what the main node's mpirun starts here"
         return

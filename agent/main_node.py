@@ -227,7 +227,7 @@ class MainNode(Job):
         for index, part in sorted(self.meeting.parts.items()):
             if told := part.get("out_of_memory"):
                 cause = f"worker {index} ran {told}"
-                self.log.error(cause, hint=MEMORY_HINT)
+                self.tell(cause, MEMORY_HINT)
                 return replace(outcome, out_of_memory=True, cause=cause, hint=MEMORY_HINT)
         return outcome
 

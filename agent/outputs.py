@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 Stamp = tuple[int, int, int, int]
+_LINK: Stamp = (0, 0, 0, 0)  # to a directory
 
 
 @dataclass
@@ -25,11 +26,12 @@ def snapshot(directory: str, breathe: Callable[[], None]) -> dict[str, Stamp]:
     `breathe` is called for each: there may be a million, and nodes have to show that they live.
     """
     found = {}
-    for path in _files(directory, LeftOut()):
+    left_out = LeftOut()
+    for path in _files(directory, left_out):
         breathe()
         with contextlib.suppress(OSError):  # it vanished meanwhile
             found[path] = _stamp(path)
-    return found
+    return found | dict.fromkeys(left_out.links, _LINK)
 
 
 def results(
@@ -47,20 +49,26 @@ def results(
     """
     ours = [os.path.abspath(path) for path in own]
     patterns = list(exclude)
+
+    def counts(path: str) -> bool:
+        if any(path == one or path.startswith(one + os.sep) for one in ours):
+            return False
+        relative = os.path.relpath(path, directory)
+        names = (relative, os.path.basename(relative))
+        return not any(fnmatch.fnmatchcase(name, one) for one in patterns for name in names)
+
     found = []
     for path in _files(directory, left_out):
         breathe()
-        if any(path == one or path.startswith(one + os.sep) for one in ours):
+        if not counts(path):
             continue
         relative = os.path.relpath(path, directory)
-        names = (relative, os.path.basename(relative))
-        if any(fnmatch.fnmatchcase(name, one) for one in patterns for name in names):
-            continue
         try:
             if before.get(path) != _stamp(path):
                 found.append(relative)
         except OSError:
             continue  # it vanished meanwhile
+    left_out.links = [path for path in left_out.links if path not in before and counts(path)]
     return sorted(found)
 
 

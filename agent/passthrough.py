@@ -26,22 +26,34 @@ def run(argv: Sequence[str]) -> int:
     env = environment()
     inside = _JobInside(env)
     child = start(loop, argv, env)
-    told: list[float] = []
+    told: list[tuple[float, int]] = []
 
     def forward(number: int) -> None:
         if number in _ENDING:
-            told.append(loop.clock())
+            told.append((loop.clock(), number))
         child.kill_group(number)
 
     loop.on_signal = forward
     loop.wait(lambda: not child.running)
-    if told:
-        # The same signal tells a job inside to end, which takes its time to save what there is. As
-        # PID 1 this process would end it by ending.
-        loop.wait(lambda: not inside.runs(), told[0] + _STOP_SECONDS)
+    if told and inside.runs():
+        # It heard the signal too, and takes its time to save what there is. As PID 1 this process
+        # would end it by ending.
+        at, number = told[-1]
+        _tell_other_groups(loop.children.orphans(), child.pid, number)
+        loop.wait(lambda: not inside.runs(), at + _STOP_SECONDS)
     if has_terminal():
         give_terminal(os.getpgrp())
     return child.code or inside.code()
+
+
+def _tell_other_groups(orphans: Sequence[int], group: int, number: int) -> None:
+    """Send a signal to orphans that have not had it: a second one would mean now."""
+    for pid in orphans:
+        try:
+            if os.getpgid(pid) != group:
+                os.kill(pid, number)
+        except OSError:
+            continue  # it has ended
 
 
 class _JobInside:

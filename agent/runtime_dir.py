@@ -67,7 +67,8 @@ class RuntimeDirectory:
         if self._lock < 0:
             return
         self._lent = self._unpacked()
-        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk, on which a shell is wanted most
+            os.pwrite(self._lock, str(os.getpid()).encode(), 0)
         self._release()
 
     def remove(self, more: Iterable[str]) -> None:
@@ -76,6 +77,9 @@ class RuntimeDirectory:
             with contextlib.suppress(OSError):
                 self._lock = self._acquire()
         if self._lock < 0:
+            return
+        if _is_process(os.pread(self._lock, 20, 0)):
+            self._release()  # another shell has it by now
             return
         for path in (*self._unpacked(), *(self._lent or ())):
             with contextlib.suppress(OSError):  # never a directory, whatever has come there since
@@ -108,8 +112,11 @@ class RuntimeDirectory:
 
 
 def _is_process(pid: bytes) -> bool:
-    """Tell whether this is the number of a process that is there."""
-    return pid.isdigit() and os.path.exists(f"/proc/{int(pid)}")
+    """Tell whether this is the number of a process that is there, and not this one's.
+
+    In a container that was started again it may be what this process had before.
+    """
+    return pid.isdigit() and int(pid) != os.getpid() and os.path.exists(f"/proc/{int(pid)}")
 
 
 def remove(path: str) -> None:

@@ -51,9 +51,9 @@ class Sampler:
         self.seen: list[psutil.Process] = []
         self._cpu: dict[_Key, float] = {}
         self._disk: dict[_Key, _Disk] = {}
-        # Bytes read and written that the next samples count once more, as negative numbers: those
+        # Bytes read and written that the next sample finds once more, as negative numbers: those
         # of a process that ended between the reading of its parent and its own.
-        self._owed = [0, 0]
+        self._owed = (0, 0)
         self._network = self._network_bytes()  # what came before psutil was there isn't known
         # Since the last sample that was kept: seconds, the highest memory, sums of what is a rate.
         self._kept_at = start
@@ -109,9 +109,9 @@ class Sampler:
                 resident += process.memory_info().rss
                 if (counted := self._disk_of(process)) is not None:
                     disk[key] = counted
-        moved = [sum(pair) for pair in zip(_moved(self._disk, disk), self._owed, strict=True)]
-        self._owed = [min(0, amount) for amount in moved]
-        read, written = (max(0, amount) for amount in moved)
+        moved = _moved(self._disk, disk)
+        read, written = (max(0, sum(pair)) for pair in zip(moved, self._owed, strict=True))
+        self._owed = min(0, moved[0]), min(0, moved[1])
         network = self._network_bytes()
         received, sent = (
             max(0, later - earlier) for later, earlier in zip(network, self._network, strict=True)

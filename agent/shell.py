@@ -6,6 +6,7 @@ attached to it and changes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -43,6 +44,8 @@ class Shell(Job):
         for name in ("PATH", "LD_LIBRARY_PATH"):
             if name in self.app_env():
                 env[name] = self.app_env()[name]
+        with contextlib.suppress(OSError):  # where the program would write by hand, as in the job
+            os.makedirs(self.settings.output_dir, exist_ok=True)
         self._banner(notes)
         self._directory.lend()
         bash = shutil.which("bash") or "/bin/sh"

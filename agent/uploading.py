@@ -14,7 +14,7 @@ from agent.helpers import Helper
 from agent.observer import Observer
 from agent.settings import S3Place
 
-# For a helper that says nothing: it tells of each tenth, or every ten seconds.
+# For a helper that says nothing: it tells of progress by percents, every ten seconds at most.
 _UPLOAD_SECONDS = 3600.0
 _BREATH_SECONDS = 0.05
 
@@ -77,9 +77,10 @@ class Uploading(Observer):
         self._files = self.results()
         if self.place is None:
             return
-        for path in self._left_out.links:
-            hint = "copy what it leads to into the output directory"
-            self.log.warning("a link to a directory is not followed", link=path, hint=hint)
+        if links := self._left_out.links:
+            hint = "copy what they lead to into the output directory"
+            what = "links to directories are not followed"
+            self.log.warning(what, links=links[:20], count=len(links), hint=hint)
         if not self._files and not self.settings.topology.is_main:
             return  # a worker has no record to write either
         self._stored = []

@@ -85,7 +85,7 @@ def test_every_pair(doctors, place):
 def test_a_cut_between_two_workers(doctors, doctors_image):
     """Both directions are named with their causes, the code is 75 on every node."""
     # They can be cut only while they run: the third comes later.
-    with doctors(doctors_image, hurts=(Hurt(DELAY, 3, seconds=12),), nodes=4) as running:
+    with doctors(doctors_image, hurts=(Hurt(DELAY, 3, seconds=20),), nodes=4) as running:
         running.wait_phase(1, "join")
         address = running.states[2].address
         running.nodes[1].in_network(f"ip rule add priority 1 to {address} prohibit")
@@ -101,7 +101,7 @@ def test_a_cut_between_two_workers(doctors, doctors_image):
 
 def test_only_ssh_passes(doctors, doctors_image):
     """What mpirun would wait for in vain is found: other ports than ssh's are closed."""
-    with doctors(doctors_image, hurts=(Hurt(DELAY, 2, seconds=12),)) as running:
+    with doctors(doctors_image, hurts=(Hurt(DELAY, 2, seconds=20),)) as running:
         running.wait_phase(1, "join")
         running.nodes[1].in_network(only_ssh(running.nodes[0].address))
         result = running.wait()

@@ -189,8 +189,8 @@ CELLS = [
     Cell(
         "archives.name-taken",
         ARCHIVES,
-        "a file for the place of a directory of the image, or below a file",
-        "77, and the image's files stay",
+        "a file for the place of a directory of the image, or a directory for a file's",
+        "65, and the image's files stay",
     ),
     Cell("archives.no-room", ARCHIVES, "more bytes than the disk has", "71, nothing half left"),
     Cell("archives.no-7zip", ARCHIVES, "7-Zip missing", "71"),

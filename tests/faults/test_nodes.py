@@ -238,7 +238,7 @@ def test_daemon_of_mpirun_fails(cluster):
 def test_only_ssh_passes(cluster, image):
     """Nor for one that can't call back."""
     # The third comes later: the job can't be launched before the rules are there.
-    late = Hurt(DELAY, 2, seconds=8)
+    late = Hurt(DELAY, 2, seconds=20)
     env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="60")
     with cluster(image, "exit 0", env=env, hurts=(late,)) as running:
         running.wait_phase(1, "join")

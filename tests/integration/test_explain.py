@@ -79,7 +79,7 @@ def test_defaults_are_shown_as_what_they_come_to_here(agent, root, program):
     ("env", "what"),
     [
         ({"ARCHITRAVE_LAUNCHER": "direct"}, "nothing"),
-        ({"ARCHITRAVE_LAUNCHER": "auto", "PATH": "/nowhere"}, "nothing"),
+        ({"ARCHITRAVE_LAUNCHER": "auto", "PATH": "/nowhere"}, "nothing, unless"),
         ({"ARCHITRAVE_LAUNCHER": "mpirun", "PATH": "/nowhere"}, "mpirun"),
     ],
 )

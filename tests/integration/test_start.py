@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY, pack, read_line, until
+from tests.conftest import REPOSITORY, read_line, until
 
 CATCHABLE = sorted(set(range(1, 32)) - {9, 17, 19, 20, 21, 22})
 # Those whose default is to end a process: not CHLD, CONT, URG, WINCH, and what stops one.
@@ -290,50 +290,16 @@ def test_wrong_use_is_64(agent, words, env, said):
     assert said in err and "hint: " in err and "Traceback" not in err
 
 
-def test_shell_takes_commands_from_standard_input(agent):
-    """Without a terminal the shell runs what it reads, with the job's environment."""
-    process = agent("shell", env={"APP_BIN": "/opt/app", "X": "1"}, stdin=subprocess.PIPE)
-    out, err = process.communicate("echo got $X $TMP_OUTPUT_DIR; exit 4\n", timeout=20)
-    assert process.returncode == 4
-    assert out.startswith("got 1 /")
-    assert "the job would run" in err and "/opt/app" in err
-
-
-def test_shell_starts_the_job_by_its_banner(agent, root, s3_env, s3, keys, tmp_path):
-    """The banner's line runs the job that the shell is for; then nothing decrypted is left."""
-    s3.put_file("bucket", "shell/private.7z", pack(keys, tmp_path / "private.7z"))
-    (root / "opt/app").write_text("#!/bin/sh\ntest -e ${0%/*}/ssh_host_rsa_key && exit 7\n")
-    env = s3_env | {"APP_BIN": "/opt/app", "S3_BUCKET": "s3://bucket/shell", "EXEC_TYPE": "shell"}
-    env |= {"S3_BATCH_PRIVATE_REL_PATH": "private.7z", "S3_BATCH_DEPS_REL_PATH": "<none>"}
-    env |= {"ARCHITRAVE_LAUNCHER": "direct", "AWS_BATCH_JOB_ID": "by-hand"}
-    process = agent("shell", env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-    line = next(line for line in process.stderr if "start it with" in line)
-    command = line.partition(":")[2].strip()
-    assert command == "EXEC_TYPE=batch architrave run"
-    command = command.replace("architrave", f"{sys.executable} -m agent")
-    out, err = process.communicate(f"{command}; echo code $?\n", timeout=60)
-    assert out.endswith("code 7\n"), err
-    assert [path.name for path in (root / "opt").iterdir()] == ["app"]
-    assert not list((root / "tmp").glob(".architrave*"))
-
-
-def test_shell_by_its_other_names(agent):
-    for words, env in ((["debug"], {}), (["bash"], {}), ([], {"EXEC_TYPE": "SHELL"})):
-        process = agent(*words, env=env, stdin=subprocess.PIPE)
-        assert process.communicate("exit 3\n", timeout=20)[1].startswith("architrave: debug shell")
-        assert process.returncode == 3
-    assert agent("bash", "-c", "exit 5").wait(20) == 5
-
-
 @pytest.mark.cell("signals.nested")
-def test_a_job_inside_is_given_its_time(agent, root):
+@pytest.mark.parametrize("command", ["{}; true", "setsid {} & wait"])
+def test_a_job_inside_is_given_its_time(agent, root, command):
     """SIGTERM ends the command at once, and its job when it has saved what there is."""
     save = (
         "trap 'sleep 2; echo saved >$TMP_OUTPUT_DIR/saved; exit 9' TERM; echo up; sleep 60 & wait"
     )
     (root / "opt/app").write_text(f"#!/bin/sh\n{save}\n")
     env = {"EXEC_TYPE": "lambda", "APP_BIN": "/opt/app", "ARCHITRAVE_LAUNCHER": "direct"}
-    process = agent("sh", "-c", f"{sys.executable} -m agent run; true", env=env)
+    process = agent("sh", "-c", command.format(f"{sys.executable} -m agent run"), env=env)
     assert read_line(process) == "up\n"
     process.terminate()
     assert process.wait(20) == 143

@@ -1,5 +1,9 @@
 """What of private.7z goes into /opt, and what of it is taken out again at the end."""
 
+import errno
+import os
+import shutil
+
 import pytest
 
 from agent import archive
@@ -46,17 +50,20 @@ def test_what_was_unpacked_is_removed_and_nothing_else(node):
 
 
 @pytest.mark.cell("archives.name-taken")
-@pytest.mark.parametrize("name", ["app", "tool/x"])
+@pytest.mark.parametrize("name", ["app", "tool/x", "tool/"])
 def test_a_name_that_is_taken(node, name):
-    """A file for a directory's place, or below a file: refused, and the image stays as it was."""
+    """A file for a directory's place, or a directory for a file's: the image stays as it was."""
     opt, fresh, directory = node
     before = tree(opt)
     (fresh / name).parent.mkdir(exist_ok=True)
-    (fresh / name).write_text("private")
+    if name.endswith("/"):
+        (fresh / name).mkdir()
+    else:
+        (fresh / name).write_text("private")
     (fresh / "late").write_text("private")
     with pytest.raises(AgentError) as caught:
         move(node)
-    assert caught.value.code == 77 and str(opt / name.partition("/")[0]) in caught.value.cause
+    assert caught.value.code == 65 and str(opt / name.partition("/")[0]) in caught.value.cause
     directory.remove([])
     assert tree(opt) == before
 
@@ -71,3 +78,25 @@ def test_a_directory_that_came_in_place_of_a_file(node):
     (opt / "data/result").write_text("kept")
     directory.remove([])
     assert tree(opt)["data/result"] == "kept"
+
+
+def test_a_volume_below_the_directory(node, monkeypatch):
+    """What can't be renamed into another file system is copied there; a failure costs no file."""
+    opt, fresh, directory = node
+    (fresh / "late").write_text("private")
+    replace = os.replace
+
+    def across(source, target):
+        if str(source).startswith(str(fresh)):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", across)
+    move(node)
+    assert tree(opt)["late"] == "private"
+    (fresh / "tool").write_text("private")
+    monkeypatch.setattr(shutil, "copy2", lambda *_, **__: os.open("/nowhere/x", os.O_RDONLY))
+    with pytest.raises(AgentError):
+        move(node)
+    directory.remove([])
+    assert tree(opt)["tool"] == "image"

@@ -158,6 +158,7 @@ def test_results_are_what_is_new_or_changed(tmp_path):
     for name in ("old", "changed", "batch/x", "keep.tmp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("1")
+    (tmp_path / "there").symlink_to("/usr")
     before = outputs.snapshot(str(tmp_path), breathe)
     (tmp_path / "changed").write_text("22")
     (tmp_path / "new").write_text("3")
@@ -167,7 +168,8 @@ def test_results_are_what_is_new_or_changed(tmp_path):
     (tmp_path / "batch/y").write_text("6")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "latest").symlink_to("sub")
-    (tmp_path / "away").symlink_to("/usr")
+    for name in ("away", "away.tmp"):
+        (tmp_path / name).symlink_to("/usr")
     own, left_out = [str(tmp_path / "batch")], outputs.LeftOut()
     found = outputs.results(str(tmp_path), before, own, ["*.tmp"], left_out, breathe)
     assert found == ["changed", "new", "sub/deep"]
