@@ -143,7 +143,7 @@ CELLS = [
     Cell("signals.second", SIGNALS, "a second SIGTERM", "shortens the grace"),
     Cell("signals.forwarded", SIGNALS, "any other signal", "forwarded to the application"),
     Cell("signals.job-control", SIGNALS, "job control, with and without a terminal", "as a shell"),
-    Cell("signals.orphans", SIGNALS, "1500 orphans at once", "reaped", "2 s"),
+    Cell("signals.orphans", SIGNALS, "1500 orphans at once", "reaped", "100 ms of a processor"),
     Cell("signals.at-once", SIGNALS, "SIGTERM 20 ms after the start", "143"),
     Cell("signals.subreaper", SIGNALS, "not PID 1", "a subreaper: no zombie, no orphan left"),
     Cell(

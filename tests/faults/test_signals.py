@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 
+import psutil
 import pytest
 
 from tests.cluster.conftest import ranks, run_json
@@ -104,27 +105,21 @@ def test_fifteen_hundred_orphans(agent):
     process = agent("exec", "--", sys.executable, "-c", code, stdin=-1)
     assert read_line(process) == "born\n"
     assert len(children(process.pid)) > 1500
+    before = processor_seconds(process.pid)
     process.stdin.write("\n")
     process.stdin.flush()
-    until(lambda: not stays(process.pid), 20)
-    first = time.monotonic()
     until(lambda: len(children(process.pid)) == 1, 20)
-    # From the last one's end; the machine may be busy, so this is far more than it takes.
-    assert time.monotonic() - first < 2
+    # Its own time: how long it waits for a processor is the machine's affair.
+    assert processor_seconds(process.pid) - before <= 0.1
     process.terminate()
     assert process.wait(20) == 143
+
+
+def processor_seconds(pid):
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
 
 
 def children(pid):
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return file.read().split()
-
-
-def stays(pid):
-    """Return the orphans of a process that still run."""
-    found = []
-    for child in children(pid)[1:]:
-        with contextlib.suppress(OSError), open(f"/proc/{child}/stat") as file:
-            if file.read().rpartition(")")[2].split()[0] != "Z":
-                found.append(child)
-    return found
