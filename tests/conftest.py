@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ IMAGE = os.environ.get("ARCHITRAVE_TEST_IMAGE", "architrave:test")
 LAMBDA_IMAGE = f"{IMAGE}-lambda"
 PASSWORD = "geheim, with blanks & $igns"
 
+# A shell starts what it puts into the background with SIGINT ignored, which programs would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # A loaded machine makes an example slow, and that is no flaw of what is tested.
 hypothesis.settings.register_profile("loaded", deadline=None)
 hypothesis.settings.load_profile("loaded")
