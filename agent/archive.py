@@ -37,6 +37,7 @@ def unpack_7z(path: str, target: str, password: str, forbidden: set[str]) -> Non
     _check_space(unpacked_size(path, password, forbidden), target, path)
     _run(seven_zip(), ["x", "-y", "-bso0", "-bsp0", f"-o{target}", path], path, password)
     _check_tree(target, path)
+    # Whatever way it took there: 7-Zip may follow a link of the archive's own.
     for name in forbidden & set(os.listdir(target)):
         raise _own_name(path, name)
 
@@ -198,12 +199,14 @@ def _entries(source: str) -> tuple[set[str], list[str]]:
     """Return the folders of a tree, and its files and links, by their relative names."""
     folders, files = set(), []
     for folder, directories, names in os.walk(source):
-        for name in (*directories, *names):
-            path = os.path.join(folder, name)
-            if os.path.isdir(path) and not os.path.islink(path):
-                folders.add(os.path.relpath(path, source))
+        inside = os.path.relpath(folder, source)
+        files += [os.path.normpath(os.path.join(inside, name)) for name in names]
+        for name in directories:
+            relative = os.path.normpath(os.path.join(inside, name))
+            if os.path.islink(os.path.join(folder, name)):
+                files.append(relative)
             else:
-                files.append(os.path.relpath(path, source))
+                folders.add(relative)
     return folders, sorted(files)
 
 

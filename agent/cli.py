@@ -88,16 +88,12 @@ def _dispatch(words: list[str]) -> int:
                 "exec", "no command is given", code=USAGE, hint="architrave exec -- CMD ARG…"
             )
     elif not words or first in ("run", "explain"):
-        if words[1:] and first == "explain":
-            cause, hint = "explain takes no arguments", "architrave explain"
-            raise AgentError(f"explain {words[1]!r}", cause, code=USAGE, hint=hint)
         if words[1:]:
-            raise AgentError(
-                f"{first} {words[1]!r}",
-                "a job takes no arguments",
-                code=USAGE,
-                hint="set APP_PARAMS, or use architrave exec -- CMD ARG…",
-            )
+            who, hint = "a job", "set APP_PARAMS, or use architrave exec -- CMD ARG…"
+            if first == "explain":
+                who, hint = "explain", "architrave explain"
+            cause = f"{who} takes no arguments"
+            raise AgentError(f"{first} {words[1]!r}", cause, code=USAGE, hint=hint)
         return _job(first, [])
     elif first.startswith("-"):
         raise AgentError(

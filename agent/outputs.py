@@ -50,25 +50,27 @@ def results(
     ours = [os.path.abspath(path) for path in own]
     patterns = list(exclude)
 
-    def counts(path: str) -> bool:
+    def name_of(path: str) -> str:
+        """Return the relative name, empty for what is ours or excluded."""
         if any(path == one or path.startswith(one + os.sep) for one in ours):
-            return False
+            return ""
         relative = os.path.relpath(path, directory)
         names = (relative, os.path.basename(relative))
-        return not any(fnmatch.fnmatchcase(name, one) for one in patterns for name in names)
+        excluded = any(fnmatch.fnmatchcase(name, one) for one in patterns for name in names)
+        return "" if excluded else relative
 
     found = []
     for path in _files(directory, left_out):
         breathe()
-        if not counts(path):
+        name = name_of(path)
+        if not name:
             continue
-        relative = os.path.relpath(path, directory)
         try:
             if before.get(path) != _stamp(path):
-                found.append(relative)
+                found.append(name)
         except OSError:
             continue  # it vanished meanwhile
-    left_out.links = [path for path in left_out.links if path not in before and counts(path)]
+    left_out.links = [path for path in left_out.links if path not in before and name_of(path)]
     return sorted(found)
 
 
@@ -78,6 +80,7 @@ def _files(directory: str, left_out: LeftOut) -> Iterator[str]:
     A link to a directory isn't followed: it may lead to the whole system, or round in a circle.
     """
     top = os.path.abspath(directory)
+    within = os.path.realpath(top)
 
     def note(error: OSError) -> None:
         left_out.unreadable.append(str(error.filename))
@@ -85,16 +88,14 @@ def _files(directory: str, left_out: LeftOut) -> Iterator[str]:
     for folder, directories, names in os.walk(top, onerror=note):
         for name in directories:
             path = os.path.join(folder, name)
-            if os.path.islink(path) and not _is_below(os.path.realpath(path), top):
+            if not os.path.islink(path):
+                continue
+            if os.path.commonpath([os.path.realpath(path), within]) != within:
                 left_out.links.append(path)
         for name in names:
             path = os.path.join(folder, name)
             if os.path.isfile(path):
                 yield path
-
-
-def _is_below(path: str, top: str) -> bool:
-    return os.path.commonpath([path, os.path.realpath(top)]) == os.path.realpath(top)
 
 
 def _stamp(path: str) -> Stamp:

@@ -135,24 +135,25 @@ def _unpack_private(path: str, request: dict[str, Any]) -> dict[str, Any]:
 
 def fetch_deps(storage: Storage, place: S3Place, request: dict[str, Any]) -> list[dict[str, Any]]:
     """Fetch deps.tar.gz, or the list that stands in its place and each package beside it."""
-    if not place.key.endswith(".lst"):
-        try:
-            return [storage.fetch(place, os.path.join(request["runtime_dir"], "deps.tar.gz"))]
-        except AgentError as missing:
-            if not _may_be_absent(missing):
-                raise
-            place = list_beside(place)
-            try:
-                content = storage.read(place)
-            except AgentError as error:
-                if not _may_be_absent(error):
-                    raise
-                # Most images need no packages.
-                missing.hint += "; a job that needs none: S3_BATCH_DEPS_REL_PATH='<none>'"
-                raise missing from None
-    else:
-        content = storage.read(place)
-    return fetch_listed(storage, place, content, request["deps_dir"])
+    target = request["deps_dir"]
+    if place.key.endswith(".lst"):
+        return fetch_listed(storage, place, storage.read(place), target)
+    try:
+        return [storage.fetch(place, os.path.join(request["runtime_dir"], "deps.tar.gz"))]
+    except AgentError as error:
+        if not _may_be_absent(error):
+            raise
+        missing = error
+    listing = list_beside(place)
+    try:
+        content = storage.read(listing)
+    except AgentError as error:
+        if not _may_be_absent(error):
+            raise
+        # Most images need no packages.
+        missing.hint += "; a job that needs none: S3_BATCH_DEPS_REL_PATH='<none>'"
+        raise missing from None
+    return fetch_listed(storage, listing, content, target)
 
 
 def _may_be_absent(error: AgentError) -> bool:

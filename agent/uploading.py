@@ -32,7 +32,6 @@ class Uploading(Observer):
     _uploader: Helper | None = None
     _uploaded: dict[str, Any] | None = None
     _stored: list[dict[str, Any]]
-    _before_try: list[dict[str, Any]]
     _heard = 0
 
     @property
@@ -88,23 +87,28 @@ class Uploading(Observer):
 
     def _upload_rest(self) -> None:
         """Start to upload what isn't stored yet."""
-        stored = {file["name"] for file in self._stored}
         request = {
             "place": fields(self.place),
             "node": f"node-{self.settings.topology.index}",
             "path_style": self.path_style,
             "directory": self.output_dir,
-            "files": [name for name in self._files if name not in stored],
+            "files": self._unstored(),
             "afresh": self.afresh,
         }
-        self._uploaded, self._before_try = None, list(self._stored)
+        self._uploaded = None
         self._uploader = self.start_helper("stage_out", request, self._hear_upload)
+
+    def _unstored(self) -> list[str]:
+        stored = {file["name"] for file in self._stored}
+        return [name for name in self._files if name not in stored]
 
     def _hear_upload(self, message: dict[str, Any]) -> None:
         self._heard += 1
         if "uploaded" in message:
-            files = [*self._before_try, *message["uploaded"]["files"]]
-            files.sort(key=lambda file: str(file["name"]))
+            # With those that an earlier try has stored.
+            files = [*self._stored, *message["uploaded"]["files"]]
+            by_name = {str(file["name"]): file for file in files}
+            files = [by_name[name] for name in sorted(by_name)]
             self._uploaded = {**message["uploaded"], "files": files}
         elif "stored" in message:
             self._stored += message["stored"]
@@ -118,9 +122,7 @@ class Uploading(Observer):
         try:
             answer = self._await_upload() if self._uploader else {"files": [], "failed": []}
         except AgentError as error:
-            stored = {file["name"] for file in self._stored}
-            left = [name for name in self._files if name not in stored]
-            failed = [{"name": name, **error.to_json()} for name in left]
+            failed = [{"name": name, **error.to_json()} for name in self._unstored()]
             answer = {"files": self._stored, "failed": failed}
         answer["failed"] += [
             {"name": path, "what": f"read {path}", "cause": "permission denied", "hint": ""}

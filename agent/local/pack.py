@@ -76,10 +76,14 @@ def password(file: Path | None, env: dict[str, str]) -> str:
     else:
         hint = "set PRIVATE_PASSWD, name a file with --password-file, or say --no-password"
         raise AgentError("encrypt private.7z", "there is no password", code=BAD_SETTINGS, hint=hint)
-    if given in OFF or "\n" in given:
-        # A job takes OFF's other word as no password at all, and would fail to unpack.
-        cause = "the password is empty" if not given else "the password has a line break"
-        cause = f"the password {given} means none" if given in OFF[1:] else cause
+    cause = ""
+    if not given:
+        cause = "the password is empty"
+    elif given in OFF:  # the job would unpack without one
+        cause = f"the password {given} means none"
+    elif "\n" in given:
+        cause = "the password has a line break"
+    if cause:
         hint = "choose another one, or say --no-password"
         raise AgentError("encrypt private.7z", cause, code=BAD_SETTINGS, hint=hint)
     return given
@@ -113,9 +117,11 @@ def pack(
     level: int = LEVEL,
     progress: Callable[[int], None] = lambda percent: None,
 ) -> Packed:
-    """Pack a directory's content; `progress` is told percents. Raises AgentError 64, 65, 71, 73."""
+    """Pack a directory's content; `progress` is told percents. Raises AgentError 64, 65, 71.
+
+    `check_target` comes first, before anybody is asked for a password.
+    """
     names = _names(directory)
-    check_target(target, directory)
     if KEY not in names:
         _make_keys(directory)
     with tempfile.TemporaryDirectory(prefix=".architrave-pack-", dir=target.parent) as work:
