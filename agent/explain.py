@@ -134,8 +134,10 @@ def _run(job: Job) -> Iterator[str]:
     where = settings.workdir or os.getcwd()
     limit = f"{settings.timeout:g} s" if settings.timeout else "no limit"
     yield f"          in {where}, {limit}, {settings.grace:g} s from SIGTERM to SIGKILL"
+    several = settings.topology.count > 1 and launcher != "direct"
     hidden = [name for name in SECRETS if name in settings.helper_env or name == "PRIVATE_PASSWD"]
-    yield f"          its environment is this one without {', '.join(hidden)}"
+    where = "each process has the environment of its own node" if several else "its environment"
+    yield f"          {where}{', ' if several else ' is this one '}without {', '.join(hidden)}"
 
 
 def _command(job: Job, env: dict[str, str]) -> list[str]:
@@ -149,7 +151,7 @@ def _command(job: Job, env: dict[str, str]) -> list[str]:
     job.node = replace(job.node, address=address, slots=job.slots)
     if isinstance(job, MainNode):
         job.ask_version()
-    return job.argv(job.launcher(env), list(settings.command), env)
+    return job.argv(job.launcher(env), list(settings.command))
 
 
 def _several(indexes: list[int]) -> str:

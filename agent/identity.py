@@ -11,13 +11,18 @@ import hashlib
 import hmac
 import math
 import os
+import shlex
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from agent.errors import BAD_ARCHIVE, NO_PERMISSION, AgentError, why
 
 HOST_ALIAS = "architrave-node"
-HOST_KEY, USER_KEY = "host_key", "user_key"
+# With the user key a launcher starts its daemons, in the application's environment; with the files
+# key agents write and read readiness files, and nothing else.
+HOST_KEY, USER_KEY, FILES_KEY = "host_key", "user_key", "files_key"
+ENVIRONMENT = "environment"
 AUTHORIZED_KEYS, KNOWN_HOSTS = "authorized_keys", "known_hosts"
 SSHD_CONFIG, SSH_CONFIG = "sshd_config", "ssh_config"
 
@@ -25,18 +30,20 @@ SSHD_CONFIG, SSH_CONFIG = "sshd_config", "ssh_config"
 def prepare(request: dict[str, Any]) -> None:
     """Write keys and configurations into `directory`. Runs in a helper process.
 
-    `request`: key_file, directory, batch, job, attempt, address, port, user, nodes, heartbeat,
-    env (what a session gets). Raises AgentError 65 when there is no key, 77 when it can't be read.
+    `request`: key_file, directory, batch, job, attempt, address, port, user, nodes, heartbeat.
+    Raises AgentError 65 when there is no key, 77 when it can't be read.
     """
     seed_of = _seeds(request["key_file"], request["job"], request["attempt"])
     directory = request["directory"]
     os.makedirs(directory, mode=0o700, exist_ok=True)
     host_private, host_public = _key_pair(seed_of("host"))
     user_private, user_public = _key_pair(seed_of("user"))
+    files_private, files_public = _key_pair(seed_of("files"))
     files = {
         HOST_KEY: host_private,
         USER_KEY: user_private,
-        AUTHORIZED_KEYS: f"restrict {user_public}\n",
+        FILES_KEY: files_private,
+        AUTHORIZED_KEYS: authorized_keys(directory, request["batch"], user_public, files_public),
         KNOWN_HOSTS: f"{HOST_ALIAS} {host_public}\n",
         SSHD_CONFIG: sshd_config(request),
         SSH_CONFIG: ssh_config(request),
@@ -90,6 +97,32 @@ def _key_pair(seed: bytes) -> tuple[str, str]:
     return private.decode(), public.decode()
 
 
+def authorized_keys(directory: str, batch: str, user_public: str, files_public: str) -> str:
+    """Return what each key may do: start a process in the application's environment, or SFTP.
+
+    Without SHLVL bash reads the user's start file for each command from outside (bash(1), "Invoked
+    by remote shell daemon"), and what that prints, waits for or ends with is the launch's.
+    """
+    session = os.path.join(os.path.dirname(__file__), "session.py")
+    words = [sys.executable, "-I", "-S", session, os.path.join(directory, ENVIRONMENT)]
+    start = _quoted(shlex.join(words))
+    files = _quoted(f"internal-sftp -d {shlex.quote(batch)}")
+    return (
+        f'restrict,environment="SHLVL=1",command={start} {user_public}\n'
+        f"restrict,command={files} {files_public}\n"
+    )
+
+
+def _quoted(command: str) -> str:
+    """Return a value as sshd(8) reads options: in quotes, a quote in it behind a backslash."""
+    return '"' + command.replace('"', '\\"') + '"'
+
+
+def write_environment(directory: str, env: Mapping[str, str]) -> None:
+    """Write what `session` gives to each process that a launcher starts on this node."""
+    _write(os.path.join(directory, ENVIRONMENT), "".join(f"{n}={v}\0" for n, v in env.items()))
+
+
 def sshd_config(request: Mapping[str, Any]) -> str:
     """Return sshd's configuration: this job's key, this user, and nothing else."""
     directory = request["directory"]
@@ -109,7 +142,8 @@ def sshd_config(request: Mapping[str, Any]) -> str:
         "StrictModes no",
         "DisableForwarding yes",
         "PermitTunnel no",
-        "PermitUserEnvironment no",
+        # For the one variable in authorized_keys; `session` replaces all of them.
+        "PermitUserEnvironment yes",
         "PermitUserRC no",
         "UseDNS no",
         "PrintMotd no",
@@ -127,13 +161,7 @@ def sshd_config(request: Mapping[str, Any]) -> str:
         # Names are relative to the readiness files, wherever this node keeps them.
         f"Subsystem sftp internal-sftp -d {request['batch']}",
     ]
-    # A session begins with a bare environment: mpirun's daemon must be found on every node.
-    # Without SHLVL bash reads the user's start file for each command from outside (bash(1),
-    # "Invoked by remote shell daemon"), and what that prints, waits for or ends with is the
-    # launch's.
-    variables = {**request["env"], "SHLVL": "1"}
-    words = [f'"{name}={value}"' for name, value in variables.items() if '"' not in value]
-    return "\n".join([*lines, f"SetEnv {' '.join(words)}"]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def ssh_config(request: Mapping[str, Any]) -> str:
@@ -163,5 +191,5 @@ def ssh_config(request: Mapping[str, Any]) -> str:
 
 def _write(path: str, text: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
+    with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)

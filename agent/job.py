@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from agent import __version__, model
+from agent import __version__, identity, model
 from agent.delivery import write_probe
 from agent.errors import S3_UNREACHABLE, AgentError
 from agent.model import Node, Outcome
@@ -17,8 +17,6 @@ from agent.uploading import fields
 _STAGE_SECONDS = 3600.0
 _SMALL_STEP_SECONDS = 60.0
 HOLDING = "holding this container for a debugger"
-# What a session over SSH gets of the application's environment: mpirun's daemon needs it.
-_SESSION_ENV = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
 
 
 class Job(Runner):
@@ -142,7 +140,6 @@ class Job(Runner):
             settings.address, settings.interface, settings.topology.main_address
         )
         self.node = Node(settings.topology.index, address, self.slots, __version__)
-        env = self.app_env()
         return {
             "key_file": settings.path(f"/opt/{settings.key_name}"),
             "directory": self._ssh_directory,
@@ -154,7 +151,6 @@ class Job(Runner):
             "user": user_name(),
             "nodes": settings.topology.count,
             "heartbeat": settings.heartbeat,
-            "env": {name: env[name] for name in _SESSION_ENV if env.get(name)},
         }
 
     @property
@@ -170,9 +166,15 @@ class Job(Runner):
             f"{self._ssh_directory}/ssh_config",
         )
 
+    @property
+    def sftp(self) -> tuple[str, ...]:
+        """Return the beginning of the command that opens an SFTP session with another node."""
+        return (*self.ssh, "-i", os.path.join(self._ssh_directory, identity.FILES_KEY))
+
     def open_sshd(self) -> dict[str, Any]:
         """Start sshd; return what requests to other nodes need."""
         settings = self.settings
+        identity.write_environment(self._ssh_directory, self.app_env())
         config = f"{self._ssh_directory}/sshd_config"
         self.sshd = Sshd(self.loop, self.log, config, settings.app_env, self.own_pids)
         return {

@@ -80,11 +80,11 @@ class MainNode(Job):
         text = self.ask("mpirun tells its version", [program, "--version"], env)
         self._mpi_major = plan.mpi_version(text)
 
-    def mpirun_options(self, env: dict[str, str]) -> plan.MpiRun:
+    def mpirun_options(self) -> plan.MpiRun:
         """Return what mpirun needs to reach the workers."""
         settings = self.settings
         return replace(
-            super().mpirun_options(env),
+            super().mpirun_options(),
             major=self._mpi_major,
             hostfile=settings.path("/tmp/hostfile"),
             hosts=settings.topology.count,

@@ -8,22 +8,11 @@ from dataclasses import dataclass
 
 from agent.errors import BAD_SETTINGS, AgentError
 
-# What every rank gets besides what mpirun passes on by itself.
-PASSED_ON = (
-    "PATH",
-    "LD_LIBRARY_PATH",
-    "TMP_OUTPUT_DIR",
-    "TMP_INPUT_DIR",
-    "INPUT_FILE_PATH",
-    "LANG",
-)
-
 
 @dataclass(frozen=True)
 class MpiRun:
     """What mpirun has to know. `hostfile` is empty on a single node."""
 
-    program: str
     major: int
     slots: int
     hostfile: str = ""
@@ -58,17 +47,19 @@ def mpi_version(text: str) -> int:
     )
 
 
-def mpirun(options: MpiRun, command: Sequence[str], env_names: Sequence[str]) -> list[str]:
-    """Return the whole command line."""
-    words = [options.program]
+def mpirun(options: MpiRun, command: Sequence[str]) -> list[str]:
+    """Return the whole command line.
+
+    By its bare name: with a path mpirun puts its own directories before those of each node's
+    environment (mpirun(1), --prefix). And without -x: a rank has the environment of its node.
+    """
+    words = ["mpirun"]
     if options.as_root:
         words.append("--allow-run-as-root")
     if options.hostfile:
         words += ["--hostfile", options.hostfile, *_across(options)]
     else:
         words += ["--host", f"localhost:{options.slots}", "-np", str(options.slots)]
-    for name in env_names:
-        words += ["-x", name]
     return [*words, *options.more, *command]
 
 

@@ -43,7 +43,7 @@ class Remote:
                 address,
                 port,
                 user,
-                key_filename=os.path.join(directory, identity.USER_KEY),
+                key_filename=os.path.join(directory, identity.FILES_KEY),
                 allow_agent=False,
                 look_for_keys=False,
                 timeout=timeout,

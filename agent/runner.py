@@ -45,7 +45,7 @@ class Runner(Delivery):
         program = resolve(settings.command[0], env.get("PATH", os.defpath))
         launcher = self.launcher(env)
         self.command = (program, *settings.command[1:])
-        argv = self.argv(launcher, self.command, env)
+        argv = self.argv(launcher, self.command)
         if launcher == "mpirun":
             self.command = tuple(argv)
         if launcher == "each":
@@ -81,12 +81,11 @@ class Runner(Delivery):
         )
         return outcome
 
-    def argv(self, launcher: str, command: Sequence[str], env: dict[str, str]) -> list[str]:
+    def argv(self, launcher: str, command: Sequence[str]) -> list[str]:
         """Return the words that start the application on this node."""
         if launcher != "mpirun":
             return list(command)
-        names = [name for name in plan.PASSED_ON if env.get(name)]
-        return plan.mpirun(self.mpirun_options(env), command, names)
+        return plan.mpirun(self.mpirun_options(), command)
 
     def ask(self, what: str, argv: list[str], env: dict[str, str]) -> str:
         """Run a small program and return what it says, in its first 64 KiB."""
@@ -167,11 +166,9 @@ class Runner(Delivery):
         """Return the processes for this node."""
         return cgroup.slots(self.settings)
 
-    def mpirun_options(self, env: dict[str, str]) -> plan.MpiRun:
+    def mpirun_options(self) -> plan.MpiRun:
         """Return what mpirun needs on this node alone."""
-        program = shutil.which("mpirun", path=env.get("PATH", os.defpath)) or "mpirun"
         return plan.MpiRun(
-            program,
             major=4,
             slots=self.node.slots,
             as_root=os.geteuid() == 0,

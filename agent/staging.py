@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from agent import archive, identity, model, packages
-from agent.environ import with_directories
 from agent.errors import CANNOT_WRITE, NO_PERMISSION, AgentError, NotThere, why
 from agent.integrity import digests
 from agent.model import Emit
@@ -46,9 +45,7 @@ def stage_in(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     if private or deps or probe:
         answer |= _fetch_and_unpack(private, deps, probe, request, emit)
     if request["identity"]:
-        given = request["identity"]
-        env = with_directories(given["env"], answer["path"], answer["library_path"])
-        identity.prepare({**given, "env": env})
+        identity.prepare(request["identity"])
     return answer
 
 

@@ -78,7 +78,7 @@ class Worker(Job):
         settings = self.settings
         # What can't be found is said before anybody waits.
         once = ("-o", "ConnectionAttempts=1")
-        line = [*self.ssh, *once, "-s", settings.topology.main_address, "sftp"]
+        line = [*self.sftp, *once, "-s", settings.topology.main_address, "sftp"]
         ssh = self.open_sshd()
         meeting = WorkerMeeting(
             self.loop,

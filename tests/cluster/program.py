@@ -24,14 +24,14 @@ import time
 def main():
     rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("NODE_RANK", "0")))
     size = int(os.environ.get("OMPI_COMM_WORLD_SIZE", os.environ.get("NODE_COUNT", "1")))
-    addresses = os.environ.get("SSH_CONNECTION", "").split()
+    # The environment of the node on which this rank runs: only a worker's has this one.
+    main_address = os.environ.get("AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS", "")
     seen = {
         "rank": rank,
         "size": size,
         "hostname": socket.gethostname(),
-        # sshd tells both ends of the connection that this rank was started by.
-        "main": addresses[0] if addresses else "",
-        "address": addresses[2] if addresses else "",
+        "main": main_address,
+        "address": os.environ.get("ARCHITRAVE_ADDRESS") or address_towards(main_address),
         "words": sys.argv[1:],
         "env": dict(os.environ),
     }
@@ -56,6 +56,14 @@ def main():
         return LAST_ACTS[what](*map(int, numbers))
     while True:
         signal.pause()
+
+
+def address_towards(other):
+    if not other:
+        return ""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((other, 9))
+        return probe.getsockname()[0]
 
 
 def last(seconds, code):

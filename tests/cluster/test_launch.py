@@ -64,8 +64,9 @@ def test_sixteen_processes(cluster, meet):
         result = running.wait()
     assert codes(result) == [5] * 16, errors(result.nodes[0])
     check_ranks(result, 16)
-    # They share the main node's output directory.
-    assert {f"node-0/rank-{index}.json" for index in range(16)} < check_manifest(result).keys()
+    assert {f"node-{index}/rank-{index}.json" for index in range(16)} < check_manifest(
+        result
+    ).keys()
 
 
 def test_slots(cluster, image, meet):
@@ -114,14 +115,16 @@ def test_direct(cluster, image):
 
 
 def test_output_directory_of_the_main_node(cluster, place, tmp_path):
-    """Where every node has another TMP_OUTPUT_DIR, ranks write to main's and all results arrive."""
+    """Where every node has another TMP_OUTPUT_DIR, each rank has its own; all results arrive."""
     base = tmp_path if place is None else "/tmp"
     node_env = {index: {"TMP_OUTPUT_DIR": f"{base}/random-{index}"} for index in range(3)}
     with cluster(place, "exit 0", node_env=node_env) as running:
         result = running.wait()
     assert codes(result) == [0] * 3, "\n".join(errors(node) for node in result.nodes)
     seen = ranks(result)
-    assert [one["env"]["TMP_OUTPUT_DIR"] for one in seen] == [f"{base}/random-0"] * 3
+    assert [one["env"]["TMP_OUTPUT_DIR"] for one in seen] == [
+        f"{base}/random-{i}" for i in range(3)
+    ]
     check_manifest(result)
 
 

@@ -87,10 +87,29 @@ CELLS = [
         "127 or 126 with the reason",
     ),
     Cell(
+        "application.not-executable",
+        APPLICATION,
+        "can't be executed (wrong machine, missing interpreter, CRLF, no #!), under every launcher",
+        "126 or 127 with the reason, never the launcher's own code",
+    ),
+    Cell(
+        "application.environment",
+        APPLICATION,
+        "a rank on any node looks at its environment",
+        "that of its own node's container, less the agent's secrets",
+    ),
+    Cell(
         "application.ignores-sigterm",
         APPLICATION,
         "ignores SIGTERM",
-        "SIGKILL to its group",
+        "SIGKILL to all of its processes",
+        "the grace period",
+    ),
+    Cell(
+        "application.grace",
+        APPLICATION,
+        "a script's child, a process in another group, a rank on any node saves its state",
+        "each gets one SIGTERM and the whole grace period, also where the leader has ended",
         "the grace period",
     ),
     Cell(

@@ -28,7 +28,8 @@ line.close()
 
 def ask(directory, *orders):
     """Return what a line answers to orders, and why it is over if it is."""
-    command = ["ssh", "-F", str(directory / "ssh_config"), "-s", "127.0.0.1", "sftp"]
+    key = ["-i", str(directory / "files_key")]
+    command = ["ssh", "-F", str(directory / "ssh_config"), *key, "-s", "127.0.0.1", "sftp"]
     done = subprocess.run(
         [sys.executable, "-c", ASK, *command],
         input=json.dumps(orders),

@@ -26,7 +26,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def prepare(directory, key, port, job="job", attempt=1):
+def prepare(directory, key, port, job="job", attempt=1, env=None):
     (directory / "batch").mkdir(parents=True, exist_ok=True)
     identity.prepare(
         {
@@ -40,9 +40,9 @@ def prepare(directory, key, port, job="job", attempt=1):
             "user": USER,
             "nodes": 2,
             "heartbeat": 2,
-            "env": {"PATH": "/only/this:/usr/bin:/bin"},
         }
     )
+    identity.write_environment(str(directory), env or {"PATH": "/only/this:/usr/bin:/bin"})
     return directory
 
 
@@ -108,16 +108,58 @@ def test_same_archive_same_keys(tmp_path, keys):
 @pytest.mark.cell("security.key-modes")
 def test_only_the_owner_can_read(tmp_path, keys):
     directory = prepare(tmp_path / "x", keys / "ssh_host_rsa_key", 2222)
-    for name in ("host_key", "user_key", "authorized_keys"):
+    for name in ("host_key", "user_key", "files_key", "authorized_keys", "environment"):
         assert (directory / name).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_session_finds_the_programs(server):
-    """What mpirun starts on another node has this job's PATH."""
-    done = ssh(server[0], "echo $PATH")
+def test_a_session_has_the_node_s_own_environment(server):
+    """What a launcher starts on another node has exactly that node's environment, byte for byte."""
+    env = {
+        "PATH": "/only/this:/usr/bin:/bin",
+        "LM_LICENSE_FILE": "27000@licence.example",
+        "JSON": '{"a": ["it\'s", "\\\\", "$HOME `id`"]}',
+        "LINES": "one\ntwo\n\n",
+        "EMPTY": "",
+        "LATIN": "caf\udce9",
+        "LONG": "x" * 100_000,
+        "SHLVL": "7",
+    }
+    identity.write_environment(str(server[0]), env)
+    done = subprocess.run(
+        ["ssh", "-F", server[0] / "ssh_config", "127.0.0.1", "/usr/bin/env", "-0"],
+        capture_output=True,
+        timeout=30,
+        env=os.environ | {"LM_LICENSE_FILE": "the caller's"},
+    )
     assert done.returncode == 0, done.stderr
-    # The user's own shell may put more in front.
-    assert "/only/this" in done.stdout.strip().split(":")
+    seen = dict(pair.split(b"=", 1) for pair in done.stdout.split(b"\0") if pair)
+    # A shell in between counts itself, and says where it is.
+    allowed = {b"PWD", b"OLDPWD", b"SHLVL", b"_"}
+    sent = {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
+    assert {n: v for n, v in seen.items() if n not in allowed} == {
+        n: v for n, v in sent.items() if n not in allowed
+    }
+
+
+@pytest.mark.parametrize("code", [0, 7, 255])
+def test_a_session_passes_on_what_its_command_says(server, code):
+    """Its standard input, output and exit code; the words come as they were typed."""
+    done = subprocess.run(
+        ["ssh", "-F", server[0] / "ssh_config", "127.0.0.1", f"cat; echo 'a  b'; exit {code}"],
+        input="in\n",
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (code, "in\na  b\n")
+
+
+@pytest.mark.cell("security.sshd")
+def test_the_key_for_files_starts_nothing(server):
+    """With it one reads and writes files; a command that is asked for is not run."""
+    marker = server[0] / "started"
+    ssh(server[0], "-i", server[0] / "files_key", f"touch {marker}")
+    assert not marker.exists()
 
 
 def test_paramiko_comes_in_and_writes(server):
@@ -137,7 +179,8 @@ def test_wrong_host_key_is_refused(server, tmp_path, keys):
     """A server with another job's host key gets nothing: neither from ssh nor from paramiko."""
     directory, port = server
     other = prepare(tmp_path / "other", keys / "ssh_host_rsa_key", port, job="another")
-    shutil.copy(directory / "user_key", other / "user_key")
+    for key in ("user_key", "files_key"):
+        shutil.copy(directory / key, other / key)
     done = ssh(other, "true")
     assert done.returncode == 255 and "verification failed" in done.stderr
     with pytest.raises(AgentError) as caught:

@@ -42,9 +42,8 @@ def test_hostfile_refuses_another_form():
         hostfile.parse("10.0.0.1 slots=two")
 
 
-BASE = plan.MpiRun("mpirun", 4, slots=2)
+BASE = plan.MpiRun(4, slots=2)
 ACROSS = plan.MpiRun(
-    "mpirun",
     4,
     slots=2,
     hostfile="/h",
@@ -56,24 +55,24 @@ ACROSS = plan.MpiRun(
 
 
 def test_mpirun_on_one_node():
-    words = plan.mpirun(BASE, ["/opt/app", "a b"], ["PATH"])
-    assert words == ["mpirun", "--host", "localhost:2", "-np", "2", "-x", "PATH", "/opt/app", "a b"]
+    words = plan.mpirun(BASE, ["/opt/app", "a b"])
+    assert words == ["mpirun", "--host", "localhost:2", "-np", "2", "/opt/app", "a b"]
 
 
 def test_mpirun_across_nodes():
     """Root is allowed only as root; ssh has its own configuration; 200 hosts don't stall."""
-    words = plan.mpirun(ACROSS, ["/opt/app"], [])
+    words = plan.mpirun(ACROSS, ["/opt/app"])
     line = " ".join(words)
     assert words[1] == "--allow-run-as-root" and words[-1] == "/opt/app"
     assert "/usr/bin/ssh -F /c" in words
     assert "plm_rsh_no_tree_spawn 1" in line and "plm_rsh_num_concurrent 200" in line
     assert "orte_leave_session_attached 1" in line
     assert "btl_tcp_if_include eth0" in line and "oob_tcp_if_include eth0" in line
-    assert "--allow-run-as-root" not in plan.mpirun(BASE, ["x"], [])
+    assert "--allow-run-as-root" not in plan.mpirun(BASE, ["x"])
 
 
 def test_open_mpi_5_has_other_names():
-    five = plan.mpirun(plan.MpiRun(**vars(ACROSS) | {"major": 5}), ["/opt/app"], [])
+    five = plan.mpirun(plan.MpiRun(**vars(ACROSS) | {"major": 5}), ["/opt/app"])
     line = " ".join(five)
     assert "--prtemca plm_ssh_agent" in line and "plm_rsh" not in line
     assert "--prtemca prte_if_include eth0" in line

@@ -1,0 +1,24 @@
+"""Run what a launcher asks this node for over SSH, in the environment of this node's application.
+
+sshd starts this file by itself, as the forced command of the job's key: nothing of `agent` is
+imported. SetEnv and AcceptEnv can't carry an environment: sshd drops values that contain a quote,
+and versions before 7.8 have no SetEnv (sshd_config(5)).
+
+    session.py FILE     FILE holds NAME=VALUE, each ended by a NUL byte
+"""
+
+import os
+import sys
+
+
+def main() -> None:
+    """Become the shell that runs the command, as sshd would have started it."""
+    with open(sys.argv[1], "rb") as file:
+        pairs = file.read().split(b"\0")
+    env = dict(pair.split(b"=", 1) for pair in pairs if pair)
+    command = os.environb.get(b"SSH_ORIGINAL_COMMAND")
+    words = [b"sh", b"-c", command] if command else [b"sh"]
+    os.execve(b"/bin/sh", words, env)
+
+
+main()
