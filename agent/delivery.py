@@ -98,6 +98,7 @@ class Delivery(Uploading):
             fetched=self.fetched,
             files=uploaded["files"],
             failed=[one["name"] for one in uploaded["failed"]],
+            unsaved=self.unsaved.to_json() if self.unsaved else None,
             peaks=sampler.peaks() if sampler else {},
             samples=sampler.curves() if sampler else {},
             memory_limit_bytes=cgroup.memory_limit(),

@@ -89,7 +89,7 @@ RUNNING = (
     Name(
         "ARCHITRAVE_WORKDIR",
         "the program's working directory, made if missing",
-        "batch: /tmp, lambda: the image's",
+        "batch: TMP_OUTPUT_DIR, lambda: the image's",
     ),
     Name("ARCHITRAVE_TIMEOUT_SECONDS", "the program's time limit", "none"),
     Name("ARCHITRAVE_GRACE_SECONDS", "from SIGTERM to SIGKILL", "15"),

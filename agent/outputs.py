@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import fnmatch
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 Stamp = tuple[int, int, int, int]
 _LINK: Stamp = (0, 0, 0, 0)  # to a directory
+# How many entries of a working directory are looked at, and how many of its files are named.
+_LOOKS, UNSAVED_NAMED = 20_000, 100
+KEEP_HINT = "let the program run in TMP_OUTPUT_DIR (ARCHITRAVE_WORKDIR), or set TMP_OUTPUT_DIR={}"
 
 
 @dataclass
@@ -18,6 +24,19 @@ class LeftOut:
 
     unreadable: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Unsaved:
+    """What the application left in a working directory that isn't uploaded; the first names."""
+
+    directory: str
+    files: list[str]
+    count: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {"directory": self.directory, "files": self.files, "count": self.count}
 
 
 def snapshot(directory: str, breathe: Callable[[], None]) -> dict[str, Stamp]:
@@ -72,6 +91,52 @@ def results(
             continue  # it vanished meanwhile
     left_out.links = [path for path in left_out.links if path not in before and name_of(path)]
     return sorted(found)
+
+
+def unsaved(
+    directory: str,
+    since: float,
+    own: Iterable[str],
+    known: Iterable[str],
+    breathe: Callable[[], None],
+) -> Unsaved | None:
+    """Return what was made or changed below a working directory `since`, seconds since 1970.
+
+    `own` are the directories and files that don't count: the results, the agent's own. `known` are
+    names in it that were there before, whose content is not looked at. Other file systems below it
+    aren't either. The search is bounded: it is for a warning.
+    """
+    ours = {os.path.realpath(path) for path in own}
+    left = _LOOKS
+    found: list[str] = []
+    count = 0
+    try:
+        device = os.stat(directory).st_dev
+    except OSError:
+        return None
+    folders = collections.deque([os.path.realpath(directory)])
+    top = folders[0]
+    skipped = {os.path.join(top, name) for name in known}
+    while folders and left > 0:
+        folder = folders.popleft()  # the nearest ones first
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                breathe()
+                left -= 1
+                if entry.path in ours or left <= 0:
+                    continue
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue  # it vanished meanwhile
+                if stat.S_ISDIR(status.st_mode):
+                    if status.st_dev == device and entry.path not in skipped:
+                        folders.append(entry.path)
+                elif stat.S_ISREG(status.st_mode) and status.st_ctime >= since:
+                    count += 1
+                    if len(found) < UNSAVED_NAMED:
+                        found.append(os.path.relpath(entry.path, top))
+    return Unsaved(top, sorted(found), count) if count else None
 
 
 def _files(directory: str, left_out: LeftOut) -> Iterator[str]:

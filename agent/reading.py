@@ -13,10 +13,13 @@ from typing import Any
 from agent import quantities
 from agent.errors import BAD_ARCHIVE, AgentError
 from agent.model import APPLICATION, PHASES
+from agent.outputs import KEEP_HINT
 from agent.report import RUN_SCHEMA
 
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Machine:
     fetched: list[Mapping[str, Any]]
     files: list[Mapping[str, Any]]
     failed: list[str]
+    unsaved: str
     versions: Mapping[str, str]
 
     @property
@@ -257,8 +261,20 @@ def _machine(node: dict[str, Any], main: int, zero: float) -> Machine:
         fetched=[{**one, "object": _plain(one["object"])} for one in node.get("fetched") or []],
         files=[{**file, "name": _plain(file["name"])} for file in node["files"]],
         failed=[_plain(name) for name in node.get("failed") or []],
+        unsaved=_unsaved(node.get("unsaved")),
         versions={_plain(name): _plain(text) for name, text in node["versions"].items()},
     )
+
+
+def _unsaved(found: Mapping[str, Any] | None) -> str:
+    """Return what was left in the working directory, as a sentence; empty for nothing."""
+    if not found:
+        return ""
+    names, count = [_plain(name) for name in found["files"]][:_NAMED], int(found["count"])
+    more = f" and {count - len(names)} more" if count > len(names) else ""
+    directory = _plain(found["directory"])
+    hint = KEEP_HINT.format(directory)
+    return f"{', '.join(names)}{more} in the working directory {directory}; {hint}"
 
 
 def _curves(samples: dict[str, Any]) -> dict[str, list[float]]:

@@ -121,6 +121,17 @@ _SAMPLES = _object(
     optional=("start", "seconds", "resident_bytes", *_RATES),
 )
 
+_UNSAVED = _of(
+    ["object", "null"],
+    "What the application left in a working directory that isn't uploaded; null: nothing.",
+    properties={
+        "directory": _of("string", "the working directory"),
+        "files": _list("Names of files in it that were made or changed, the first hundred.", _TEXT),
+        "count": _of("integer", "how many there are", minimum=1),
+    },
+    required=["directory", "files", "count"],
+)
+
 _NODE = _object(
     "What one node tells of itself.",
     {
@@ -142,13 +153,14 @@ _NODE = _object(
         "fetched": _list("What it has fetched.", _FETCHED),
         "files": _list("The results that it has uploaded.", _FILE),
         "failed": _list("Names of results that could not be uploaded.", _TEXT),
+        "unsaved": _UNSAVED,
         "peaks": _PEAKS,
         "samples": _SAMPLES,
         "memory_limit_bytes": _of(["integer", "null"], "the cgroup's limit; null: there is none"),
         "memory_total_bytes": _of("integer", "the machine's memory"),
         "processor_limit": _of("integer", "processors that it may use: affinity and cgroup quota"),
     },
-    optional=("written", "memory_total_bytes", "processor_limit"),
+    optional=("unsaved", "written", "memory_total_bytes", "processor_limit"),
 )
 
 _OPTIONAL = ("node_count", "last_lines")

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 
-from agent import __version__, cgroup, hostfile, model, outputs, plan
+from agent import __version__, cgroup, hostfile, model, plan
 from agent.console import Outlet
 from agent.delivery import Delivery
 from agent.environ import with_directories
@@ -180,7 +180,8 @@ class Runner(Delivery):
         make_directory(self.output_dir, "TMP_OUTPUT_DIR")
         if self.settings.workdir:
             make_directory(self.settings.workdir, "ARCHITRAVE_WORKDIR")
-        self.before = outputs.snapshot(self.output_dir, self.breathe)
+        self.look_before()
+        assert self.before is not None
         path = os.path.join(self.output_dir, "time.log")
         self.before.pop(path, None)
         try:

@@ -130,7 +130,7 @@ def read(env: Mapping[str, str]) -> Settings:
         command=_command(env, root, output_dir),
         root=root,
         output_dir=output_dir,
-        workdir=_workdir(env, mode, root),
+        workdir=_workdir(env, mode, output_dir),
         deps=_place(env, bucket, mode, "S3_BATCH_DEPS_REL_PATH", "batch/deps.tar.gz"),
         private=_place(env, bucket, mode, "S3_BATCH_PRIVATE_REL_PATH", "batch/private.7z"),
         output=_output(env, mode, bucket),
@@ -177,9 +177,9 @@ def _bad(name: str, value: str, cause: str, hint: str, code: int = BAD_SETTINGS)
     return AgentError(f"use {name}={shorten(repr(value))}", cause, code=code, hint=hint)
 
 
-def _workdir(env: Mapping[str, str], mode: str, root: str) -> str:
+def _workdir(env: Mapping[str, str], mode: str, output_dir: str) -> str:
     """Return the application's working directory, empty for the one that the agent was given."""
-    given = env.get("ARCHITRAVE_WORKDIR") or ("" if mode == LAMBDA else _below(root, "/tmp"))
+    given = env.get("ARCHITRAVE_WORKDIR") or ("" if mode == LAMBDA else output_dir)
     return os.path.abspath(given) if given else ""
 
 

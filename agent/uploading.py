@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -24,11 +25,16 @@ class Uploading(Observer):
 
     output_dir = ""
     before: dict[str, outputs.Stamp] | None = None
+    # What the application left in another working directory.
+    unsaved: outputs.Unsaved | None = None
     # Whether an earlier try with the same place may have left a manifest.
     afresh = False
     _files: list[str]
     _left_out: outputs.LeftOut
     _breathed = 0.0
+    _workdir = "/"
+    _known: Sequence[str] = ()
+    _began = 0.0
     _uploader: Helper | None = None
     _uploaded: dict[str, Any] | None = None
     _stored: list[dict[str, Any]]
@@ -44,10 +50,18 @@ class Uploading(Observer):
         """Tell whether S3 is asked with the bucket in the path: a given endpoint has no DNS."""
         return has_own_endpoint(self.settings.helper_env)
 
-    def results(self) -> list[str]:
-        """Return the result files of this node, relative to the output directory."""
+    def look_before(self) -> None:
+        """Note what lies in the output directory, right before the application may write to it."""
+        self.before = outputs.snapshot(self.output_dir, self.breathe)
+        self._workdir = self.settings.workdir or os.getcwd()
+        # The whole system lies below the root directory: only what comes anew is the application's.
+        self._known = os.listdir("/") if self._workdir == "/" else []
+        self._began = time.time()
+
+    def _own(self) -> list[str]:
+        """Return the agent's own files and directories, which are no results."""
         path = self.settings.path
-        own = [
+        return [
             self.settings.runtime_dir,
             f"{self.settings.runtime_dir}.lock",
             self.settings.exit_code_file,
@@ -57,12 +71,32 @@ class Uploading(Observer):
             ),
             *(path(p) for p in ("/tmp/private.7z", "/tmp/deps.tar.gz")),
         ]
+
+    def results(self) -> list[str]:
+        """Return the result files of this node, relative to the output directory."""
         self._left_out = outputs.LeftOut()
         if self.before is None or not os.path.isdir(self.output_dir):
             return []  # nothing ran here, so nothing is this job's
         exclude = self.settings.exclude
         return outputs.results(
-            self.output_dir, self.before, own, exclude, self._left_out, self.breathe
+            self.output_dir, self.before, self._own(), exclude, self._left_out, self.breathe
+        )
+
+    def _look_for_unsaved(self) -> None:
+        """Name what the application has left in a working directory that isn't uploaded."""
+        top, output = os.path.realpath(self._workdir), os.path.realpath(self.output_dir)
+        if self.before is None or os.path.commonpath([top, output]) == output:
+            return
+        own = [*self._own(), output]
+        self.unsaved = outputs.unsaved(top, self._began, own, self._known, self.breathe)
+        if self.unsaved is None:
+            return
+        self.log.warning(
+            "files in the working directory are not uploaded",
+            directory=top,
+            files=self.unsaved.files[:20],
+            count=self.unsaved.count,
+            hint=outputs.KEEP_HINT.format(top),
         )
 
     def breathe(self) -> None:
@@ -74,6 +108,7 @@ class Uploading(Observer):
     def begin_upload(self) -> None:
         """Start to upload this node's results; the helper stays for the record."""
         self._files = self.results()
+        self._look_for_unsaved()
         if self.place is None:
             return
         if links := self._left_out.links:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from agent import cgroup, model, outputs
+from agent import cgroup, model
 from agent.errors import TRY_AGAIN, AgentError
 from agent.job import Job
 from agent.joining import WorkerMeeting
@@ -101,7 +101,7 @@ class Worker(Job):
         # and what they write from then on is a result.
         if settings.workdir:
             make_directory(settings.workdir, "ARCHITRAVE_WORKDIR")
-        self.before = outputs.snapshot(self.output_dir, self.breathe)
+        self.look_before()
         self.wait_for_sshd()
         meeting.join(settings.join_timeout)
 

@@ -86,6 +86,9 @@ def _verdict(run: Run) -> Iterator[str]:
         yield from _wrapped(f"cause: {run.cause}")
     if run.code and run.hint:
         yield from _wrapped(f"hint: {run.hint}")
+    for node in run.nodes:
+        if node.unsaved:
+            yield from _wrapped(f"not uploaded from {node.name}: {node.unsaved}")
     if run.missing:
         yield from _wrapped(f"nothing was heard in the end from {', '.join(run.missing)}")
     began = f", began {run.began:%Y-%m-%d %H:%M:%S} UTC" if run.began else ""

@@ -67,7 +67,7 @@ def test_defaults_are_shown_as_what_they_come_to_here(agent, root, program):
         "ARCHITRAVE_OUTPUT": "s3://b/p/output",
         "ARCHITRAVE_SSH_PORT": str(22 if os.geteuid() == 0 else 2222),
         "ARCHITRAVE_LAUNCHER": "auto: direct",
-        "ARCHITRAVE_WORKDIR": f"{root}/tmp",
+        "ARCHITRAVE_WORKDIR": f"{root}/tmp/output",
         "AWS_BATCH_EXIT_CODE_FILE": f"{root}/tmp/batch-exit-code",
     }.items():
         assert lines[name].split(maxsplit=1)[1] == f"{value}  (default)"

@@ -141,7 +141,7 @@ def test_output_is_off_where_somebody_else_uploads():
 def test_defaults():
     batch, lambda_ = read(), settings.read({"EXEC_TYPE": "lambda"})
     assert (batch.output_dir, lambda_.output_dir) == ("/tmp/output", "/tmp")
-    assert (batch.workdir, lambda_.workdir) == ("/tmp", "")
+    assert (batch.workdir, lambda_.workdir) == ("/tmp/output", "")
     assert (batch.join_timeout, batch.heartbeat, batch.timeout) == (600, 2, 0)
     assert (batch.grace, batch.hold, batch.key_name) == (15, 0, "ssh_host_rsa_key")
     assert batch.ssh_port == (22 if os.geteuid() == 0 else 2222)
@@ -228,7 +228,7 @@ def test_own_root():
     one = read(ARCHITRAVE_ROOT="/r", APP_BIN="/opt/app")
     assert (one.output_dir, one.workdir, one.command[0]) == (
         "/r/tmp/output",
-        "/r/tmp",
+        "/r/tmp/output",
         "/r/opt/app",
     )
     assert one.path("/opt") == "/r/opt"
