@@ -13,6 +13,11 @@ from typing import Any
 
 Stamp = tuple[int, int, int, int]
 _LINK: Stamp = (0, 0, 0, 0)  # to a directory
+# What the agent writes beside the results, and what each has at its beginning.
+_DOCUMENTS = {
+    "run.json": b'"schema": "architrave-run/',
+    "report.html": b"<title>architrave: ",
+}
 # How many entries of a working directory are looked at, and how many of its files are named.
 _LOOKS, UNSAVED_NAMED = 20_000, 100
 KEEP_HINT = "let the program run in TMP_OUTPUT_DIR (ARCHITRAVE_WORKDIR), or set TMP_OUTPUT_DIR={}"
@@ -39,18 +44,88 @@ class Unsaved:
         return {"directory": self.directory, "files": self.files, "count": self.count}
 
 
-def snapshot(directory: str, breathe: Callable[[], None]) -> dict[str, Stamp]:
-    """Return what tells a changed file from an unchanged one, by path, before the launch.
+def snapshot(
+    directory: str, scratch: str, unpacked: Iterable[str], breathe: Callable[[], None]
+) -> dict[str, Stamp]:
+    """Return what is no result unless it changes, by path, with what tells that it has changed.
+
+    In `scratch` (/tmp) itself that is everything that is there before the launch. A directory that
+    was given for results may hold those of an earlier attempt: there it is what the image brought,
+    what came out of the archives (`unpacked`), and the documents that an earlier run left.
 
     `breathe` is called for each: there may be a million, and nodes have to show that they live.
     """
+    top = os.path.abspath(directory)
+    anything = os.path.realpath(top) == os.path.realpath(scratch)
+    device, made = _image()
+
+    def brought(status: os.stat_result) -> bool:
+        return status.st_dev == device and status.st_ctime < made
+
+    theirs = _within(os.path.realpath(top), unpacked)
     found = {}
     left_out = LeftOut()
     for path in _files(directory, left_out):
         breathe()
         with contextlib.suppress(OSError):  # it vanished meanwhile
-            found[path] = _stamp(path)
-    return found | dict.fromkeys(left_out.links, _LINK)
+            status = os.stat(path)
+            if (
+                anything
+                or brought(status)
+                or (theirs and _is_below(os.path.realpath(path), theirs))
+                or (os.path.dirname(path) == top and _is_document(path))
+            ):
+                found[path] = _stamp_of(status)
+    links = [path for path in left_out.links if anything or brought(os.lstat(path))]
+    return found | dict.fromkeys(links, _LINK)
+
+
+def _within(top: str, paths: Iterable[str]) -> set[str]:
+    """Return those of some files and directories that have to do with a directory."""
+    real = {os.path.realpath(path) for path in paths}
+    return {path for path in real if os.path.commonpath([path, top]) in (path, top)}
+
+
+def _is_below(path: str, tops: set[str]) -> bool:
+    """Tell whether a path, or a directory that it lies in, is one of some."""
+    while path not in tops and path != "/":
+        path = os.path.dirname(path)
+    return path in tops
+
+
+def _image() -> tuple[int, float]:
+    """Return the device of the image's files, and when the container was made of it.
+
+    Outside of a container nothing was brought by an image: device -1. A file of an earlier attempt
+    in the same container is newer than the container, and a volume is another device.
+    """
+    root = os.stat("/").st_dev
+    for path in ("/.dockerenv", "/run/.containerenv"):  # Docker's, podman's
+        with contextlib.suppress(OSError):
+            return root, os.lstat(path).st_ctime
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/mounts") as mounts:
+        kinds = [line.split()[2] for line in mounts if line.split()[1] == "/"]
+        if kinds and "overlay" in kinds[-1]:
+            return root, _start_of_init()
+    return -1, 0.0
+
+
+def _start_of_init() -> float:
+    """Return when PID 1 was started, in seconds since 1970; raise OSError or ValueError."""
+    with open("/proc/1/stat") as file:
+        ticks = int(file.read().rpartition(")")[2].split()[19])
+    with open("/proc/stat") as file:
+        boot = next(int(line.split()[1]) for line in file if line.startswith("btime "))
+    return boot + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _is_document(path: str) -> bool:
+    """Tell whether a file is the record or the page that an agent wrote beside results."""
+    start = _DOCUMENTS.get(os.path.basename(path))
+    if start is None:
+        return False
+    with open(path, "rb") as file:
+        return start in file.read(1024)
 
 
 def results(
@@ -164,5 +239,8 @@ def _files(directory: str, left_out: LeftOut) -> Iterator[str]:
 
 
 def _stamp(path: str) -> Stamp:
-    status = os.stat(path)
+    return _stamp_of(os.stat(path))
+
+
+def _stamp_of(status: os.stat_result) -> Stamp:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -66,7 +66,7 @@ class RuntimeDirectory:
         """Let a job have it until `remove`; the lock's file names this process meanwhile."""
         if self._lock < 0:
             return
-        self._lent = self._unpacked()
+        self._lent = journal(self.path)
         with contextlib.suppress(OSError):  # a full disk, on which a shell is wanted most
             os.pwrite(self._lock, str(os.getpid()).encode(), 0)
         self._release()
@@ -81,7 +81,7 @@ class RuntimeDirectory:
         if _is_process(os.pread(self._lock, 20, 0)):
             self._release()  # another shell has it by now
             return
-        for path in (*self._unpacked(), *(self._lent or ())):
+        for path in (*journal(self.path), *(self._lent or ())):
             with contextlib.suppress(OSError):  # never a directory, whatever has come there since
                 os.unlink(path)
         for path in (*more, self.path, f"{self.path}.lock"):
@@ -102,13 +102,14 @@ class RuntimeDirectory:
         os.close(self._lock)
         self._lock = -1
 
-    def _unpacked(self) -> list[str]:
-        """Return what the journal names."""
-        with contextlib.suppress(OSError):
-            journal = os.path.join(self.path, JOURNAL)
-            with open(journal, encoding="utf-8", errors="surrogateescape") as list_:
-                return list_.read().split("\0")
-        return []
+
+def journal(directory: str) -> list[str]:
+    """Return the files that private.7z has brought, by the journal in a runtime directory."""
+    with contextlib.suppress(OSError):
+        path = os.path.join(directory, JOURNAL)
+        with open(path, encoding="utf-8", errors="surrogateescape") as list_:
+            return list_.read().split("\0")
+    return []
 
 
 def _is_process(pid: bytes) -> bool:

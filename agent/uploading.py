@@ -13,6 +13,7 @@ from agent import outputs
 from agent.errors import CANNOT_WRITE, AgentError, HelperDied
 from agent.helpers import Helper
 from agent.observer import Observer
+from agent.runtime_dir import journal
 from agent.settings import S3Place
 
 # For a helper that says nothing: it tells of progress by percents, every ten seconds at most.
@@ -52,7 +53,8 @@ class Uploading(Observer):
 
     def look_before(self) -> None:
         """Note what lies in the output directory, right before the application may write to it."""
-        self.before = outputs.snapshot(self.output_dir, self.breathe)
+        scratch, unpacked = self.settings.path("/tmp"), journal(self.settings.runtime_dir)
+        self.before = outputs.snapshot(self.output_dir, scratch, unpacked, self.breathe)
         self._workdir = self.settings.workdir or os.getcwd()
         # The whole system lies below the root directory: only what comes anew is the application's.
         self._known = os.listdir("/") if self._workdir == "/" else []
@@ -70,6 +72,8 @@ class Uploading(Observer):
                 for p in ("/tmp/deps", "/tmp/batch", "/tmp/hostfile", "/tmp/hostfile-deduped")
             ),
             *(path(p) for p in ("/tmp/private.7z", "/tmp/deps.tar.gz")),
+            # A directory for results may be /opt itself.
+            *(path(f"/opt/{self.settings.key_name}{end}") for end in ("", ".pub")),
         ]
 
     def results(self) -> list[str]:

@@ -10,10 +10,10 @@ from tests.conftest import until
 LAMBDA = {"EXEC_TYPE": "lambda", "ARCHITRAVE_LAUNCHER": "direct"}
 
 
-def docker(*words, timeout=60):
+def docker(*words, timeout=60, input=None):
     """Run docker and return its output; fail the test if it fails."""
     command = ["docker", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(command, input=input, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -3,8 +3,12 @@
 import hashlib
 import json
 import os
+import shutil
 
 import pytest
+
+from tests.conftest import pack, read_line
+from tests.containers import docker
 
 
 @pytest.fixture
@@ -91,3 +95,73 @@ def test_results_in_a_directory_below_the_working_one_are_not_called_lost(job, r
     env = batch("echo 1 >$TMP_OUTPUT_DIR/kept", ARCHITRAVE_WORKDIR=str(root / "tmp"))
     code, _, err = job(**env)
     assert code == 0 and "working directory" not in err, err
+
+
+def test_a_second_attempt_takes_what_the_first_had_computed(agent, root, batch, delivered):
+    """On a kept volume: the first attempt is killed with its results there, the second brings all.
+
+    What an earlier run's agent wrote there is no result.
+    """
+    output = root / "tmp/output"
+    first = agent("run", env=batch("echo 1 >one; mkdir d; echo 2 >d/two; echo up; exec sleep 600"))
+    assert read_line(first) == "up\n"
+    os.killpg(first.pid, 9)
+    first.wait(10)
+    (output / "run.json").write_text('{"schema": "architrave-run/1", "job": "the first"}')
+    env = batch("cat one d/two; echo 3 >three", AWS_BATCH_JOB_ATTEMPT="2")
+    second = agent("run", env=env)
+    out, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err
+    assert out.startswith("1\n2\n")
+    found = delivered(env, attempt=2)
+    results = {name for name in found if name.startswith("node-")}
+    assert results == {f"node-0/{name}" for name in ("one", "d/two", "three", "time.log")}
+    assert json.loads((output / "run.json").read_text())["attempt"] == 2
+
+
+def test_what_private_7z_brings_is_no_result(job, root, batch, delivered, s3, keys, tmp_path):
+    """Not even where the results' directory is the one that it is unpacked into; keys least."""
+    (tmp_path / "private").mkdir()
+    for name in ("ssh_host_rsa_key", "ssh_host_rsa_key.pub"):
+        shutil.copy(keys / name, tmp_path / "private")
+    (tmp_path / "private/input").write_text("1")
+    (tmp_path / "private/state").write_text("1")
+    (root / "opt/earlier").write_text("0")
+    env = batch("echo 2 >>state; touch ssh_host_rsa_key", TMP_OUTPUT_DIR=str(root / "opt"))
+    env["S3_BATCH_PRIVATE_REL_PATH"] = "batch/private.7z"
+    archive = pack(tmp_path / "private", tmp_path / "private.7z")
+    s3.put_file("bucket", env["S3_BUCKET"].rpartition("/")[2] + "/batch/private.7z", archive)
+    code, _, err = job(**env)
+    assert code == 0, err
+    results = {name for name in delivered(env) if name.startswith("node-")}
+    assert results == {f"node-0/{name}" for name in ("earlier", "state", "time.log")}
+
+
+@pytest.fixture
+def image_with_files(image):
+    """Return an image of the test's own that has files in /results."""
+    tag = f"{image}-results"
+    dockerfile = f"FROM {image}\nRUN mkdir /results && touch /results/one /results/two\n"
+    docker("build", "-q", "--label", "architrave", "-t", tag, "-", input=dockerfile)
+    yield tag
+    docker("rmi", "-f", tag)
+
+
+def test_files_of_the_image_are_no_results(
+    containers, image_with_files, batch, delivered, tmp_path
+):
+    """In a container: what the image has in the directory stays, on a volume everything goes up."""
+    tag = image_with_files
+    env = batch("echo 1 >>one; echo 3 >three", TMP_OUTPUT_DIR="/results")
+    done = containers.run(tag, env=env, options=("--network", "host"))
+    assert done.returncode == 0, done.stderr
+    results = {name for name in delivered(env) if name.startswith("node-")}
+    assert results == {f"node-0/{name}" for name in ("one", "three", "time.log")}
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "volume/of-the-first").write_text("1")
+    options = ("--network", "host", "-v", f"{tmp_path}/volume:/results")
+    env["AWS_BATCH_JOB_ATTEMPT"] = "2"
+    done = containers.run(tag, env=env, options=options)
+    assert done.returncode == 0, done.stderr
+    results = {name for name in delivered(env, attempt=2) if name.startswith("node-")}
+    assert results == {f"node-0/{name}" for name in ("of-the-first", "one", "three", "time.log")}

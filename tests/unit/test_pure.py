@@ -158,7 +158,7 @@ def test_results_are_what_is_new_or_changed(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("1")
     (tmp_path / "there").symlink_to("/usr")
-    before = outputs.snapshot(str(tmp_path), breathe)
+    before = outputs.snapshot(str(tmp_path), str(tmp_path), [], breathe)
     (tmp_path / "changed").write_text("22")
     (tmp_path / "new").write_text("3")
     (tmp_path / "sub").mkdir()
@@ -174,6 +174,24 @@ def test_results_are_what_is_new_or_changed(tmp_path):
     assert found == ["changed", "new", "sub/deep"]
     assert left_out == outputs.LeftOut([], [str(tmp_path / "away")])
     assert len(breaths) == 4 + 8
+
+
+def test_a_directory_for_results_is_taken_whole(tmp_path):
+    """What an earlier attempt left is a result; what the archive brought, or an agent wrote, isn't.
+
+    Unless the application changes it.
+    """
+    names = ["first", "opt/data", "opt/changed", "opt/sub/deep"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    (tmp_path / "run.json").write_text('{"schema": "architrave-run/1",\n"job": "x"}')
+    (tmp_path / "report.html").write_text("<title>the program's own</title>")
+    unpacked = [f"{tmp_path}/opt/{name}" for name in ("data", "changed", "sub")]
+    before = outputs.snapshot(str(tmp_path), "/tmp", unpacked, lambda: None)
+    (tmp_path / "opt/changed").write_text("22")
+    found = outputs.results(str(tmp_path), before, [], [], outputs.LeftOut(), lambda: None)
+    assert found == ["first", "opt/changed", "report.html"]
 
 
 def test_list_of_packages():
