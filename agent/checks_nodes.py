@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import subprocess
 
-from agent import identity, network
+from agent import captured, identity, network
 from agent.case import Case
 from agent.errors import OS_ERROR, AgentError, why
 from agent.finding import PASS, SKIP, WARN, Check, Finding
@@ -90,10 +89,8 @@ def sshd(case: Case) -> Finding:
     if os.geteuid() == 0 and not os.path.isdir(PRIVSEP) and not os.access("/run", os.W_OK):
         hint = f"docker run --tmpfs /run, or mkdir {PRIVSEP} in the image"
         raise AgentError("start sshd", f"{PRIVSEP} is missing", code=OS_ERROR, hint=hint)
-    done = subprocess.run(
-        [program, "-V"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS
-    )
-    version = next((line for line in done.stderr.splitlines() if "OpenSSH" in line), "sshd")
+    said = captured.run([program, "-V"], seconds=_SECONDS)
+    version = next((line for line in said.err.splitlines() if "OpenSSH" in line), "sshd")
     return Finding(PASS, f"{version.split(',')[0]} as {user}")
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 
-from agent import binary, launch, plan
+from agent import binary, captured, launch, plan
 from agent.case import Case
 from agent.errors import (
     NOT_EXECUTABLE,
@@ -120,16 +119,8 @@ def _listed(case: Case, loader: str, path: str) -> str:
 
 def _ask(words: list[str], env: dict[str, str]) -> str:
     """Return what a small program says."""
-    done = subprocess.run(
-        words,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=_ASK_SECONDS,
-        check=False,
-    )
-    return done.stdout.decode("utf-8", "replace")
+    said = captured.run(words, env=env, seconds=_ASK_SECONDS)
+    return said.out + said.err
 
 
 def _script(word: str, words: list[str], env: dict[str, str]) -> Finding:

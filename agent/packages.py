@@ -1,34 +1,37 @@
-"""Install Debian packages from files with dpkg, or lay them out below a directory."""
+"""Install Debian packages from files, or lay them out below a directory."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
+from agent import captured, control, dpkg
+from agent.control import Package
 from agent.errors import BAD_ARCHIVE, OS_ERROR, AgentError
 
-# Not by the machine's processors: a container may have few processes.
-_AT_ONCE = 4
 # In deps.tar.gz; or on S3 in its stead, beside the packages that it names.
 LISTING = "deps_batch.lst"
-_FIELDS = ("Package", "Version", "Architecture")
+LOG = "dpkg.log"
 
 
 def read_list(text: str) -> list[str]:
     """Return the file names in a deps_batch.lst: one a line, `#` begins a comment."""
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
-    return [os.path.basename(line) for line in lines if line.endswith(".deb")]
+    return [name for name in map(os.path.basename, lines) if is_package(name)]
 
 
-def install(files: list[str], *, system: bool, laid_out: str) -> dict[str, object]:
+def is_package(name: str) -> bool:
+    """Tell whether a file is a package by its name: `._x.deb` is what a Mac puts beside x.deb."""
+    return name.endswith(".deb") and not name.startswith("._")
+
+
+def install(files: list[str], *, system: bool, laid_out: str, log: str) -> dict[str, object]:
     """Install what is not installed yet.
 
-    With `system` dpkg installs (root only); otherwise the files are laid out below the directory
-    `laid_out`, and its programs and libraries are named in the answer. Returns {"installed",
-    "skipped", "path", "library_path"}. Raises AgentError 65 or 71.
+    With `system` dpkg installs (root only) and its output goes to the file `log`; otherwise the
+    files are laid out below the directory `laid_out`, and its programs and libraries are named in
+    the answer. Returns {"installed", "skipped", "path", "library_path"}. Raises AgentError 65, 71.
     """
     if not files:
         return {"installed": [], "skipped": [], "path": [], "library_path": []}
@@ -43,70 +46,70 @@ def install(files: list[str], *, system: bool, laid_out: str) -> dict[str, objec
     paths: list[str] = []
     libraries: list[str] = []
     if wanted and system:
-        _dpkg(wanted)
+        dpkg.install([package.path for package in wanted], log)
     elif wanted:
-        for file in wanted:
-            _run(["dpkg-deb", "-x", file, laid_out], os.path.basename(file))
+        for package in wanted:
+            _lay_out(package.path, laid_out)
         paths, libraries = search_paths(laid_out)
-    names = [os.path.basename(file) for file in wanted]
+    names = [os.path.basename(package.path) for package in wanted]
     return {"installed": names, "skipped": skipped, "path": paths, "library_path": libraries}
 
 
-def _sort_out(files: Sequence[str]) -> tuple[list[str], list[str]]:
+def _sort_out(files: Sequence[str]) -> tuple[list[Package], list[str]]:
     """Split the files into those to install and the names of those that are there already."""
-    ours = _run(["dpkg", "--print-architecture"], "dpkg").strip()
-    there = _installed()
+    own = _ask(["dpkg", "--print-architecture"]).strip()
+    known = {"all", own, *_ask(["dpkg", "--print-foreign-architectures"]).split()}
+    there = _installed(own)
     wanted, skipped = [], []
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        read = [*zip(files, pool.map(_fields, files), strict=True)]
-    for file, (package, version, architecture) in read:
-        name = os.path.basename(file)
-        if architecture not in ("all", ours):
+    for package in control.read(files):
+        name = os.path.basename(package.path)
+        if package.architecture not in known:
             raise AgentError(
                 f"install {name}",
-                f"it is for {architecture}, this machine is {ours}",
+                f"it is for {package.architecture}, this machine is {own}",
                 code=BAD_ARCHIVE,
-                hint=f"download the packages for {ours}",
+                hint=f"download the packages for {own}, or in the image:"
+                f" dpkg --add-architecture {package.architecture}",
             )
-        if _is_new_enough(there.get(package, ""), version):
+        if _is_new_enough(there.get(_key(package.name, package.architecture, own), ""), package):
             skipped.append(name)
         else:
-            wanted.append(file)
+            wanted.append(package)
     return wanted, skipped
 
 
-def _fields(file: str) -> list[str]:
-    """Return a package's name, version and architecture."""
-    lines = _run(["dpkg-deb", "-f", file, *_FIELDS], os.path.basename(file)).splitlines()
-    fields = dict(line.split(": ", 1) for line in lines if ": " in line)
-    return [fields.get(field, "") for field in _FIELDS]
+def _key(name: str, architecture: str, own: str) -> tuple[str, str]:
+    """Return what tells packages apart: one may be there for several architectures."""
+    return name, own if architecture == "all" else architecture
 
 
-def _installed() -> dict[str, str]:
-    """Return {package: version} of everything that is installed."""
-    listing = _run(
-        ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n"],
-        "dpkg",
-        fail=False,
-    )
-    rows = (line.split(" ") for line in listing.splitlines())
-    return {row[1]: row[2] for row in rows if len(row) == 3 and row[0] == "installed"}
+def _installed(own: str) -> dict[tuple[str, str], str]:
+    """Return the version of everything that is installed."""
+    form = "${db:Status-Status} ${Package} ${Architecture} ${Version}\n"
+    rows = (line.split(" ") for line in _ask(["dpkg-query", "-W", "-f", form]).splitlines())
+    return {
+        _key(row[1], row[2], own): row[3] for row in rows if len(row) == 4 and row[0] == "installed"
+    }
 
 
-def _is_new_enough(there: str, wanted: str) -> bool:
+def _is_new_enough(there: str, wanted: Package) -> bool:
     """Tell whether the installed version is the wanted one or newer: nothing is downgraded."""
-    if not there or there == wanted:
+    if not there or there == wanted.version:
         return bool(there)
-    compare = ["dpkg", "--compare-versions", there, "ge", wanted]
-    return subprocess.run(compare, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    compare = ["dpkg", "--compare-versions", there, "ge", wanted.version]
+    return captured.run(compare).code == 0
 
 
-def _dpkg(files: list[str]) -> None:
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true"}
-    # The container is thrown away: what a power cut would do to its disk doesn't matter.
-    _run(
-        ["dpkg", "--force-unsafe-io", "--force-confold", "-i", *files], "the dependencies", env=env
-    )
+def _lay_out(file: str, directory: str) -> None:
+    said = captured.run(["dpkg-deb", "-x", file, directory])
+    if said.code:
+        lines = [line.strip() for line in said.err.splitlines() if line.strip()]
+        raise AgentError(
+            f"unpack {os.path.basename(file)}",
+            " ".join(lines) or f"dpkg-deb ended with {said.code}",
+            code=BAD_ARCHIVE,
+            hint="download it again; if it is whole, look at the disk: df -h",
+        )
 
 
 def search_paths(root: str) -> tuple[list[str], list[str]]:
@@ -120,19 +123,6 @@ def search_paths(root: str) -> tuple[list[str], list[str]]:
     return sorted(paths), sorted(libraries)
 
 
-def _run(
-    command: list[str], name: str, *, env: dict[str, str] | None = None, fail: bool = True
-) -> str:
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", env=env
-    )
-    if done.returncode and fail:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        wrong = [line for line in lines if "error" in line.lower()] or lines
-        raise AgentError(
-            f"install {name}",
-            (wrong[0] if wrong else f"{command[0]} ended with {done.returncode}"),
-            code=BAD_ARCHIVE,
-            hint="install the same files by hand: docker run … shell, then dpkg -i /tmp/deps/*.deb",
-        )
-    return done.stdout
+def _ask(words: list[str]) -> str:
+    """Return what dpkg says; a database that it has none of is empty."""
+    return captured.run(words).out

@@ -182,7 +182,10 @@ def fetch_listed(
 
 
 def install_deps(request: dict[str, Any]) -> dict[str, Any]:
-    """Install what `fetch_deps` has fetched. `request`: deps_dir, runtime_dir, system."""
+    """Install what `fetch_deps` has fetched.
+
+    `request`: deps_dir, runtime_dir (dpkg's output goes to dpkg.log there), system.
+    """
     target = request["deps_dir"]
     tar = os.path.join(request["runtime_dir"], "deps.tar.gz")
     if os.path.exists(tar):
@@ -194,7 +197,8 @@ def install_deps(request: dict[str, Any]) -> dict[str, Any]:
             raise
         finally:
             os.unlink(tar)
-    found = {path.name: str(path) for path in sorted(Path(target).rglob("*.deb"))}
+    paths = sorted(Path(target).rglob("*.deb"))
+    found = {path.name: str(path) for path in paths if packages.is_package(path.name)}
     listed = next(Path(target).rglob(packages.LISTING), None)
     if listed:
         names = packages.read_list(listed.read_text("utf-8", "replace"))
@@ -208,18 +212,20 @@ def install_deps(request: dict[str, Any]) -> dict[str, Any]:
             )
         found = {name: found[name] for name in names}
     laid_out = os.path.join(request["runtime_dir"], "deps")
-    return packages.install(list(found.values()), system=request["system"], laid_out=laid_out)
+    log = os.path.join(request["runtime_dir"], packages.LOG)
+    files = list(found.values())
+    return packages.install(files, system=request["system"], laid_out=laid_out, log=log)
 
 
 def stage_out(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Upload files below one prefix, several at once; one that fails doesn't hold up the rest.
 
     `request`: place, node (its name below the place), path_style, directory, files (relative
-    paths), afresh (remove an older manifest first). Emits {"stored": [file, …]} now and then, at
-    the end {"uploaded": {"files": [{"name", "size", "sha256"}], "failed": [{"name", "what",
-    "cause", "code", "hint"}]}}; then lines {"documents": [[name, text], ...]} on standard input are
-    written below the place, in that order, until one has "last"; a "page" in it goes first, and may
-    fail.
+    paths), own (paths of those that lie elsewhere, by name), afresh (remove an older manifest
+    first). Emits {"stored": [file, …]} now and then, at the end {"uploaded": {"files": [{"name",
+    "size", "sha256"}], "failed": [{"name", "what", "cause", "code", "hint"}]}}; then lines
+    {"documents": [[name, text], ...]} on standard input are written below the place, in that order,
+    until one has "last"; a "page" in it goes first, and may fail.
     """
     place = S3Place(**request["place"])
     storage = Storage(emit, path_style=request["path_style"])
@@ -257,14 +263,14 @@ def _size(path: str) -> int:
 def _upload(
     storage: Storage, place: S3Place, request: dict[str, Any], emit: Emit
 ) -> dict[str, Any]:
-    directory = request["directory"]
-    size = sum(_size(os.path.join(directory, name)) for name in request["files"])
+    directory, own = request["directory"], request.get("own", {})
+    size = sum(_size(own.get(name) or os.path.join(directory, name)) for name in request["files"])
     progress = Progress(emit, "results", size)
 
     many = len(request["files"]) >= MANY
 
     def upload(name: str) -> dict[str, Any]:
-        path = os.path.join(directory, name)
+        path = own.get(name) or os.path.join(directory, name)
         if many and os.path.getsize(path) <= SMALL:
             data = Path(path).read_bytes()
             storage.put_small(data, place / name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +21,8 @@ from agent.settings import S3Place
 # For a helper that says nothing: it tells of progress by percents, every ten seconds at most.
 _UPLOAD_SECONDS = 3600.0
 _BREATH_SECONDS = 0.05
+# Where packages were installed (`packages.LOG`, which this process doesn't load).
+_DPKG_LOG = "dpkg.log"
 
 
 class Uploading(Observer):
@@ -31,6 +35,7 @@ class Uploading(Observer):
     # Whether an earlier try with the same place may have left a manifest.
     afresh = False
     _files: list[str]
+    _logs: dict[str, str]
     _left_out: outputs.LeftOut
     _breathed = 0.0
     _workdir = "/"
@@ -112,9 +117,12 @@ class Uploading(Observer):
     def begin_upload(self) -> None:
         """Start to upload this node's results; the helper stays for the record."""
         self._files = self.results()
+        self._logs = self._agent_logs()
         self._look_for_unsaved()
         if self.place is None:
+            self._keep_logs()
             return
+        self._files += self._logs
         if links := self._left_out.links:
             hint = "copy what they lead to into the output directory"
             what = "links to directories are not followed"
@@ -124,6 +132,20 @@ class Uploading(Observer):
         self._stored = []
         self._upload_rest()
 
+    def _agent_logs(self) -> dict[str, str]:
+        """Return the agent's logs to keep with the results: {name: path}, no result's name."""
+        path = os.path.join(self.settings.runtime_dir, _DPKG_LOG)
+        name = _DPKG_LOG if _DPKG_LOG not in self._files else f"architrave.{_DPKG_LOG}"
+        return {name: path} if os.path.exists(path) else {}
+
+    def _keep_logs(self) -> None:
+        """Lay the agent's logs beside results that others will fetch."""
+        for name, path in self._logs.items():
+            target = os.path.join(self.output_dir, name)
+            with contextlib.suppress(OSError):
+                if os.path.isdir(self.output_dir) and not os.path.exists(target):
+                    shutil.copyfile(path, target)
+
     def _upload_rest(self) -> None:
         """Start to upload what isn't stored yet."""
         request = {
@@ -132,6 +154,7 @@ class Uploading(Observer):
             "path_style": self.path_style,
             "directory": self.output_dir,
             "files": self._unstored(),
+            "own": self._logs,
             "afresh": self.afresh,
         }
         self._uploaded = None

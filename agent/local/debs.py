@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agent.errors import BAD_SETTINGS, NO_OBJECT, OS_ERROR, AgentError
+from agent.errors import BAD_ARCHIVE, BAD_SETTINGS, NO_OBJECT, OS_ERROR, AgentError
 from agent.local.containers import UNAVAILABLE
 from agent.packages import LISTING
 
 # docker-run(1): Docker itself failed, and nothing of the image ran.
 _OF_DOCKER = 125
-_SCRIPT = Path(__file__).parent / "fetch-debs"
+_NO_SUCH_PROGRAM = 127
+_SCRIPT, _TRIAL = (Path(__file__).parent / name for name in ("fetch-debs", "try-debs"))
+# The image's own, which has the image's own agent.
+_PYTHON = "/opt/architrave/bin/python3"
 
 
 def fetch(
@@ -43,8 +47,7 @@ def fetch(
         raise AgentError(f"start {words[0]}", str(error), code=OS_ERROR, hint=hint) from error
     if image is not None and code == _OF_DOCKER:
         what = f"start a container of {image}"
-        hint = f"docker info; scripts/build-image -t {image}, docker pull, or --here"
-        raise AgentError(what, complaint, code=UNAVAILABLE, hint=hint)
+        raise AgentError(what, complaint, code=UNAVAILABLE, hint=_image_hint(image))
     if code:
         hint = "check the name with apt-cache search, and that this machine reaches the packages"
         raise AgentError("fetch the packages", complaint, code=NO_OBJECT, hint=hint)
@@ -62,6 +65,40 @@ def pack(debs: Sequence[Path], target: Path) -> None:
     with tarfile.open(target, "w:gz", compresslevel=1) as tar:
         for path in (listing, *debs):
             tar.add(path, path.name)
+
+
+def install(archive: Path, image: str) -> bool:
+    """Install a deps.tar.gz in a container of the image, as a job would; False without an agent.
+
+    Raises AgentError with the code and the cause that the job would have, 69 without the image.
+    """
+    options = ["--rm", "--interactive", "--network", "none", "--user", "0", "--entrypoint", _PYTHON]
+    script = ["-I", "-S", "-c", _TRIAL.read_text("utf-8")]
+    words = ["docker", "run", *options, image, *script]
+    with archive.open("rb") as given, tempfile.TemporaryFile() as complaint:
+        done = subprocess.run(words, stdin=given, stdout=subprocess.DEVNULL, stderr=complaint)
+        complaint.seek(0)
+        lines = complaint.read().decode("utf-8", "replace").strip().splitlines()
+    if done.returncode == _NO_SUCH_PROGRAM:
+        return False
+    if done.returncode == _OF_DOCKER:
+        cause = lines[0] if lines else "it gave no reason"
+        raise AgentError(
+            f"start a container of {image}", cause, code=UNAVAILABLE, hint=_image_hint(image)
+        )
+    if done.returncode:
+        told = [line for line in lines if line.startswith("cannot ")] or lines[-1:]
+        raise AgentError(
+            f"install the packages in a container of {image}",
+            told[0].partition(": ")[2] or told[0] if told else f"exit code {done.returncode}",
+            code=done.returncode if told else BAD_ARCHIVE,
+            hint=f"name what is missing as one more package, or install it in {image}",
+        )
+    return True
+
+
+def _image_hint(image: str) -> str:
+    return f"docker info; scripts/build-image -t {image}, docker pull, or --here"
 
 
 def _tar_of(binaries: Sequence[Path]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
@@ -95,11 +96,21 @@ def _deps(options: argparse.Namespace) -> list[Path]:
             print(f"nothing is missing in {where}: no deps.tar.gz is needed")
             print("set S3_BATCH_DEPS_REL_PATH='<none>', else the job looks for it")
             return []
-        debs.pack(found, options.to)
         for deb in found:
             print(f"  {deb.name}")
+        made = Path(work) / "deps.tar.gz"
+        debs.pack(found, made)
+        tried = "not installed to check it"
+        if image is not None:
+            print(f"installing in a container of {image}, as a job does", flush=True)
+            if debs.install(made, image):
+                tried = "installed to check it"
+            else:
+                tried += f": {image} has no architrave"
+        for file in (made, made.with_name(LISTING)):
+            shutil.move(file, options.to if file == made else options.to.with_name(LISTING))
     size, packages = options.to.stat().st_size / 1e6, "package" if len(found) == 1 else "packages"
-    print(f"{options.to}: {len(found)} {packages} that {where} lacks, {size:.1f} MB")
+    print(f"{options.to}: {len(found)} {packages} that {where} lacks, {size:.1f} MB, {tried}")
     return [options.to, options.to.with_name(LISTING)]
 
 

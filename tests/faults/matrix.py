@@ -220,6 +220,13 @@ CELLS = [
         "a package that fails to configure, of another architecture, installed already, not root",
         "65 with dpkg's words; skipped; no need to be root",
     ),
+    Cell(
+        "archives.any-package",
+        ARCHIVES,
+        "packages with pre-dependencies, below directories that a slim image lacks, of a foreign"
+        " architecture that the image enables, with a script that leaves a process behind",
+        "installed, with apt-get and with dpkg alone",
+    ),
     # -- the machine
     Cell("machine.helper", MACHINE, "a helper hangs or is killed", "tried once more, then said"),
     Cell("machine.bug", MACHINE, "an exception in the agent's own code, in any phase", "70"),

@@ -11,17 +11,25 @@ from agent.local.job import Job
 pytestmark = pytest.mark.timeout(120)
 
 
-def build(directory, name, version="1.0", architecture="all", text="from a package"):
-    """Build a package with one program, named as the package."""
+def build(directory, name, version="1.0", architecture="all", control="", scripts=None, files=None):
+    """Build a package with one program, named as the package.
+
+    `control` is more lines for its control file, `scripts` its maintainer scripts, `files` more
+    files: {path: text}.
+    """
     tree = directory / f"{name}-tree"
-    (tree / "DEBIAN").mkdir(parents=True)
-    (tree / "DEBIAN/control").write_text(
+    more = {f"DEBIAN/{script}": text for script, text in (scripts or {}).items()}
+    more["DEBIAN/control"] = (
         f"Package: {name}\nVersion: {version}\nArchitecture: {architecture}\n"
-        "Maintainer: Nobody <nobody@example.org>\nDescription: test\n"
+        f"Maintainer: Nobody <nobody@example.org>\nDescription: test\n{control}"
     )
+    for path, text in (more | (files or {})).items():
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).write_text(text)
+        (tree / path).chmod(0o755 if path.removeprefix("DEBIAN/") in (scripts or {}) else 0o644)
     program = tree / "usr/bin" / name
     program.parent.mkdir(parents=True)
-    program.write_text(f"#!/bin/sh\necho {text}\n")
+    program.write_text("#!/bin/sh\necho from a package\n")
     program.chmod(0o755)
     path = directory / f"{name}_{version}_{architecture}.deb"
     subprocess.run(
