@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.errors import NOT_EXECUTABLE, AgentError
@@ -20,6 +21,7 @@ MACHINES = {
 }
 _I386, _X86_64 = 3, 62
 _INTERPRETER = 3
+_GLIBC = ("ld-linux", "ld64.so")
 # glibc's and musl's words.
 _MISSING = re.compile(r"^\s*(\S+) => not found|^Error loading shared library ([^:]+):", re.M)
 MISSING_HINT = "architrave pack deps --binary makes deps.tar.gz of them; or set LD_LIBRARY_PATH"
@@ -85,6 +87,17 @@ def interpreter(path: str) -> list[str]:
 def runs_on(machine: int, here: int) -> bool:
     """Tell whether a machine runs programs of another one, or its own."""
     return machine == here or (machine, here) == (_I386, _X86_64)
+
+
+def listing(loader: str, path: str, env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Return command and environment by which a loader lists a program's libraries.
+
+    The program is not started. Another loader than glibc's would not mind the variable.
+    """
+    if os.path.basename(loader).startswith(_GLIBC):
+        # As ldd does (ld.so(8)); with --list it ends at the first library that is missing.
+        return [loader, path], {**env, "LD_TRACE_LOADED_OBJECTS": "1", "LD_WARN": "yes"}
+    return [loader, "--list", path], dict(env)
 
 
 def missing(text: str) -> list[str]:

@@ -57,6 +57,19 @@ def processors() -> int:
     return max(1, count)
 
 
+def cores() -> int:
+    """Return how many physical cores this container may use, at least 1.
+
+    https://docs.kernel.org/admin-guide/cputopology.html; without it each processor counts as one.
+    """
+    found = set()
+    for number in os.sched_getaffinity(0):
+        topology = f"/sys/devices/system/cpu/cpu{number}/topology"
+        core = _read(f"{topology}/core_id") or f"processor {number}"
+        found.add((_read(f"{topology}/physical_package_id"), core))
+    return max(1, min(len(found), processors()))
+
+
 def graphics_processors() -> int:
     """Return how many NVIDIA devices this container sees, /dev/nvidia10 and above included."""
     return sum(path[len("/dev/nvidia") :].isdigit() for path in glob.glob("/dev/nvidia*"))
@@ -90,7 +103,11 @@ def memory_peak() -> int | None:
 
 def slots(settings: Settings) -> int:
     """Return the processes for this node; lambda mode has always had one."""
-    return settings.slots or (1 if settings.mode == LAMBDA else default_slots())
+    if settings.slots == "cores":
+        return cores()
+    if settings.slots == "threads":
+        return processors()
+    return int(settings.slots) or (1 if settings.mode == LAMBDA else default_slots())
 
 
 def process_limit() -> int | None:

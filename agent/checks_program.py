@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from agent import binary, captured, launch, plan
+from agent import binary, captured, launch, mpi_use, plan
 from agent.case import Case
 from agent.errors import (
     NOT_EXECUTABLE,
@@ -19,8 +19,6 @@ from agent.finding import PASS, SKIP, WARN, Check, Finding
 _ASK_SECONDS, _SECONDS = 10.0, 30.0
 # What the loader ends a program with when a library is there, but too old for it.
 _TOO_OLD = 1
-# Another loader would not mind the variable, and start the program.
-_GLIBC = ("ld-linux", "ld64.so")
 
 
 def program(case: Case) -> Finding:
@@ -100,12 +98,7 @@ def _listed(case: Case, loader: str, path: str) -> str:
 
     Directories of /opt that the program itself names are looked for where they lie now.
     """
-    command, env = [loader, path], case.app_env
-    if os.path.basename(loader).startswith(_GLIBC):
-        # As ldd does (ld.so(8)); with --list it ends at the first library that is missing.
-        env |= {"LD_TRACE_LOADED_OBJECTS": "1", "LD_WARN": "yes"}
-    else:
-        command = [loader, "--list", path]
+    command, env = binary.listing(loader, path, case.app_env)
     text = _ask(command, env)
     if case.unpacked and binary.missing(text):
         opt = case.settings.path("/opt")
@@ -149,15 +142,24 @@ def launcher(case: Case) -> Finding:
     """Say which launcher is used, and ask mpirun for its version."""
     settings, env = case.settings, case.app_env
     found = shutil.which("mpirun", path=env.get("PATH", os.defpath))
-    chosen = plan.launcher(settings.launcher, found)
+    command = [case.here(word) for word in settings.command]
+    chosen = plan.launcher(
+        settings.launcher,
+        found,
+        settings.topology.count,
+        bool(settings.slots),
+        lambda: mpi_use.uses_mpi(command, env, _ask),
+    )
     if settings.launcher in ("direct", "each"):
-        return Finding(PASS, f"{chosen}: mpirun is not used")
+        return Finding(PASS, f"{chosen.name}: mpirun is not used")
     if not found:
         what = "direct: mpirun is not on PATH"
         if settings.topology.count == 1:
             return Finding(PASS, what)
         hint = "build the image with Open MPI, or set ARCHITRAVE_LAUNCHER=each"
         return Finding(WARN, f"{what}, so that only the main node runs the application", hint)
+    if chosen.name == "direct":
+        return Finding(PASS, f"direct: {chosen.why}")
     text = _ask([found, "--version"], env)
     plan.mpi_version(text)
     case.mpirun = text.splitlines()[0].rpartition(" ")[2]

@@ -54,7 +54,7 @@ def _resolved(job: Job) -> dict[str, str]:
         "TMP_OUTPUT_DIR": settings.output_dir,
         "ARCHITRAVE_OUTPUT": str(settings.output or "<none>"),
         "ARCHITRAVE_SSH_PORT": str(settings.ssh_port),
-        "ARCHITRAVE_LAUNCHER": f"auto: {_launcher(job)}",
+        "ARCHITRAVE_LAUNCHER": _auto(job),
         "ARCHITRAVE_SLOTS": str(job.slots),
         "ARCHITRAVE_WORKDIR": settings.workdir or os.getcwd(),
         "AWS_BATCH_EXIT_CODE_FILE": settings.exit_code_file,
@@ -65,6 +65,19 @@ def _launcher(job: Job) -> str:
     """Return the launcher that is set, or the one that `auto` stands for with what is here now."""
     chosen = job.settings.launcher
     return job.launcher(job.app_env()) if chosen == "auto" else chosen
+
+
+def _auto(job: Job) -> str:
+    """Return what `auto` comes to; without the program, on what it will depend."""
+    env = job.app_env()
+    name = _launcher(job)
+    mpirun, program = (
+        shutil.which(word, path=env.get("PATH", os.defpath))
+        for word in ("mpirun", job.command_here[0])
+    )
+    if name == "direct" and mpirun and not program:
+        return "auto: mpirun if the program uses MPI, else direct"
+    return f"auto: {name}"
 
 
 def _setting(
@@ -151,7 +164,7 @@ def _command(job: Job, env: dict[str, str]) -> list[str]:
     job.node = replace(job.node, address=address, slots=job.slots)
     if isinstance(job, MainNode):
         job.ask_version()
-    return job.argv(job.launcher(env), list(settings.command))
+    return job.argv(job.launcher(env), list(job.command_here))
 
 
 def _several(indexes: list[int]) -> str:

@@ -11,7 +11,17 @@ from agent.errors import TRY_AGAIN, AgentError, HelperDied
 from agent.helpers import Helper
 from agent.lifeline import Lifeline
 from agent.model import Outcome
-from agent.rendezvous import DONE, GO, LEFT, READY, Meeting
+from agent.rendezvous import (
+    DONE,
+    GO,
+    GO_NAME,
+    LEFT,
+    READY,
+    RELEASE_NAME,
+    SIGNAL_NAME,
+    STOP_NAME,
+    Meeting,
+)
 from agent.roster import Refused
 
 # A line that breaks at once is not tried without a pause.
@@ -36,6 +46,10 @@ class WorkerMeeting(Meeting):
         self.final: Outcome | None = None
         self.on_outcome: Callable[[Outcome], None] = lambda outcome: None
         self.go: dict[str, Any] | None = None
+        self.stop: dict[str, Any] | None = None
+        self.released = False
+        self.on_stop: Callable[[dict[str, Any]], None] = lambda message: None
+        self.on_signal: Callable[[int], None] = lambda number: None
         self._node = node
         self._own_dir = output_dir
         self._start_lifeline = start_lifeline
@@ -195,8 +209,15 @@ class WorkerMeeting(Meeting):
                 return
             self.outcome = outcome
             self.on_outcome(outcome)
-        elif kind == GO and name == "go.json":
+        elif kind == GO and name == GO_NAME:
             self.go = json.loads(data)
+        elif kind == GO and name == STOP_NAME:
+            self.stop = json.loads(data)
+            self.on_stop(self.stop)
+        elif kind == GO and name == SIGNAL_NAME:
+            self.on_signal(int(json.loads(data)["signal"]))
+        elif kind == GO and name == RELEASE_NAME:
+            self.released = True
 
     def close(self) -> None:
         """End the link too."""

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from agent import cgroup
 from agent.errors import NOT_EXECUTABLE, NOT_FOUND, TIME_LIMIT, AgentError, why
@@ -16,6 +16,7 @@ from agent.loop import Loop, Timer
 from agent.model import AGENT, APPLICATION, Outcome
 from agent.output import Output, time_lines
 from agent.process import Child, has_terminal, pin_no_directory
+from agent.stopping import Stopping
 
 # A process that SIGKILL doesn't end within this is stuck in the kernel.
 _KILL_SECONDS = 2.0
@@ -61,9 +62,25 @@ def _mount_of(path: str) -> str:
 
 
 class Application:
-    """The one application of this node."""
+    """The one application of this node: all the processes that it has started.
 
-    def __init__(self, loop: Loop, log: Log, output: Output, *, grace: float) -> None:
+    `own` are the agent's own children. `on_stop` is told the signal and the grace period (seconds)
+    before the application is stopped here; `elsewhere` tells whether other nodes' ranks still run;
+    `on_release` is called when none does.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        log: Log,
+        output: Output,
+        *,
+        grace: float,
+        own: Collection[int],
+        on_stop: Callable[[AgentError, int, float], None] = lambda reason, number, grace: None,
+        elsewhere: Callable[[], bool] = lambda: False,
+        on_release: Callable[[], None] = lambda: None,
+    ) -> None:
         self.child: Child | None = None
         self.stopped_for: AgentError | None = None
         self.real_seconds = 0.0
@@ -72,7 +89,8 @@ class Application:
         self._log = log
         self._output = output
         self._grace = grace
-        self._killed_at = 0.0
+        self._on_stop = on_stop
+        self._stopping = Stopping(loop, log, own, elsewhere=elsewhere, on_release=on_release)
         self._timers: list[Timer] = []
         self._oom_before = 0
         self._start = 0.0
@@ -113,10 +131,15 @@ class Application:
 
     @property
     def ended(self) -> bool:
-        """Tell whether it has ended, or can't be ended."""
-        if self.child is None or not self.child.running:
+        """Tell whether it has ended, or can't be ended: once it is stopped, all its processes."""
+        if self.child is None:
             return True
-        return bool(self._killed_at) and self._loop.clock() > self._killed_at + _KILL_SECONDS
+        if (
+            self._stopping.killed_at
+            and self._loop.clock() > self._stopping.killed_at + _KILL_SECONDS
+        ):
+            return True
+        return not self.child.running and (self.stopped_for is None or self._stopping.over)
 
     def child_ended(self, child: Child) -> None:
         """Note the time when it is ours; the agent tells of every child."""
@@ -124,8 +147,8 @@ class Application:
             self._ended_at = self._loop.clock()
 
     def forward(self, number: int) -> None:
-        """Pass a signal on to its process group."""
-        if self.child is not None and self.child.running:
+        """Pass a signal on to its process group; under a launcher to the ranks on this node."""
+        if self.child is not None and self.child.running and not self._stopping.forward(number):
             self.child.kill_group(number)
 
     def stop(
@@ -133,28 +156,20 @@ class Application:
     ) -> None:
         """Ask it to end, and end it after the grace period; asked again, end it now.
 
-        `most` bounds the grace period, in seconds.
+        `most` bounds the grace period, in seconds. Each of its processes gets the signal once.
         """
-        if self.child is None or not self.child.running:
+        if self.child is None or self.ended:
             return
         if self.stopped_for is not None:
-            self._kill()
+            self._stopping.kill()
             return
         self.stopped_for = reason
         grace = min(self._grace, most)
         self._log.info(
             "stopping the application", signal=number, grace_seconds=grace, cause=reason.cause
         )
-        self.child.kill_group(number)
-        self.child.kill_group(signal.SIGCONT)
-        self._timers.append(self._loop.call_at(self._loop.clock() + grace, self._kill))
-
-    def _kill(self) -> None:
-        if self.child is not None and self.child.running and not self._killed_at:
-            self._log.warning("killing the application")
-            self._killed_at = self._loop.clock()
-            self.child.kill_group(signal.SIGKILL)
-            self._loop.call_at(self._killed_at + _KILL_SECONDS, lambda: None)
+        self._on_stop(reason, number, grace)
+        self._stopping.begin(number, grace)
 
     def _out_of_time(self, seconds: float, hint: str) -> None:
         cause = f"it ran longer than its limit of {seconds:.4g} s"
@@ -167,13 +182,18 @@ class Application:
         self.real_seconds = (self._ended_at or self._loop.clock()) - self._start
         for timer in self._timers:
             timer.cancel()
+        self._stopping.cancel()
         if child is not None and child.kill_group(0):
             child.kill_group(signal.SIGTERM)
         if not self._output.ended:
             wait(lambda: self._output.ended, self._loop.clock() + _LAST_WORDS_SECONDS)
         left = self._loop.children.end_orphans()
         if left:
-            self._log.info("ended what the application left behind", processes=left)
+            hint = None
+            if child is not None and not child.running and not child.code:
+                hint = "results that were still being written are lost: keep the program in the"
+                hint += " foreground (wait for what it starts)"
+            self._log.warning("ended what the application left behind", processes=left, hint=hint)
             wait(lambda: self._output.ended, self._loop.clock() + _LAST_WORDS_SECONDS)
         user, system = (child.user_seconds, child.system_seconds) if child else (0.0, 0.0)
         self._output.append(time_lines(self.real_seconds, user, system))

@@ -117,8 +117,9 @@ def tell(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Put a file on other nodes, all at once, each tried until the deadline; then the next one.
 
     `request`: round (its number), nodes [{index, address}], path, data, port, user, directory,
-    timeout, seconds; a further line on standard input replaces what it names. Emits {"told": index}
-    for each node, and {"round": number, "untold": {index: cause}} at the end of each round.
+    timeout, seconds; a further line on standard input replaces what it names. Emits {"told": index,
+    "in": number of the round} for each node, and {"round": number, "untold": {index: cause}} at the
+    end of each round.
     """
     teller = _Teller(emit)
     while True:
@@ -149,7 +150,7 @@ class _Teller:
             for future in as_completed(told):
                 error = future.exception()
                 if error is None:
-                    self._emit({"told": told[future]})
+                    self._emit({"told": told[future], "in": request["round"]})
                 else:
                     untold[str(told[future])] = str(error)
         return untold

@@ -12,10 +12,21 @@ from agent.errors import TIME_LIMIT, TRY_AGAIN, AgentError
 from agent.job import Job
 from agent.launch import MEMORY_HINT
 from agent.model import AGENT, Outcome
-from agent.rendezvous import DONE, GO, SILENT_BEATS, MainMeeting
+from agent.rendezvous import (
+    DONE,
+    GO,
+    GO_NAME,
+    RELEASE_NAME,
+    SIGNAL_NAME,
+    SILENT_BEATS,
+    STOP_NAME,
+    MainMeeting,
+)
 from agent.runner import make_directory
 
 _TELL_SECONDS = 20.0
+# A worker that can't be reached is no reason to hold the others for longer.
+_STOP_SECONDS = 3.0
 # Each worker's own waits are bounded, and one that is silent is lost: this is for a day of upload.
 _PART_SECONDS = 24 * 3600.0
 # A short run shall not wait for paramiko's import, a long one not hold its memory.
@@ -27,6 +38,8 @@ class MainNode(Job):
 
     meeting: MainMeeting | None = None
     _mpi_major = 0
+    # When a worker that doesn't say that its ranks have ended is not waited for any more.
+    _others_until = 0.0
 
     def work(self) -> Outcome:
         """Do everything until the application has ended, on every node."""
@@ -80,6 +93,17 @@ class MainNode(Job):
         text = self.ask("mpirun tells its version", [program, "--version"], env)
         self._mpi_major = plan.mpi_version(text)
 
+    def check_launcher(self, env: dict[str, str]) -> None:
+        """Warn of a program without MPI that mpirun is about to start many times."""
+        by_mpirun = self.settings.launcher == "auto" and self.launcher(env) == "mpirun"
+        if by_mpirun and not self.uses_mpi(env):
+            self.log.warning(
+                "the program names no MPI, and mpirun starts it once for each slot",
+                program=self.command[0],
+                hint="ARCHITRAVE_LAUNCHER=each starts it once on every node,"
+                " ARCHITRAVE_LAUNCHER=direct on the main node only",
+            )
+
     def mpirun_options(self) -> plan.MpiRun:
         """Return what mpirun needs to reach the workers."""
         settings = self.settings
@@ -105,12 +129,40 @@ class MainNode(Job):
         with open(self.settings.path("/tmp/hostfile"), encoding="ascii") as file:
             go = {"hostfile": file.read(), "main_address": self.node.address}
         meeting = self.meeting
-        meeting.tell(GO, "go.json", go)
+        meeting.tell(GO, GO_NAME, go)
         self.wait("every worker is told to launch", lambda: not meeting.telling, _TELL_SECONDS)
         for index in sorted({node.index for node in meeting.nodes} - meeting.told):
             cause = meeting.untold.get(str(index), "not told in time")
             hint = f"look at the log of worker {index}"
             raise AgentError(f"reach worker {index}", cause, code=TRY_AGAIN, hint=hint)
+
+    def forward(self, number: int) -> None:
+        """Pass on a signal to what runs here and on the workers."""
+        super().forward(number)
+        meeting = self.meeting
+        if self.application is not None and not self.stopping and meeting is not None:
+            meeting.tell(GO, SIGNAL_NAME, {"signal": number}, _STOP_SECONDS)
+
+    def on_stop(self, reason: AgentError, number: int, grace: float) -> None:
+        """Have each worker stop what of the application runs there."""
+        meeting = self.meeting
+        if meeting is None or meeting.leaving or self.settings.launcher == "direct":
+            return
+        message = {"signal": number, "grace": grace, "error": reason.to_json()}
+        meeting.tell(GO, STOP_NAME, message, _STOP_SECONDS)
+        self._others_until = self.loop.clock() + grace + _STOP_SECONDS
+
+    def stopping_elsewhere(self) -> bool:
+        """Tell whether ranks on workers still have the grace period."""
+        late = self.loop.clock() > self._others_until
+        if self.meeting is None or self.settings.launcher == "each" or late:
+            return False
+        return bool(self.meeting.computing())
+
+    def on_release(self) -> None:
+        """Let the launcher's daemons on the workers go on."""
+        if self.meeting is not None and self._others_until:
+            self.meeting.tell(GO, RELEASE_NAME, {}, _STOP_SECONDS)
 
     def _copy_ended(self, index: int, outcome: Outcome) -> None:
         """End this node's copy of the application when a worker's has failed, as mpirun would."""
@@ -118,8 +170,8 @@ class MainNode(Job):
             cause = f"its copy on worker {index} ended with {outcome.code}"
             hint = f"look at the log of worker {index}"
             error = AgentError("finish the application", cause, code=outcome.code, hint=hint)
-            if self.application.stopped_for is None:
-                self.application.stop(error)
+            if not self.stopping:
+                self.stop(error)
 
     def on_started(self) -> None:
         """Look at what workers told before the application ran here."""

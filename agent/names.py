@@ -82,10 +82,14 @@ RUNNING = (
         "ARCHITRAVE_LAUNCHER",
         "auto, mpirun, direct, or each: every node starts the program with"
         " NODE_RANK, NODE_COUNT, MAIN_ADDR, HOSTFILE",
-        "auto: mpirun if there is one, else direct",
+        "auto: mpirun on several nodes, or for a program that uses MPI; else direct",
     ),
     Name("ARCHITRAVE_MPIRUN_ARGS", "more arguments for mpirun"),
-    Name("ARCHITRAVE_SLOTS", "processes per node", "GPUs, else usable processors; lambda: 1"),
+    Name(
+        "ARCHITRAVE_SLOTS",
+        "processes per node: a number, cores or threads",
+        "GPUs, else usable processors; lambda: 1",
+    ),
     Name(
         "ARCHITRAVE_WORKDIR",
         "the program's working directory, made if missing",

@@ -32,7 +32,7 @@ class Observer(Supervisor):
                 if self.sampler is None:
                     self.sampler = Sampler(self.own_pids, start)
                 self.sampler.sample(self.loop.clock())
-                if by_mpirun:
+                if by_mpirun and not self.stopping:  # else it has the grace period
                     self._end_leavings(leavings.look(self.loop.clock(), self.sampler.seen))
             except Exception as error:  # curves must not end a job
                 self.stop_sampling()

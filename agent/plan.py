@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.errors import BAD_SETTINGS, AgentError
@@ -11,7 +11,10 @@ from agent.errors import BAD_SETTINGS, AgentError
 
 @dataclass(frozen=True)
 class MpiRun:
-    """What mpirun has to know. `hostfile` is empty on a single node."""
+    """What mpirun has to know. `hostfile` is empty on a single node.
+
+    `unbound`: a rank may use all processors of its node, as it needs with threads.
+    """
 
     major: int
     slots: int
@@ -20,17 +23,49 @@ class MpiRun:
     interface: str = ""
     ssh: tuple[str, ...] = ()
     as_root: bool = False
+    unbound: bool = False
     more: tuple[str, ...] = ()
 
 
-def launcher(chosen: str, mpirun: str | None) -> str:
-    """Return which launcher is used: what is set, or what the image has; raise AgentError (78)."""
+@dataclass(frozen=True)
+class Launcher:
+    """Which launcher starts the application, and why it is this one."""
+
+    name: str
+    why: str
+
+
+def launcher(
+    chosen: str, mpirun: str | None, nodes: int, slots_set: bool, uses_mpi: Callable[[], str]
+) -> Launcher:
+    """Return what is set; else mpirun for several nodes or a program that uses MPI.
+
+    A program without MPI would run several times over the same files. `uses_mpi` returns what
+    shows that it has some. Raises AgentError (78) where mpirun is set and not there.
+    """
     if chosen == "mpirun" and not mpirun:
         hint = "build the image with Open MPI, or set ARCHITRAVE_LAUNCHER=direct"
         raise AgentError("use mpirun", "it is not on PATH", code=BAD_SETTINGS, hint=hint)
-    if chosen == "auto":
-        return "mpirun" if mpirun else "direct"
-    return chosen
+    if chosen != "auto":
+        return Launcher(chosen, "ARCHITRAVE_LAUNCHER is set")
+    if not mpirun:
+        return Launcher("direct", "mpirun is not on PATH")
+    if nodes > 1:
+        return Launcher("mpirun", f"there are {nodes} nodes")
+    if slots_set:
+        return Launcher("mpirun", "ARCHITRAVE_SLOTS is set")
+    if shown := uses_mpi():
+        return Launcher("mpirun", shown)
+    return Launcher("direct", "the program names no MPI")
+
+
+def binds(more: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Tell whether somebody has said where ranks are bound: arguments for mpirun, or a variable."""
+    marks = ("bind", "rankfile", "cpu", "pe=")
+    if any(mark in word.lower() for word in more for mark in marks):
+        return True
+    names = ("OMPI_MCA_", "PRTE_MCA_")
+    return any(name.startswith(names) and "bind" in name for name in env)
 
 
 def mpi_version(text: str) -> int:
@@ -54,12 +89,19 @@ def mpirun(options: MpiRun, command: Sequence[str]) -> list[str]:
     environment (mpirun(1), --prefix). And without -x: a rank has the environment of its node.
     """
     words = ["mpirun"]
+    # Agents signal the ranks of their own nodes; and a SIGCONT to mpirun is for mpirun alone.
+    if options.major == 4:
+        words += ["--mca", "ess_base_forward_signals", "none"]
+    else:
+        words += ["--forward-signals", "none"]
     if options.as_root:
         words.append("--allow-run-as-root")
     if options.hostfile:
         words += ["--hostfile", options.hostfile, *_across(options)]
     else:
         words += ["--host", f"localhost:{options.slots}", "-np", str(options.slots)]
+    if options.unbound:
+        words += ["--bind-to", "none"]
     return [*words, *options.more, *command]
 
 

@@ -23,7 +23,12 @@ READY, DONE, LEFT = "workers_ready", "master_done", "workers_done"
 # The launcher `each`: main says go, every node tells how its copy ended. A worker that is told to
 # end says so before it goes.
 GO, ENDED, LEAVING = "launch", "workers_ended", "workers_leaving"
-_DIRECTORIES = (READY, DONE, LEFT, GO, ENDED, LEAVING)
+# Main stops the application; a worker says when nothing computes there any more; when none does
+# anywhere, main lets the launchers' daemons go on.
+STOPPED = "workers_stopped"
+GO_NAME, STOP_NAME = "go.json", "stop.json"
+RELEASE_NAME, SIGNAL_NAME = "release.json", "signal.json"
+_DIRECTORIES = (READY, DONE, LEFT, GO, ENDED, LEAVING, STOPPED)
 _RECORD_LIMIT = 1 << 26
 _TELL_SECONDS = 20.0
 
@@ -141,11 +146,13 @@ class MainMeeting(Meeting):
         self.roster = Roster(self._topology, self._silence)
         self.parts: dict[int, dict[str, Any]] = {}
         self.ended: dict[int, Outcome] = {}
+        self.stopped: set[int] = set()
         self.lost: set[int] = set()
         self.leaving = False
         self.told: set[int] = set()
         self.untold: dict[str, str] = {}
         self._message: dict[str, str] = {}
+        self._seconds = 0.0
         self._teller: Helper | None = None
         self._round, self._rounds_done = 0, 0
         self.on_ended: Callable[[int, Outcome], None] = lambda index, outcome: None
@@ -178,6 +185,10 @@ class MainMeeting(Meeting):
     def _missed(self) -> bool:
         return bool(self.roster.nodes)
 
+    def computing(self) -> set[int]:
+        """Return the workers that have not said that nothing computes there any more."""
+        return self.roster.nodes.keys() - self.stopped - self.parts.keys() - self.lost
+
     def awaited(self) -> list[int]:
         """Return the workers that have neither said how they parted nor been lost."""
         return sorted(self.roster.nodes.keys() - self.parts.keys() - self.lost)
@@ -187,9 +198,15 @@ class MainMeeting(Meeting):
         present = self.roster.nodes.keys() - self.lost - self.parts.keys()
         return all(self.roster.heard(index) >= when for index in present)
 
-    def tell(self, directory: str, name: str, message: dict[str, Any]) -> None:
-        """Put a file on every worker, all at once; `telling` until they are told or the bound."""
+    def tell(
+        self, directory: str, name: str, message: dict[str, Any], seconds: float = _TELL_SECONDS
+    ) -> None:
+        """Put a file on every worker, all at once; `telling` until they are told or the bound.
+
+        A worker that can't be reached is tried again for so many seconds.
+        """
         self.told = set()
+        self._seconds = min(seconds, 2 * self._silence)
         self._message = {"path": f"{directory}/{name}", "data": json.dumps(message)}
         self._tell([node for node in self.nodes if node.index not in self.lost])
 
@@ -206,7 +223,7 @@ class MainMeeting(Meeting):
 
     def cool(self) -> None:
         """End it again: a long run shall not hold its memory."""
-        if self._teller is not None and not self.leaving:
+        if self._teller is not None and not self.leaving and not self.telling:
             self._teller.close()
 
     def _tell(self, nodes: list[Node]) -> None:
@@ -215,7 +232,7 @@ class MainMeeting(Meeting):
         request = self._message | {
             "round": self._round,
             "nodes": [{"index": node.index, "address": node.address} for node in nodes],
-            "seconds": min(_TELL_SECONDS, 2 * self._silence),
+            "seconds": self._seconds,
         }
         if self._teller is None or self._teller.done or not self._teller.ask(request):
             if self._teller is not None:
@@ -224,7 +241,8 @@ class MainMeeting(Meeting):
 
     def _hear_teller(self, message: dict[str, Any]) -> None:
         if "told" in message:
-            self.told.add(message["told"])
+            if message["in"] == self._round:  # another message may have been told meanwhile
+                self.told.add(message["told"])
         elif "round" in message:
             self.untold, self._rounds_done = message["untold"], message["round"]
 
@@ -251,7 +269,7 @@ class MainMeeting(Meeting):
                     joined=joined,
                     nodes=self._topology.count,
                 )
-        elif kind in (LEFT, ENDED, LEAVING):
+        elif kind in (LEFT, ENDED, LEAVING, STOPPED):
             if index is None or index not in self.roster.nodes:
                 raise Refused(f"{name}: no such worker is in")
             fields = json.loads(data)
@@ -262,6 +280,8 @@ class MainMeeting(Meeting):
                 self.on_ended(index, self.ended[index])
             elif kind == LEAVING:
                 self._leaves(index, fields)
+            elif kind == STOPPED:
+                self.stopped.add(index)
             else:
                 self._part(index, fields)
 

@@ -15,17 +15,20 @@ from agent.errors import CANNOT_WRITE, NOT_FOUND, AgentError, why
 from agent.launch import Application, resolve
 from agent.model import AGENT, Node, Outcome
 from agent.output import Output
+from agent.settings import EXAMPLE
 
 _LOG_SECONDS = 0.2
 _ASK_SECONDS = 10.0
 _LAST_WORDS = 1 << 14
 _LAST_LINES = 50
+ARGUMENTS = ("APP_PARAMS", "APP_IN_FILE", "APP_PARAMS1", "APP_PARAMS2")
 
 
 class Runner(Delivery):
     """The run phase of every role. `_path` and `_library_path` are what deps.tar.gz has brought."""
 
     limit_hint = "raise ARCHITRAVE_TIMEOUT_SECONDS"
+    _chosen: plan.Launcher | None = None
     _output: Output | None = None
     _path: Sequence[str] = ()
     _library_path: Sequence[str] = ()
@@ -42,9 +45,11 @@ class Runner(Delivery):
         self.enter(model.RUN)
         env = self.app_env()
         self.node = self.node if self.node.address else Node(0, "", self.slots, __version__)
-        program = resolve(settings.command[0], env.get("PATH", os.defpath))
+        command = self.command_here
+        program = resolve(command[0], env.get("PATH", os.defpath))
+        self.command = (program, *command[1:])
         launcher = self.launcher(env)
-        self.command = (program, *settings.command[1:])
+        self.check_launcher(env)
         argv = self.argv(launcher, self.command)
         if launcher == "mpirun":
             self.command = tuple(argv)
@@ -54,9 +59,24 @@ class Runner(Delivery):
                 self.write_hostfiles([])
         self.open_output()
         assert self._output is not None
-        application = Application(self.loop, self.log, self._output, grace=settings.grace)
+        application = Application(
+            self.loop,
+            self.log,
+            self._output,
+            grace=settings.grace,
+            own=self.own_pids,
+            on_stop=self.on_stop,
+            elsewhere=self.stopping_elsewhere,
+            on_release=self.on_release,
+        )
         self.application = application
-        self.log.info("launch", command=argv, launcher=launcher, output_dir=self.output_dir)
+        self.log.info(
+            "launch",
+            command=argv,
+            launcher=launcher,
+            why=self._chosen.why if self._chosen else None,
+            output_dir=self.output_dir,
+        )
         try:
             application.start(argv, env, settings.workdir, settings.timeout, self.limit_hint)
         except BaseException:
@@ -136,10 +156,48 @@ class Runner(Delivery):
     def on_started(self) -> None:
         """Be told that the application runs; the end may have been told before it began."""
 
+    def on_stop(self, reason: AgentError, number: int, grace: float) -> None:
+        """Be told that the application is about to be stopped here; `grace` is in seconds."""
+
+    def stopping_elsewhere(self) -> bool:
+        """Tell whether the application still computes on other nodes, after it was stopped."""
+        return False
+
+    def on_release(self) -> None:
+        """Be told that nothing of the stopped application computes any more, on any node."""
+
     def launcher(self, env: dict[str, str]) -> str:
-        """Return which launcher is used: what is set, or what the image has."""
-        found = shutil.which("mpirun", path=env.get("PATH", os.defpath))
-        return plan.launcher(self.settings.launcher, found)
+        """Return which launcher is used: what is set, or what suits the program."""
+        if self._chosen is None:
+            settings = self.settings
+            self._chosen = plan.launcher(
+                settings.launcher,
+                shutil.which("mpirun", path=env.get("PATH", os.defpath)),
+                settings.topology.count,
+                bool(settings.slots),
+                lambda: self.uses_mpi(env),
+            )
+        return self._chosen.name
+
+    def uses_mpi(self, env: dict[str, str]) -> str:
+        """Return what shows that the program uses MPI, "" where nothing does."""
+        from agent import mpi_use  # where nothing else decides
+
+        def ask(argv: list[str], env: dict[str, str]) -> str:
+            return self.ask("the loader lists the program's libraries", argv, env)
+
+        return mpi_use.uses_mpi(self.command_here, env, ask, self.breathe)
+
+    def check_launcher(self, env: dict[str, str]) -> None:
+        """Be asked whether the launcher suits the program, before it is started."""
+
+    @property
+    def command_here(self) -> tuple[str, ...]:
+        """Return the command; without arguments that nobody has named, where they name no file."""
+        command, given = self.settings.command, self.settings.app_env
+        if any(name in given for name in ARGUMENTS) or os.path.exists(self.settings.path(EXAMPLE)):
+            return command
+        return command[:1]
 
     def write_hostfiles(self, workers: list[Node]) -> None:
         """Write the hostfile, and the one with each address once; this node comes first."""
@@ -168,11 +226,14 @@ class Runner(Delivery):
 
     def mpirun_options(self) -> plan.MpiRun:
         """Return what mpirun needs on this node alone."""
+        more, env = self.settings.mpirun_args, self.settings.app_env
         return plan.MpiRun(
             major=4,
             slots=self.node.slots,
             as_root=os.geteuid() == 0,
-            more=self.settings.mpirun_args,
+            # mpirun binds each rank to a core, with all its threads.
+            unbound=self.node.slots < cgroup.processors() and not plan.binds(more, env),
+            more=more,
         )
 
     def open_output(self) -> None:

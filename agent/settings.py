@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import pwd
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.environ import exit_code_file, runtime_dir
-from agent.errors import BAD_SETTINGS, NO_PERMISSION, USAGE, AgentError, shorten
+from agent.errors import BAD_SETTINGS, NO_PERMISSION, USAGE, AgentError
 from agent.model import Topology
+from agent.values import bad, choice, integer, seconds, words
 
 LAMBDA, BATCH, SHELL = "lambda", "batch", "shell"
 OFF = ("", "<none>")
 # In the runtime directory: what of /opt came out of private.7z.
 JOURNAL = "unpacked.list"
 LAUNCHERS = ("auto", "mpirun", "direct", "each")
+SLOTS = ("cores", "threads")
+EXAMPLE = "/opt/examples/example"
 LOG_FORMATS = ("auto", "console", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -47,7 +49,7 @@ class S3Place:
         bucket, _, key = text.removeprefix("s3://").rstrip("/").partition("/")
         parts = key.split("/") if key else []
         if not bucket or "://" in text.removeprefix("s3://") or {"..", "."} & set(parts):
-            raise _bad(name, text, "it is no S3 address", "use s3://bucket or s3://bucket/prefix")
+            raise bad(name, text, "it is no S3 address", "use s3://bucket or s3://bucket/prefix")
         return cls(bucket, "/".join(part for part in parts if part))
 
     def __truediv__(self, relative: str) -> S3Place:
@@ -77,7 +79,7 @@ class Settings:
     exit_code_file: str
     launcher: str
     mpirun_args: tuple[str, ...]
-    slots: int
+    slots: int | str
     interface: str
     address: str
     ssh_port: int
@@ -119,7 +121,7 @@ def read(env: Mapping[str, str]) -> Settings:
     mode = mode_of(env)
     root = env.get("ARCHITRAVE_ROOT") or "/"
     if not os.path.isabs(root):
-        raise _bad("ARCHITRAVE_ROOT", root, "it is no absolute path", "use an absolute path")
+        raise bad("ARCHITRAVE_ROOT", root, "it is no absolute path", "use an absolute path")
     bucket = S3Place.parse(env.get("S3_BUCKET") or "s3://scar-architrave", "S3_BUCKET")
     usual = _below(root, "/tmp" if mode == LAMBDA else "/tmp/output")
     # The application may be started in another directory than the agent.
@@ -137,21 +139,21 @@ def read(env: Mapping[str, str]) -> Settings:
         exclude=tuple(env.get("ARCHITRAVE_OUTPUT_EXCLUDE", "").split()),
         key_name=env.get("SSH_PRIV_FILE_KEY") or "ssh_host_rsa_key",
         exit_code_file=exit_code_file(env),
-        launcher=_choice(env, "ARCHITRAVE_LAUNCHER", LAUNCHERS),
-        mpirun_args=_words(env, "ARCHITRAVE_MPIRUN_ARGS"),
-        slots=_integer(env, "ARCHITRAVE_SLOTS", 0, least=1),
+        launcher=choice(env, "ARCHITRAVE_LAUNCHER", LAUNCHERS),
+        mpirun_args=words(env, "ARCHITRAVE_MPIRUN_ARGS"),
+        slots=_slots(env),
         interface=env.get("ARCHITRAVE_INTERFACE", ""),
         address=env.get("ARCHITRAVE_ADDRESS", ""),
-        ssh_port=_integer(
+        ssh_port=integer(
             env, "ARCHITRAVE_SSH_PORT", 22 if os.geteuid() == 0 else 2222, least=1, most=65535
         ),
-        join_timeout=_seconds(env, "ARCHITRAVE_JOIN_TIMEOUT_SECONDS", 600),
-        heartbeat=_seconds(env, "ARCHITRAVE_HEARTBEAT_SECONDS", 2),
-        timeout=_seconds(env, "ARCHITRAVE_TIMEOUT_SECONDS", 0),
-        grace=_seconds(env, "ARCHITRAVE_GRACE_SECONDS", 15, zero=True),
-        hold=_seconds(env, "ARCHITRAVE_HOLD_ON_FAILURE_SECONDS", 0, zero=True),
-        log_format=_choice(env, "ARCHITRAVE_LOG_FORMAT", LOG_FORMATS),
-        log_level=_choice(env, "ARCHITRAVE_LOG_LEVEL", LOG_LEVELS, "info"),
+        join_timeout=seconds(env, "ARCHITRAVE_JOIN_TIMEOUT_SECONDS", 600),
+        heartbeat=seconds(env, "ARCHITRAVE_HEARTBEAT_SECONDS", 2),
+        timeout=seconds(env, "ARCHITRAVE_TIMEOUT_SECONDS", 0),
+        grace=seconds(env, "ARCHITRAVE_GRACE_SECONDS", 15, zero=True),
+        hold=seconds(env, "ARCHITRAVE_HOLD_ON_FAILURE_SECONDS", 0, zero=True),
+        log_format=choice(env, "ARCHITRAVE_LOG_FORMAT", LOG_FORMATS),
+        log_level=choice(env, "ARCHITRAVE_LOG_LEVEL", LOG_LEVELS, "info"),
         staging_asked=bool(
             env.keys() & {"S3_BUCKET", "S3_BATCH_DEPS_REL_PATH", "S3_BATCH_PRIVATE_REL_PATH"}
             or mode == BATCH
@@ -173,10 +175,6 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
     return tuple(value for value in values if value)
 
 
-def _bad(name: str, value: str, cause: str, hint: str, code: int = BAD_SETTINGS) -> AgentError:
-    return AgentError(f"use {name}={shorten(repr(value))}", cause, code=code, hint=hint)
-
-
 def _workdir(env: Mapping[str, str], mode: str, output_dir: str) -> str:
     """Return the application's working directory, empty for the one that the agent was given."""
     given = env.get("ARCHITRAVE_WORKDIR") or ("" if mode == LAMBDA else output_dir)
@@ -193,7 +191,7 @@ def mode_of(env: Mapping[str, str]) -> str:
     if given:
         if given.lower() in (LAMBDA, BATCH, SHELL):
             return given.lower()
-        raise _bad("EXEC_TYPE", given, "valid are lambda, batch, shell", "set one of them", USAGE)
+        raise bad("EXEC_TYPE", given, "valid are lambda, batch, shell", "set one of them", USAGE)
     if env.get("AWS_BATCH_JOB_ID"):
         return BATCH
     # AWS_LAMBDA_FUNCTION_NAME decides nothing: SCAR sets it in Batch jobs too.
@@ -220,9 +218,9 @@ def _command(env: Mapping[str, str], root: str, output_dir: str) -> tuple[str, .
     """Return the application and its parameters, split as a shell splits words."""
     app_bin = _application(env.get("APP_BIN") or "/opt/simest", root)
     if "APP_PARAMS" in env:
-        return (app_bin, *_words(env, "APP_PARAMS"))
-    in_file = env.get("APP_IN_FILE", "/opt/examples/example")
-    older = (in_file, *_words(env, "APP_PARAMS1"), output_dir, *_words(env, "APP_PARAMS2"))
+        return (app_bin, *words(env, "APP_PARAMS"))
+    in_file = env.get("APP_IN_FILE", _below(root, EXAMPLE))
+    older = (in_file, *words(env, "APP_PARAMS1"), output_dir, *words(env, "APP_PARAMS2"))
     return (app_bin, *(word for word in older if word))
 
 
@@ -258,7 +256,7 @@ def _password(env: Mapping[str, str]) -> str:
         except (OSError, UnicodeError) as error:
             cause = getattr(error, "strerror", None) or str(error)
             hint = "check the file named by PRIVATE_PASSWD_FILE"
-            raise _bad("PRIVATE_PASSWD_FILE", path, cause, hint, NO_PERMISSION) from error
+            raise bad("PRIVATE_PASSWD_FILE", path, cause, hint, NO_PERMISSION) from error
     given = env.get("PRIVATE_PASSWD", "")
     if "\n" in given or "\r" in given:
         raise AgentError(
@@ -271,19 +269,19 @@ def _topology(env: Mapping[str, str]) -> Topology:
     """Read Batch's node variables; absent ones mean a single node."""
     job = env.get("AWS_BATCH_JOB_ID", "").partition("#")[0]
     if {"/", ".."} & {job, *job} or job.startswith("."):
-        raise _bad("AWS_BATCH_JOB_ID", job, "it is no job id", "leave it to AWS Batch")
-    attempt = _integer(env, "AWS_BATCH_JOB_ATTEMPT", 1, least=1)
-    count = _integer(env, "AWS_BATCH_JOB_NUM_NODES", 1, least=1)
+        raise bad("AWS_BATCH_JOB_ID", job, "it is no job id", "leave it to AWS Batch")
+    attempt = integer(env, "AWS_BATCH_JOB_ATTEMPT", 1, least=1)
+    count = integer(env, "AWS_BATCH_JOB_NUM_NODES", 1, least=1)
     if count == 1:
         return Topology(job or f"local-{os.urandom(6).hex()}", attempt)
     if not job:
-        raise _bad("AWS_BATCH_JOB_ID", "", "several nodes need it", "give all nodes the same id")
-    main = _integer(env, "AWS_BATCH_JOB_MAIN_NODE_INDEX", 0, least=0, most=count - 1)
-    index = _integer(env, "AWS_BATCH_JOB_NODE_INDEX", None, least=0, most=count - 1)
+        raise bad("AWS_BATCH_JOB_ID", "", "several nodes need it", "give all nodes the same id")
+    main = integer(env, "AWS_BATCH_JOB_MAIN_NODE_INDEX", 0, least=0, most=count - 1)
+    index = integer(env, "AWS_BATCH_JOB_NODE_INDEX", None, least=0, most=count - 1)
     address = env.get("AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS", "")
     if index != main and not address:
         name = "AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS"
-        raise _bad(name, "", "a worker needs it", "leave it to AWS Batch")
+        raise bad(name, "", "a worker needs it", "leave it to AWS Batch")
     return Topology(job, attempt, index, count, main, "" if index == main else address)
 
 
@@ -303,47 +301,6 @@ def _app_env(env: Mapping[str, str], mode: str, output_dir: str) -> dict[str, st
     return app
 
 
-def _words(env: Mapping[str, str], name: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(env.get(name, "")))
-    except ValueError as error:
-        hint = "close the quotes, as in a shell"
-        raise _bad(name, env[name], str(error).lower(), hint) from error
-
-
-def _choice(
-    env: Mapping[str, str], name: str, valid: tuple[str, ...], default: str = "auto"
-) -> str:
-    value = (env.get(name) or default).lower()
-    if value not in valid:
-        raise _bad(name, env[name], f"valid are {', '.join(valid)}", "set one of them")
-    return value
-
-
-def _integer(
-    env: Mapping[str, str], name: str, default: int | None, *, least: int, most: int | None = None
-) -> int:
-    given = env.get(name, "")
-    if not given and default is not None:
-        return default
-    if (
-        not (given.isascii() and given.isdigit())
-        or int(given) < least
-        or int(given) > (most or int(given))
-    ):
-        limits = f"from {least} to {most}" if most is not None else f"of {least} or more"
-        raise _bad(name, given, f"it must be a whole number {limits}", f"correct {name}")
-    return int(given)
-
-
-def _seconds(env: Mapping[str, str], name: str, default: float, *, zero: bool = False) -> float:
-    given = env.get(name, "")
-    if not given:
-        return default
-    try:
-        value = float(given)
-    except ValueError:
-        value = -1.0
-    if not (0 < value < 1e9 or (zero and value == 0)):
-        raise _bad(name, given, "it must be a number of seconds", f"for example {name}=30")
-    return value
+def _slots(env: Mapping[str, str]) -> int | str:
+    given = env.get("ARCHITRAVE_SLOTS", "")
+    return given if given in SLOTS else integer(env, "ARCHITRAVE_SLOTS", 0, least=1)

@@ -65,7 +65,7 @@ class Shell(Job):
         os.write(2, ("\n  ".join(lines) + "\n").encode())
 
     def _prepared(self) -> Iterator[str]:
-        yield f"the job would run: {shlex.join(self.settings.command)}"
+        yield f"the job would run: {shlex.join(self.command_here)}"
         yield f"results go to:     {self.settings.output_dir}"
         yield f"start it with:     {start_line(environment())}"
 
@@ -76,7 +76,7 @@ class Shell(Job):
         yield f"beside job {topology.job}, attempt {topology.attempt}" + (
             f", on {where}" if topology.count > 1 else ""
         )
-        yield f"it runs:           {shlex.join(self.settings.command)}"
+        yield f"it runs:           {shlex.join(self.command_here)}"
         yield f"results go to:     {self.settings.output_dir}, its output to time.log there"
         others = self._others() if topology.count > 1 and topology.is_main else []
         if others:

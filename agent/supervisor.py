@@ -129,10 +129,30 @@ class Supervisor:
         self.tell(str(error), error.hint, code=error.code)
         if self.failure is None:
             self.failure = error
-            if self.application is not None and self.application.stopped_for is None:
+            if not self.stopping:
                 # mpirun waits in vain for the daemon of a node that is gone.
                 most = LOST_GRACE_SECONDS if error.code == TRY_AGAIN else MOST_GRACE_SECONDS
-                self.application.stop(error, most=most)
+                self.stop(error, most=most)
+
+    def stop(
+        self, reason: AgentError, number: int = signal.SIGTERM, most: float = math.inf
+    ) -> None:
+        """Stop what of the application runs on this node; asked again, end it now.
+
+        `most` bounds the grace period, in seconds.
+        """
+        if self.application is not None:
+            self.application.stop(reason, number, most)
+
+    def forward(self, number: int) -> None:
+        """Pass on a signal that doesn't end the job."""
+        if self.application is not None:
+            self.application.forward(number)
+
+    @property
+    def stopping(self) -> bool:
+        """Tell whether the application is being stopped, or was."""
+        return self.application is not None and self.application.stopped_for is not None
 
     def tell(self, text: str, hint: str, **fields: object) -> None:
         """Log what failed: one line names the cause, what follows from it makes less noise."""
@@ -224,8 +244,7 @@ class Supervisor:
 
     def _signal(self, number: int) -> None:
         if number not in _ENDING:
-            if self.application is not None:
-                self.application.forward(number)
+            self.forward(number)
             return
         name = signal.Signals(number).name
         self.log.warning(
@@ -243,14 +262,15 @@ class Supervisor:
             stop = self.loop.clock() + STOP_SECONDS
             self.last_moment = min(stop, self.last_moment or stop)
             self.loop.call_at(self.last_moment, lambda: None)
-        if self.application is not None and not self.application.ended:
-            # The application hears the signal that the agent heard; a second one means now.
-            self.application.stop(error, number, most=MOST_GRACE_SECONDS)
+        # The application hears the signal that the agent heard; a second one means now.
+        self.stop(error, number, most=MOST_GRACE_SECONDS)
         if first:
             self.fail(error)
 
     def _child(self, child: Child) -> None:
         if child.running:
+            if self.stopping:
+                return  # held by the agent itself, for a moment
             self.log.warning(
                 "stopped by a signal",
                 process=child.name,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import signal
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,8 +17,10 @@ from agent.joining import WorkerMeeting
 from agent.launch import resolve
 from agent.lifeline import Lifeline
 from agent.model import Node, Outcome
-from agent.rendezvous import ENDED, LEAVING, LEFT
+from agent.rendezvous import ENDED, LEAVING, LEFT, STOPPED
 from agent.runner import make_directory
+from agent.stopping import Stopping
+from agent.supervisor import LOST_GRACE_SECONDS
 
 _PART_SECONDS = 60.0
 _LEAVE_SECONDS = 4.0
@@ -28,6 +32,8 @@ class Worker(Job):
 
     meeting: WorkerMeeting | None = None
     _oom_before = 0
+    # The end of what the main node's launcher runs here.
+    _ranks: Stopping | None = None
 
     def work(self) -> Outcome:
         """Join, then wait until the main node says how the job has ended."""
@@ -42,7 +48,7 @@ class Worker(Job):
         assert meeting is not None
         self.enter(model.RUN)
         self._oom_before = cgroup.oom_kills()
-        self.sample(by_mpirun=self.settings.launcher in ("auto", "mpirun"))
+        self.sample(by_mpirun=self._has_ranks)
         if self.settings.launcher == "each":
             self.wait("main launches", lambda: meeting.go or meeting.outcome, _FOREVER)
             if meeting.go:
@@ -96,6 +102,8 @@ class Worker(Job):
         )
         self.meeting = meeting
         meeting.on_outcome = self._main_ended
+        meeting.on_stop = self._main_stops
+        meeting.on_signal = self.forward
         meeting.watch()
         # Before main may launch: mpirun's ranks begin in main's working directory on every node,
         # and what they write from then on is a result.
@@ -127,16 +135,83 @@ class Worker(Job):
         self.keep(lifeline)
         return lifeline
 
+    # -- the end of the application's processes here
+
+    @property
+    def _has_ranks(self) -> bool:
+        """Tell whether it is main's launcher that runs processes here."""
+        return self.settings.launcher in ("auto", "mpirun")
+
+    @property
+    def stopping(self) -> bool:
+        """Tell whether what runs here is being stopped, or was."""
+        return super().stopping or self._ranks is not None
+
+    def stop(
+        self, reason: AgentError, number: int = signal.SIGTERM, most: float = math.inf
+    ) -> None:
+        """Stop this node's copy, or the ranks that main's launcher runs here."""
+        meeting = self.meeting
+        if self._ranks is not None:
+            self._ranks.kill()
+        elif not self._has_ranks or meeting is None or not meeting.joined:
+            super().stop(reason, number, most)
+        else:
+            grace = min(self.settings.grace, most)
+            self.log.info(
+                "stopping the application", signal=number, grace_seconds=grace, cause=reason.cause
+            )
+            self._ranks = Stopping(
+                self.loop,
+                self.log,
+                self.own_pids,
+                elsewhere=lambda: not (meeting.released or meeting.outcome or meeting.main_lost),
+                on_quiet=lambda: self._say_stopped(meeting),
+            )
+            self._ranks.begin(number, grace)
+
+    def forward(self, number: int) -> None:
+        """Pass on a signal that the main node was sent."""
+        if self._has_ranks:
+            Stopping(self.loop, self.log, self.own_pids).forward(number)
+        else:
+            super().forward(number)
+
+    def _say_stopped(self, meeting: WorkerMeeting) -> None:
+        meeting.put(STOPPED, {})
+
+    def _main_stops(self, message: dict[str, Any]) -> None:
+        """Stop what runs here too, with the main node's signal and what is left of its grace."""
+        if not self.stopping:
+            reason = AgentError.from_json(message["error"])
+            self.stop(reason, int(message["signal"]), float(message["grace"]))
+
+    def stop_application(self) -> None:
+        """End what still runs here, launched by this node or by main."""
+        super().stop_application()
+        if self._has_ranks and self.meeting is not None and self.meeting.joined:
+            if not self.stopping:
+                cause = "the job has ended on the main node"
+                reason = AgentError("finish the application", cause, code=143)
+                self.stop(reason, most=LOST_GRACE_SECONDS)
+            ranks = self._ranks
+            assert ranks is not None
+            bound = self.settings.grace + _LEAVE_SECONDS
+            self.loop.wait(lambda: ranks.over, self.loop.clock() + bound)
+            ranks.cancel()
+
     def _main_ended(self, outcome: Outcome) -> None:
         """End this node's copy of the application: the job is over."""
-        if self.application is not None and self.application.stopped_for is None:
+        if self.application is not None and not self.stopping:
             cause = "the job has ended on the main node"
             hint = "look at the main node's log"
             code = outcome.code or 143
-            self.application.stop(AgentError("finish the application", cause, code=code, hint=hint))
+            self.stop(AgentError("finish the application", cause, code=code, hint=hint))
 
     def on_started(self) -> None:
         """Look at what the main node told before the application ran here."""
+        if self.meeting is not None and self.meeting.stop is not None:
+            self._main_stops(self.meeting.stop)
         if self.meeting is not None and self.meeting.outcome is not None:
             self._main_ended(self.meeting.outcome)
 

@@ -15,12 +15,9 @@ DEFAULT_IMAGE = "architrave:latest"
 DEFAULT_RESULTS = Path("architrave-results")
 PRIVATE_KEY, DEPS_KEY = "batch/private.7z", "batch/deps.tar.gz"
 _HOLD_SECONDS = 7 * 24 * 3600
-# The nodes share one machine's processors: a rank that spins while it waits, or is bound to a
-# core that all the other nodes chose as well, makes a run of seconds take minutes.
-_SHARED_MACHINE = {
-    "ARCHITRAVE_SLOTS": "1",
-    "ARCHITRAVE_MPIRUN_ARGS": "--bind-to none --mca mpi_yield_when_idle 1",
-}
+# The nodes share one machine's processors: a rank that spins while it waits makes a run of seconds
+# take minutes. The arguments for mpirun stay those that AWS Batch would use.
+_SHARED_MACHINE = {"ARCHITRAVE_SLOTS": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
 
 
 @dataclass(frozen=True)

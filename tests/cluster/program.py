@@ -10,6 +10,7 @@ program deaf SECONDS CODE    the same, and ignores SIGTERM
 program die SIGNAL           is ended by a signal
 program daemon CODE          leaves a process that holds its output, and ends with CODE
 program loud MEGABYTES CODE  writes so much, and ends with CODE
+program told SIGNAL CODE     waits for a signal, then ends with CODE
 program hog RANK             that rank takes all the memory that there is, the others stay
 """
 
@@ -44,8 +45,10 @@ def main():
     with open(result + ".part", "w") as file:
         json.dump(seen, file)
     os.rename(result + ".part", result)
-    print(f"ready {rank} of {size}", flush=True)
     what, *numbers = sys.argv[1:]
+    if what == "told":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {int(numbers[0])})
+    print(f"ready {rank} of {size}", flush=True)
     if what == "meet":
         meet(rank, size, seen["main"], int(numbers[0]))
     if what in ("meet", "exit") or (what == "fail" and rank == int(numbers[0])):
@@ -76,6 +79,11 @@ def deaf(seconds, code):
     return last(seconds, code)
 
 
+def told(number, code):
+    signal.sigwait({number})
+    return code
+
+
 def die(number):
     os.kill(os.getpid(), number)
 
@@ -99,7 +107,7 @@ def hog():
         taken.append(b"x" * (1 << 24))
 
 
-LAST_ACTS = {"last": last, "deaf": deaf, "die": die, "daemon": daemon, "loud": loud}
+LAST_ACTS = {"told": told, "last": last, "deaf": deaf, "die": die, "daemon": daemon, "loud": loud}
 
 
 def hostfile():

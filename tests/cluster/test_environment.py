@@ -20,7 +20,7 @@ LAUNCHER = ("OMPI_", "PMIX_", "PRTE_", "ORTE_", "HWLOC_", "PMI_", "OPAL_", "IPAT
 
 @pytest.mark.parametrize("launcher", ["mpirun", "each"])
 def test_each_rank_has_its_node_s_environment(cluster, place, meet, launcher):
-    """A variable of the job reaches every rank on every node; what is a node's own stays its own."""
+    """A variable of the job reaches every rank; what is a node's own stays its own."""
     node_env = {index: {"OWN": f"node {index}"} for index in range(3)}
     env = VALUES | {"ARCHITRAVE_LAUNCHER": launcher}
     with cluster(place, "exit 0", env=env, node_env=node_env) as running:

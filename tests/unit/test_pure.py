@@ -56,14 +56,15 @@ ACROSS = plan.MpiRun(
 
 def test_mpirun_on_one_node():
     words = plan.mpirun(BASE, ["/opt/app", "a b"])
-    assert words == ["mpirun", "--host", "localhost:2", "-np", "2", "/opt/app", "a b"]
+    quiet = ["--mca", "ess_base_forward_signals", "none"]
+    assert words == ["mpirun", *quiet, "--host", "localhost:2", "-np", "2", "/opt/app", "a b"]
 
 
 def test_mpirun_across_nodes():
     """Root is allowed only as root; ssh has its own configuration; 200 hosts don't stall."""
     words = plan.mpirun(ACROSS, ["/opt/app"])
     line = " ".join(words)
-    assert words[1] == "--allow-run-as-root" and words[-1] == "/opt/app"
+    assert "--allow-run-as-root" in words and words[-1] == "/opt/app"
     assert "/usr/bin/ssh -F /c" in words
     assert "plm_rsh_no_tree_spawn 1" in line and "plm_rsh_num_concurrent 200" in line
     assert "orte_leave_session_attached 1" in line
