@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from agent.errors import NOT_EXECUTABLE, AgentError
+from agent.errors import NOT_EXECUTABLE, NOT_FOUND, AgentError
 
 MACHINES = {
     3: "i386",
@@ -82,6 +83,56 @@ def interpreter(path: str) -> list[str]:
         line = os.fsdecode(file.readline(256).rstrip(b"\n"))
     # As the kernel does: a carriage return belongs to the name.
     return [word for word in re.split(r"[ \t]+", line.strip(" \t"), maxsplit=1) if word]
+
+
+def check(
+    word: str, path: str, search: str, here: Callable[[str], str] = lambda path: path
+) -> Elf | list[str]:
+    """Return what a program is that the kernel can execute: an ELF file, or a script's first words.
+
+    `word` is how it is called, `search` is PATH, `here` says where a loader lies now.
+    Raises AgentError 126 (another machine's, no program at all) or 127 (its loader or interpreter
+    is missing), OSError.
+    """
+    found = elf(path)
+    if found is None:
+        words = interpreter(path)
+        if not words:
+            cause, hint = "it is neither an ELF program nor a script with #!", f"file {word}"
+            raise AgentError(f"run {word}", cause, code=NOT_EXECUTABLE, hint=hint)
+        _check_interpreter(word, words, search)
+        return words
+    this = elf("/proc/self/exe")
+    assert this is not None
+    if not runs_on(found.machine, this.machine):
+        cause = f"it is for {found.machine_name}, this machine is {this.machine_name}"
+        hint = f"build it for {this.machine_name}, or choose instances with {found.machine_name}"
+        raise AgentError(f"run {word}", cause, code=NOT_EXECUTABLE, hint=hint)
+    if found.loader and not os.path.exists(here(found.loader)):
+        cause, hint = f"its loader {found.loader} is not here", "apt-get install libc6"
+        if "musl" in found.loader:
+            hint = "build it against glibc, or statically; or apt-get install musl"
+        raise AgentError(f"run {word}", cause, code=NOT_FOUND, hint=hint)
+    return found
+
+
+def _check_interpreter(word: str, words: list[str], search: str) -> None:
+    """See that a script's interpreter is there."""
+    first, *rest = words
+    if first.endswith("\r") or (rest and rest[0].endswith("\r")):
+        cause = "its lines end as Windows ends them, so that its interpreter is not found"
+        hint = f"dos2unix {os.path.basename(word)}, and pack it anew"
+        raise AgentError(f"run {word}", cause, code=NOT_FOUND, hint=hint)
+    if not os.path.exists(first):
+        cause, hint = f"its interpreter {first} is not here", "add its package to deps.tar.gz"
+        raise AgentError(f"run {word}", cause, code=NOT_FOUND, hint=hint)
+    if os.path.basename(first) == "env" and rest:
+        named = [one for one in rest[0].split() if not one.startswith("-")]
+        # With a variable of its own before it (-S PATH=… program), only env knows.
+        if named and "=" not in named[0] and not shutil.which(named[0], path=search):
+            cause = f"its interpreter {named[0]} is not on PATH"
+            hint = "add its package to deps.tar.gz, or set PATH"
+            raise AgentError(f"run {word}", cause, code=NOT_FOUND, hint=hint)
 
 
 def runs_on(machine: int, here: int) -> bool:

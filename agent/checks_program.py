@@ -35,16 +35,12 @@ def program(case: Case) -> Finding:
         raise _wrong(word, error.cause, error.code, error.hint) from error
     try:
         _may_run(word, path)
-        elf = binary.elf(path)
-        words = [] if elf else binary.interpreter(path)
+        found = binary.check(word, path, env.get("PATH", os.defpath), case.here)
     except OSError as error:
         raise _wrong(word, why(error), NOT_EXECUTABLE, f"ls -l {word}") from error
-    if elf is not None:
-        return _elf(case, word, path, elf)
-    if words:
-        return _script(word, words, env)
-    cause, hint = "it is neither an ELF program nor a script with #!", f"file {word}"
-    raise _wrong(word, cause, NOT_EXECUTABLE, hint)
+    if isinstance(found, binary.Elf):
+        return _elf(case, word, path, found)
+    return Finding(PASS, f"{word}: a script for {' '.join(found)}")
 
 
 def _wrong(word: str, cause: str, code: int, hint: str) -> AgentError:
@@ -68,21 +64,9 @@ def _may_run(word: str, path: str) -> None:
 
 
 def _elf(case: Case, word: str, path: str, elf: binary.Elf) -> Finding:
-    here = binary.elf("/proc/self/exe")
-    assert here is not None
-    if not binary.runs_on(elf.machine, here.machine):
-        cause = f"it is for {elf.machine_name}, this machine is {here.machine_name}"
-        hint = f"build it for {here.machine_name}, or choose instances with {elf.machine_name}"
-        raise _wrong(word, cause, NOT_EXECUTABLE, hint)
     if not elf.loader:
         return Finding(PASS, f"{word}: {elf.machine_name}, statically linked")
-    loader = case.here(elf.loader)
-    if not os.path.exists(loader):
-        cause, hint = f"its loader {elf.loader} is not here", "apt-get install libc6"
-        if "musl" in elf.loader:
-            hint = "build it against glibc, or statically; or apt-get install musl"
-        raise _wrong(word, cause, NOT_FOUND, hint)
-    text = _listed(case, loader, path)
+    text = _listed(case, case.here(elf.loader), path)
     if lost := binary.missing(text):
         cause = f"it needs libraries that are not here: {', '.join(lost)}"
         raise _wrong(word, cause, NOT_FOUND, binary.MISSING_HINT)
@@ -114,28 +98,6 @@ def _ask(words: list[str], env: dict[str, str]) -> str:
     """Return what a small program says."""
     said = captured.run(words, env=env, seconds=_ASK_SECONDS)
     return said.out + said.err
-
-
-def _script(word: str, words: list[str], env: dict[str, str]) -> Finding:
-    """See that a script's interpreter is there."""
-    first, *rest = words
-    if first.endswith("\r") or (rest and rest[0].endswith("\r")):
-        cause = "its lines end as Windows ends them, so that its interpreter is not found"
-        raise _wrong(word, cause, NOT_FOUND, f"dos2unix {os.path.basename(word)}, and pack it anew")
-    if not os.path.exists(first):
-        cause = f"its interpreter {first} is not here"
-        raise _wrong(word, cause, NOT_FOUND, "add its package to deps.tar.gz")
-    if os.path.basename(first) == "env" and rest:
-        named = [one for one in rest[0].split() if not one.startswith("-")]
-        # With a variable of its own before it (-S PATH=… program), only env knows.
-        if (
-            named
-            and "=" not in named[0]
-            and not shutil.which(named[0], path=env.get("PATH", os.defpath))
-        ):
-            cause = f"its interpreter {named[0]} is not on PATH"
-            raise _wrong(word, cause, NOT_FOUND, "add its package to deps.tar.gz, or set PATH")
-    return Finding(PASS, f"{word}: a script for {' '.join(words)}")
 
 
 def launcher(case: Case) -> Finding:

@@ -28,6 +28,7 @@ _PACKAGES = re.compile(
 _STARTS = re.compile(
     rb"(?m)^[^#\n]*?(?:^|[\s;&|(`/'\"])(?:mpirun|mpiexec|orterun|prterun|srun)(?:\.\w+)?[\s'\"]"
 )
+_COMMAND = re.compile(rb"(?m)^[ \t]*(?:(?:exec|time|nohup)[ \t]+)?([A-Za-z][\w.+-]*)")
 _WORD = re.compile(rb"[\w./+-]+")
 # Programs whose parameters name what runs.
 _INTERPRETERS = re.compile(
@@ -139,7 +140,8 @@ def _starts_ranks(text: bytes) -> bool:
 
 
 def _programs(text: bytes, directory: str) -> Iterator[str]:
-    """Yield the files that a shell script names, by their path or beside it."""
+    """Yield the programs that a shell script names: first on a line, by a path, beside it."""
+    yield from map(os.fsdecode, dict.fromkeys(_COMMAND.findall(text)))
     for word in dict.fromkeys(_WORD.findall(text)):
         if b"/" in word:
             name = os.fsdecode(word)

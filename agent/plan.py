@@ -110,6 +110,19 @@ def daemons_failed(text: str) -> bool:
     return "was unable to reliably start one or more daemons" in " ".join(text.split())
 
 
+# mpirun's own codes when a program was never executed: Open MPI 4's and 5's.
+NEVER_EXECUTED = (131, 213)
+
+
+def not_executed(text: str) -> tuple[bool, str]:
+    """Return whether mpirun says that it could not execute the program, and on which node."""
+    said = " ".join(text.split())
+    found = "could not access or execute an executable" in said
+    found = found or "unable to start the specified application as it encountered an error" in said
+    node = re.search(r"\bNode: (\S+)", said)
+    return found, node[1] if node else ""
+
+
 def _across(options: MpiRun) -> list[str]:
     """Return what mpirun needs to reach other nodes.
 

@@ -11,7 +11,7 @@ from agent import __version__, cgroup, hostfile, model, plan
 from agent.console import Outlet
 from agent.delivery import Delivery
 from agent.environ import with_directories
-from agent.errors import CANNOT_WRITE, NOT_FOUND, AgentError, why
+from agent.errors import CANNOT_WRITE, NOT_EXECUTABLE, NOT_FOUND, AgentError, why
 from agent.launch import Application, resolve
 from agent.model import AGENT, Node, Outcome
 from agent.output import Output
@@ -92,7 +92,7 @@ class Runner(Delivery):
         self.stop_sampling()
         application.finish(self.wait_for_output)
         outcome = application.outcome(launcher_aborts=launcher == "mpirun")
-        outcome = self._explained(outcome, program, env)
+        outcome = self._explained(outcome, program, env, by_mpirun=launcher == "mpirun")
         self.log.info(
             "application ended",
             code=outcome.code,
@@ -119,10 +119,14 @@ class Runner(Delivery):
             os.set_blocking(reader, False)
             return (pipe.read() or b"").decode("utf-8", "replace")
 
-    def _explained(self, outcome: Outcome, program: str, env: dict[str, str]) -> Outcome:
+    def _explained(
+        self, outcome: Outcome, program: str, env: dict[str, str], *, by_mpirun: bool
+    ) -> Outcome:
         """Return the outcome with what is known of its cause besides the code."""
         if not outcome.code or outcome.spoke == AGENT or self.failure:
             return outcome
+        if error := self._not_executed(outcome.code, program, env, by_mpirun=by_mpirun):
+            return self.outcome_of(error)
         if self.settings.topology.count > 1 and plan.daemons_failed(self.last_words()):
             cause = "mpirun could not start its daemon on every node, or has lost one"
             hint = "let the nodes reach each other on all ports (security group); see time.log"
@@ -137,6 +141,34 @@ class Runner(Delivery):
             return outcome
         cause = f"{program} needs libraries that are not here: {', '.join(missing)}"
         return replace(outcome, cause=cause, hint=binary.MISSING_HINT)
+
+    def _not_executed(
+        self, code: int, program: str, env: dict[str, str], *, by_mpirun: bool
+    ) -> AgentError | None:
+        """Return why the program could not be executed on some node, None if it could.
+
+        What mpirun says decides, since a machine may have more ways to execute files than the usual
+        ones (binfmt_misc).
+        """
+        said, node = plan.not_executed(self.last_words()) if by_mpirun else (False, "")
+        # env ends with 127 when it does not find the interpreter that a script wants.
+        if not said and code not in (NOT_FOUND, *(plan.NEVER_EXECUTED if by_mpirun else ())):
+            return None
+        from agent import binary  # for a failure only
+
+        try:
+            binary.check(program, program, env.get("PATH", os.defpath))
+        except AgentError as error:
+            return error
+        except OSError:
+            pass
+        if not said:
+            return None
+        cause = (
+            f"mpirun could not execute it on node {node}" if node else "mpirun could not execute it"
+        )
+        hint = f"see the end of time.log; is {program} the same file on every node?"
+        return AgentError(f"run {program}", cause, code=NOT_EXECUTABLE, hint=hint)
 
     def last_words(self) -> str:
         """Return the end of the application's output."""

@@ -136,3 +136,14 @@ def test_start_file_of_the_shell(cluster, image, tmp_path):
     with cluster(image, "exit 5", nodes=2, docker_args=docker_args, timeout=40) as running:
         result = running.wait()
     assert codes(result) == [5, 5], errors(result.nodes[0])
+
+
+@pytest.mark.parametrize("place", ["processes"], indirect=True)
+def test_several_nodes_and_no_mpi(cluster, place):
+    """It runs under mpirun, and a warning names what else there is."""
+    with cluster(place, "exit 0", nodes=2, env={"ARCHITRAVE_LAUNCHER": "auto"}) as running:
+        result = running.wait()
+    assert codes(result) == [0, 0]
+    assert len(ranks(result)) == 2
+    hints = [str(record.get("hint")) for record in result.nodes[0].records]
+    assert any("LAUNCHER=each" in hint and "LAUNCHER=direct" in hint for hint in hints)

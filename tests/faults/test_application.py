@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import codes, errors, run_json, wait_ready
-from tests.conftest import read_line, until
+from tests.conftest import PASSWORD, pack, read_line, until
 from tests.containers import LAMBDA
 
 SHELL = LAMBDA | {"APP_BIN": "/bin/sh"}
@@ -103,16 +103,54 @@ def without_library(program):
     return "libz.so.9"
 
 
-@pytest.mark.cell("application.missing")
-def test_program_of_another_machine(job, root):
-    """An executable of another processor's is 126, and the hint says which one this is."""
+def of_another_machine():
     header = bytearray(Path("/bin/true").read_bytes())
     header[18:20] = (0xF7).to_bytes(2, "little")  # EM_BPF: no processor at all
-    (root / "opt/app").write_bytes(header)
+    return bytes(header)
+
+
+NOT_EXECUTABLE = {
+    "another machine": (of_another_machine(), 126, "machine"),
+    "no interpreter line": (b"echo x\n", 126, "#!"),
+    "empty": (b"", 126, "#!"),
+    "no interpreter": (b"#!/no/such/program\necho x\n", 127, "/no/such/program"),
+    "not on PATH": (b"#!/usr/bin/env no-such-program\n", 127, "no-such-program"),
+    "line ends of Windows": (b"#!/bin/sh\r\necho x\r\n", 127, "Windows"),
+    "loader": (Path("/bin/true").read_bytes().replace(b"/ld-linux", b"/no-linux"), 127, "loader"),
+}
+
+
+@pytest.mark.parametrize("launcher", ["mpirun", "direct", "each", "auto"])
+@pytest.mark.parametrize(
+    ("content", "code", "word"), NOT_EXECUTABLE.values(), ids=NOT_EXECUTABLE.keys()
+)
+@pytest.mark.cell("application.not-executable")
+def test_what_cannot_be_executed(job, root, launcher, content, code, word):
+    """The code is a shell's and the agent says why, whatever the launcher makes of it."""
+    (root / "opt/app").write_bytes(content)
     (root / "opt/app").chmod(0o755)
-    code, _, err = job(**LAMBDA, APP_BIN="/opt/app", APP_PARAMS="")
-    assert code == 126
-    assert os.uname().machine in error_of(err)["hint"]
+    env = LAMBDA | {"APP_BIN": "/opt/app", "APP_PARAMS": "", "ARCHITRAVE_LAUNCHER": launcher}
+    ended, _, err = job(**env)
+    line = error_of(err)
+    assert ended == code and "cannot run" in line["event"], line
+    exit_ = json.loads((root / "tmp/run.json").read_text())["exit"]
+    assert (exit_["code"], exit_["spoke"]) == (code, "agent")
+    if launcher == "mpirun":
+        assert word in line["event"] + line["hint"]
+
+
+@pytest.mark.cell("application.not-executable")
+@pytest.mark.parametrize("name", ["another machine", "no interpreter"])
+def test_what_cannot_be_executed_on_three_nodes(cluster, place, keys, tmp_path, name):
+    content, code, word = NOT_EXECUTABLE[name]
+    directory = shutil.copytree(keys, tmp_path / "content")
+    (directory / "program").write_bytes(content)
+    private = pack(directory, tmp_path / "private.7z", PASSWORD)
+    with cluster(place, "exit 0", private=private) as running:
+        result = running.wait()
+    assert codes(result) == [code] * 3
+    assert word in errors(result.nodes[0])
+    assert run_json(result)["exit"]["spoke"] == "agent"
 
 
 @pytest.mark.cell("application.output")

@@ -120,7 +120,7 @@ def test_a_session_has_the_node_s_own_environment(server):
         "JSON": '{"a": ["it\'s", "\\\\", "$HOME `id`"]}',
         "LINES": "one\ntwo\n\n",
         "EMPTY": "",
-        "LATIN": "caf\udce9",
+        "LATIN": "\udce9",
         "LONG": "x" * 100_000,
         "SHLVL": "7",
     }
