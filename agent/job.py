@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from agent import __version__, identity, model
+from agent import __version__, model
 from agent.delivery import write_probe
 from agent.errors import S3_UNREACHABLE, AgentError
 from agent.model import Node, Outcome
@@ -169,10 +169,14 @@ class Job(Runner):
     @property
     def sftp(self) -> tuple[str, ...]:
         """Return the beginning of the command that opens an SFTP session with another node."""
+        from agent import identity  # several nodes only, as below
+
         return (*self.ssh, "-i", os.path.join(self._ssh_directory, identity.FILES_KEY))
 
     def open_sshd(self) -> dict[str, Any]:
         """Start sshd; return what requests to other nodes need."""
+        from agent import identity
+
         settings = self.settings
         identity.write_environment(self._ssh_directory, self.app_env())
         config = f"{self._ssh_directory}/sshd_config"

@@ -121,9 +121,10 @@ def test_sshd_of_a_running_job_lets_nobody_else_in(cluster, tmp_path):
         ours = node.root / f"tmp/.architrave-{os.geteuid()}/ssh"
         theirs = tmp_path / "theirs"
         shutil.copytree(ours, theirs)
-        (theirs / "user_key").unlink()
-        key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", theirs / "user_key"]
-        subprocess.run(key, check=True)
+        for name in ("user_key", "files_key"):
+            (theirs / name).unlink()
+            key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", theirs / name]
+            subprocess.run(key, check=True)
         port = next(
             int(line.split()[1])
             for line in (ours / "sshd_config").read_text().splitlines()
