@@ -18,7 +18,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, build_opener
 
 from agent.errors import S3_UNREACHABLE, AgentError
-from agent.local import ports, spawn
+from agent.local import locks, ports, spawn
 
 REGION = "us-east-1"
 _START_SECONDS = 30.0
@@ -43,11 +43,17 @@ _OFF = (
     "-admin.ui=false",
     "-s3.port.iceberg=0",
     "-s3.port.lance=0",
+    # Of the master and the filer: whoever asks the master gets a token for any object, or deletes
+    # them all. What remains asks for a token (`locks`).
+    "-disableHttp",
 )
 
 
 class EmbeddedS3:
-    """An S3 server with its data in `directory` that lives as long as the `with` block."""
+    """An S3 server with its data in `directory` that lives as long as the `with` block.
+
+    `ports` is what it listens on, by weed's own names; all but S3's are locked.
+    """
 
     def __init__(self, directory: Path, address: str = "127.0.0.1") -> None:
         self.address = address
@@ -56,7 +62,7 @@ class EmbeddedS3:
         self.secret_key = secrets.token_urlsafe(30)
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
-        self._ports: dict[str, int] = {}
+        self.ports: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         """Start the server."""
@@ -67,6 +73,7 @@ class EmbeddedS3:
         """Start the server and wait until it answers; raise AgentError (69) if it doesn't."""
         program = _weed()
         self._directory.mkdir(parents=True, exist_ok=True)
+        locks.lock(self._directory)
         self._write_credentials()
         try:
             # Between the choice of the ports and their use another program may take one.
@@ -97,7 +104,7 @@ class EmbeddedS3:
         self._process.kill()
         self._process.wait()
         self._process = None
-        for name, port in self._ports.items():
+        for name, port in self.ports.items():
             # They lie in /tmp whatever TMPDIR says, and a kill leaves them there.
             Path(f"/tmp/seaweedfs-{name.split('.')[0]}-grpc-{port}.sock").unlink(missing_ok=True)
 
@@ -157,8 +164,8 @@ class EmbeddedS3:
 
     def _start(self, program: str) -> None:
         chosen = ports.free_ports(self.address, len(_PORTS))
-        self._ports = dict(zip(_PORTS, chosen, strict=True))
-        self.endpoint = f"http://{self.address}:{self._ports['s3.port']}"
+        self.ports = dict(zip(_PORTS, chosen, strict=True))
+        self.endpoint = f"http://{self.address}:{self.ports['s3.port']}"
         home = str(self._directory)
         with (self._directory / "weed.log").open("wb") as log:
             self._process = spawn.start(
@@ -172,7 +179,7 @@ class EmbeddedS3:
                     f"-s3.config={home}/s3.json",
                     f"-s3.localSocket={home}/s3.sock",
                     f"-filer.localSocket={home}/filer.sock",
-                    *(f"-{name}={port}" for name, port in self._ports.items()),
+                    *(f"-{name}={port}" for name, port in self.ports.items()),
                     *_OFF,
                 ],
                 # No AWS_ variable and no configuration of the user's reaches the server.

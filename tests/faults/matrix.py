@@ -253,6 +253,12 @@ CELLS = [
         "in no argument, log, report, object or environment of the application",
     ),
     Cell("security.removed", SECURITY, "decrypted files and keys", "removed at the end"),
+    Cell(
+        "security.s3-doors",
+        SECURITY,
+        "another user, or a container, at what stands beside S3 on this machine (`local run`)",
+        "reads nothing, replaces nothing",
+    ),
     Cell("security.s3-names", SECURITY, "an S3 key with ..", "refused or kept below its place"),
     Cell("security.readiness", SECURITY, "a hostile readiness file", "refused by name"),
     Cell("security.other-job", SECURITY, "a node of another job or attempt", "can't join: 77"),
