@@ -7,6 +7,7 @@ import itertools
 import os
 import select
 import time
+from collections import deque
 
 from agent.process import Child, Children
 
@@ -68,6 +69,7 @@ class Loop:
         self._watched: dict[int, Callable[[], object]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
+        self._calls: deque[Callable[[], None]] = deque()
         self._wakeup, self._alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.watch(self._wakeup, self._signals)
         self._take_signals(_UNCATCHABLE | (not_ours or set()))
@@ -91,6 +93,14 @@ class Loop:
         timer = Timer(when, action)
         heapq.heappush(self._timers, (when, next(self._order), timer))
         return timer
+
+    def call_soon(self, action: Callable[[], None]) -> None:
+        """Call `action` in the loop: the one method that another thread may call."""
+        self._calls.append(action)
+        try:
+            os.write(self._alarm, bytes([signal.SIGCHLD]))  # costs a look for children
+        except BlockingIOError:
+            pass  # full: the loop wakes up anyway
 
     def every(self, seconds: float, action: Callable[[], None]) -> Timer:
         """Call `action` now and then: `seconds` after each call has returned, until cancelled."""
@@ -163,6 +173,8 @@ class Loop:
         # A full pipe may have lost a SIGCHLD among others, so children are looked for each time.
         for child in self.children.reap():
             self.on_child(child)
+        while self._calls:
+            self._calls.popleft()()
         for number in numbers:
             if number != signal.SIGCHLD:
                 self.on_signal(number)

@@ -6,37 +6,35 @@ stops the application nor costs memory, and what it missed is known to the byte.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 
 from agent.console import Outlet
-from agent.errors import why
 from agent.loop import Loop
+from agent.timelog import TimeLog
 
 _PIPE_SIZE = 1 << 20
-_BLOCK = 1 << 18
+# For a file system that holds a write; all that a job does after a signal has 24 s.
+_STUCK_SECONDS = 12.0
+_TAIL = 1 << 14
 
 
 class Output:
     """The pipe that the application writes to, its file, and the console behind it."""
 
     def __init__(self, loop: Loop, path: str, console: Outlet) -> None:
-        self.path = path
-        self.unwritten = 0
-        self.cause = ""
         self._loop = loop
         self._console = console
-        self._size = 0
-        self._shown = 0
-        self._watching = False
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        self._pipe, self.write_end = os.pipe()
-        try:
-            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-        except OSError:
-            pass  # a user may have no more than some pages of pipes; the default serves
-        os.set_blocking(self._pipe, False)
-        loop.watch(self._pipe, self._take)
+        self._stuck = self._closed = self._released = False
+        self._tail = b""
+        self._log = TimeLog(path, console)
+        pipe, self.write_end = os.pipe()
+        # A user may have no more than some pages of pipes; the default serves.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        os.set_blocking(pipe, False)
+        self._log.start(pipe, lambda: loop.call_soon(self._hear))
 
     def started(self) -> None:
         """Give up this process's own end, so that the pipe ends with the application's."""
@@ -45,85 +43,76 @@ class Output:
             self.write_end = -1
 
     @property
+    def path(self) -> str:
+        """Return where the file is: at the end maybe beside a time.log of the application's own."""
+        return self._log.path
+
+    @property
+    def taken(self) -> bool:
+        """Tell, at the end, whether the application has a time.log of its own."""
+        return self._log.taken
+
+    @property
+    def source(self) -> str:
+        """Return a path by which other processes can read the file, whatever its name is."""
+        return self._log.source
+
+    @property
+    def cause(self) -> str:
+        """Return why not all could be written."""
+        return "the file system does not answer" if self._stuck else self._log.cause
+
+    @property
+    def unwritten(self) -> int:
+        """Return how many bytes could not be written, as far as that is known."""
+        return max(self._log.unwritten, int(self._stuck))
+
+    @property
     def ended(self) -> bool:
         """Tell whether nobody holds the pipe's other end any more."""
-        return self._pipe < 0
+        return self._log.ended
 
     @property
     def behind(self) -> int:
         """Return how many bytes the console has not taken, 0 when it is gone."""
-        return 0 if self._console.gone else self._size - self._shown
+        return 0 if self._console.gone else self.missed + self._log.pending
 
     @property
     def missed(self) -> int:
         """Return how many bytes the console has never shown."""
-        return self._size - self._shown
+        return self._log.size - self._log.shown
+
+    def tail(self) -> bytes:
+        """Return the end of the file, also after `release`."""
+        return self._tail if self._released else self._log.tail(_TAIL)
+
+    def release(self) -> None:
+        """Give the file up, when all that is to read it has done so."""
+        if self._closed and not (self._released or self._stuck):
+            self._tail = self._log.tail(_TAIL)
+            self._released = True
+            self._log.release()
 
     def append(self, data: bytes) -> None:
         """Add bytes of our own: the lines of `time`."""
-        self._write(data)
-        self._show()
+        self._log.append(data)
 
     def close(self) -> None:
         """Stop; what is still in the pipe is taken first."""
-        while not self.ended and self._take():
-            pass
         self.started()
-        for fd in (self._pipe, self._console.fileno() if self._watching else -1):
-            if fd >= 0:
-                self._loop.unwatch(fd)
-        if self._pipe >= 0:
-            os.close(self._pipe)
-            self._pipe = -1
-        os.close(self._file)
-        self._console.close()
+        self._log.stop()
+        self._loop.wait(lambda: self._log.stopped, self._loop.clock() + _STUCK_SECONDS)
+        self._stuck = not self._log.stopped
+        self._closed = True
+        if not self._stuck:
+            self._console.close()
+        self._hear()
 
-    def _take(self) -> bool:
-        """Read once; tell whether there was anything."""
-        try:
-            data = os.read(self._pipe, _BLOCK)
-        except BlockingIOError:
-            return False
-        if not data:
-            self._loop.unwatch(self._pipe)
-            os.close(self._pipe)
-            self._pipe = -1
-            return False
-        self._write(data)
-        self._show(data)
-        return True
-
-    def _write(self, data: bytes) -> None:
-        """Write all of it; on a full disk go on without, and count."""
-        view = memoryview(data)
-        while view:
-            try:
-                written = os.pwrite(self._file, view, self._size)
-            except OSError as error:
-                self.cause = why(error)
-                self.unwritten += len(view)
-                if self.behind == 0:
-                    self._console.send(view)  # shown, where it can't be kept
-                return
-            self._size += written
-            view = view[written:]
-
-    def _show(self, latest: bytes = b"") -> None:
-        """Send to the console what it lacks, and wait for it when it takes no more."""
-        while self._shown < self._size and not self._console.gone:
-            lacking = self._size - self._shown
-            data = latest if lacking == len(latest) else b""
-            data = data or os.pread(self._file, min(_BLOCK, lacking), self._shown)
-            sent = self._console.send(data)
-            self._shown += sent
-            if not sent:
-                break
-        waits = self.behind > 0 and not self._console.is_file
-        if waits and not self._watching:
-            self._loop.watch(self._console.fileno(), self._show, write=True)
-        elif self._watching and not waits:
-            self._loop.unwatch(self._console.fileno())
-        self._watching = waits
+    def _hear(self) -> None:
+        """Be told of a change; raise what the thread has failed with, once."""
+        error, self._log.error = self._log.error, None
+        if error is not None:
+            raise error
 
 
 def time_lines(real: float, user: float, system: float) -> bytes:

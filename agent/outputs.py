@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.timelog import HIDDEN
+
 Stamp = tuple[int, int, int, int]
 _LINK: Stamp = (0, 0, 0, 0)  # to a directory
 # What the agent writes beside the results, and what each has at its beginning.
@@ -149,6 +151,8 @@ def results(
         if any(path == one or path.startswith(one + os.sep) for one in ours):
             return ""
         relative = os.path.relpath(path, directory)
+        if relative.startswith(HIDDEN):
+            return ""
         names = (relative, os.path.basename(relative))
         excluded = any(fnmatch.fnmatchcase(name, one) for one in patterns for name in names)
         return "" if excluded else relative

@@ -16,10 +16,10 @@ from agent.launch import Application, resolve
 from agent.model import AGENT, Node, Outcome
 from agent.output import Output
 from agent.settings import EXAMPLE
+from agent.uploading import LOG
 
 _LOG_SECONDS = 0.2
 _ASK_SECONDS = 10.0
-_LAST_WORDS = 1 << 14
 _LAST_LINES = 50
 ARGUMENTS = ("APP_PARAMS", "APP_IN_FILE", "APP_PARAMS1", "APP_PARAMS2")
 
@@ -91,6 +91,13 @@ class Runner(Delivery):
         self.loop.wait(lambda: application.ended)
         self.stop_sampling()
         application.finish(self.wait_for_output)
+        if self._output.taken:
+            self.log.warning(
+                f"the application has a {LOG} of its own",
+                its=os.path.join(self.output_dir, LOG),
+                agents=self._output.path,
+                hint="the agent's log of its output goes to S3 under the second name",
+            )
         outcome = application.outcome(launcher_aborts=launcher == "mpirun")
         outcome = self._explained(outcome, program, env, by_mpirun=launcher == "mpirun")
         self.log.info(
@@ -173,12 +180,24 @@ class Runner(Delivery):
     def last_words(self) -> str:
         """Return the end of the application's output."""
         assert self._output is not None
-        try:
-            with open(self._output.path, "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_WORDS))
-                return file.read().decode("utf-8", "replace")
-        except OSError:
-            return ""
+        return self._output.tail().decode("utf-8", "replace")
+
+    def logs(self) -> dict[str, str]:
+        """Return the name and the source of the log of this node's application, if it ran here."""
+        output = self._output
+        if output is None:
+            return {}
+        return {os.path.basename(output.path) if output.taken else LOG: output.source}
+
+    def own_paths(self) -> list[str]:
+        """Return the agent's own files and directories, which are no results."""
+        return super().own_paths() + ([self._output.path] if self._output else [])
+
+    def cleanup(self) -> None:
+        """Leave nothing behind; the log has been uploaded by now."""
+        super().cleanup()
+        if self._output is not None:
+            self._output.release()
 
     def last_lines(self) -> list[str]:
         """Return the last 50 lines of the application's output, none if it never ran here."""
@@ -274,9 +293,7 @@ class Runner(Delivery):
         if self.settings.workdir:
             make_directory(self.settings.workdir, "ARCHITRAVE_WORKDIR")
         self.look_before()
-        assert self.before is not None
-        path = os.path.join(self.output_dir, "time.log")
-        self.before.pop(path, None)
+        path = os.path.join(self.output_dir, LOG)
         try:
             self._output = Output(self.loop, path, Outlet(1))
         except OSError as error:

@@ -23,6 +23,8 @@ _UPLOAD_SECONDS = 3600.0
 _BREATH_SECONDS = 0.05
 # Where packages were installed (`packages.LOG`, which this process doesn't load).
 _DPKG_LOG = "dpkg.log"
+# The agent's own log of the application, as people find it.
+LOG = "time.log"
 
 
 class Uploading(Observer):
@@ -65,7 +67,7 @@ class Uploading(Observer):
         self._known = os.listdir("/") if self._workdir == "/" else []
         self._began = time.time()
 
-    def _own(self) -> list[str]:
+    def own_paths(self) -> list[str]:
         """Return the agent's own files and directories, which are no results."""
         path = self.settings.path
         return [
@@ -84,19 +86,26 @@ class Uploading(Observer):
     def results(self) -> list[str]:
         """Return the result files of this node, relative to the output directory."""
         self._left_out = outputs.LeftOut()
-        if self.before is None or not os.path.isdir(self.output_dir):
+        if self.before is None:
             return []  # nothing ran here, so nothing is this job's
-        exclude = self.settings.exclude
-        return outputs.results(
-            self.output_dir, self.before, self._own(), exclude, self._left_out, self.breathe
+        if not os.path.isdir(self.output_dir):
+            return sorted(self.logs())
+        own, exclude = self.own_paths(), self.settings.exclude
+        found = outputs.results(
+            self.output_dir, self.before, own, exclude, self._left_out, self.breathe
         )
+        return sorted([*found, *self.logs()])
+
+    def logs(self) -> dict[str, str]:
+        """Return the names and the sources of the agent's own files that are uploaded as well."""
+        return {}
 
     def _look_for_unsaved(self) -> None:
         """Name what the application has left in a working directory that isn't uploaded."""
         top, output = os.path.realpath(self._workdir), os.path.realpath(self.output_dir)
         if self.before is None or os.path.commonpath([top, output]) == output:
             return
-        own = [*self._own(), output]
+        own = [*self.own_paths(), output]
         self.unsaved = outputs.unsaved(top, self._began, own, self._known, self.breathe)
         if self.unsaved is None:
             return
@@ -154,7 +163,7 @@ class Uploading(Observer):
             "path_style": self.path_style,
             "directory": self.output_dir,
             "files": self._unstored(),
-            "own": self._logs,
+            "own": self._logs | self.logs(),
             "afresh": self.afresh,
         }
         self._uploaded = None

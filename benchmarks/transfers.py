@@ -107,6 +107,7 @@ def stage_out(directory: Path) -> str:
         "path_style": True,
         "directory": str(directory),
         "files": sorted(os.listdir(directory)),
+        "sources": {},
     }
     return json.dumps(["stage_out", request]) + "\n"
 

@@ -136,7 +136,7 @@ def broken(root):
         ("agent.helpers", "Helper._hear"),
         ("agent.job", "Job.open_output"),
         ("agent.launch", "Application.start"),
-        ("agent.output", "Output._take"),
+        ("agent.timelog", "TimeLog._take"),
         ("agent.launch", "Application.outcome"),
         ("agent.delivery", "Delivery.finish_upload"),
         ("agent.delivery", "Delivery.write_record"),

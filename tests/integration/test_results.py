@@ -4,10 +4,13 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import subprocess
+import time
 
 import pytest
 
-from tests.conftest import pack, read_line
+from tests.conftest import pack, read_line, until
 from tests.containers import docker
 
 
@@ -165,3 +168,118 @@ def test_files_of_the_image_are_no_results(
     assert done.returncode == 0, done.stderr
     results = {name for name in delivered(env, attempt=2) if name.startswith("node-")}
     assert results == {f"node-0/{name}" for name in ("of-the-first", "one", "three", "time.log")}
+
+
+def outputs(env, found, node=0):
+    """Return a node's files by name."""
+    start = f"node-{node}/"
+    return {n.removeprefix(start): data for n, data in found.items() if n.startswith(start)}
+
+
+def real(log):
+    """Return what a log has before the lines of `time`."""
+    return log.rpartition(b"\nreal\t")[0]
+
+
+@pytest.mark.parametrize("script", ["rm -rf $TMP_OUTPUT_DIR/*", "rm -rf $TMP_OUTPUT_DIR"])
+def test_a_program_that_empties_its_output_directory(job, root, batch, delivered, script):
+    """The agent's log is whole, on S3 and in the directory, which is made again."""
+    env = batch(f"echo before; {script}; mkdir -p $TMP_OUTPUT_DIR; cd /; echo after")
+    code, out, err = job(**env)
+    assert code == 0, err
+    log = delivered(env)["node-0/time.log"]
+    assert real(log) == b"before\nafter\n"
+    assert (root / "tmp/output/time.log").read_bytes() == log == out.encode()
+    assert not list((root / "tmp/output").glob(".architrave*"))
+
+
+OWN_LOGS = {
+    "truncates": ("echo mine >time.log", b"mine\n"),
+    "empties": (": >time.log", b""),
+    "replaces": ("echo mine >new; mv new time.log", b"mine\n"),
+    "appends": ("echo mine >>time.log", b"mine\n"),
+    "holds": (
+        "exec 5>time.log; echo mine >&5; echo between; sleep 0.3; echo too >&5",
+        b"mine\ntoo\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("before", ["echo before; sleep 0.3; ", "sleep 0.3; ", ""])
+@pytest.mark.parametrize("how", OWN_LOGS)
+def test_a_program_with_a_time_log_of_its_own(job, root, batch, delivered, how, before):
+    """Its file keeps its bytes and its name, and the agent's goes up whole beside it."""
+    script, wanted = OWN_LOGS[how]
+    env = batch(f"{before}{script}; sleep 0.3; echo after")
+    code, out, err = job(**env)
+    assert code == 0, err
+    found = outputs(env, delivered(env))
+    assert set(found) == {"time.log", "architrave-time.log"}
+    assert found["time.log"] == wanted
+    assert found["architrave-time.log"] == out.encode()
+    assert out.startswith("before\n" if "before" in before else "") and "after\n\nreal" in out
+    directory = root / "tmp/output"
+    assert {path.name: path.read_bytes() for path in directory.glob("*.log")} == found
+    warning = next(line for line in log_lines(err) if "its" in line)
+    assert warning["its"] == f"{directory}/time.log"
+    assert warning["agents"] == f"{directory}/architrave-time.log"
+
+
+def test_time_log_follows_while_the_program_runs(agent, root, batch):
+    """What has been printed can be read there a moment later."""
+    agent("run", env=batch("echo first; exec sleep 600"))
+    log = root / "tmp/output/time.log"
+    until(lambda: log.exists() and log.read_bytes() == b"first\n")
+
+
+def test_much_output_is_not_kept_twice(agent, root, batch):
+    """The copy that people see is given up for the file itself: a gigabyte takes a gigabyte."""
+    env = batch("head -c 1000000000 /dev/zero", ARCHITRAVE_OUTPUT="<none>")
+    process = agent("run", env=env, stdout=subprocess.DEVNULL)
+    assert process.wait(60) == 0
+    log = root / "tmp/output/time.log"
+    assert 1_000_000_000 < log.stat().st_size < 1_000_000_100
+    assert log.stat().st_nlink == 1 and not list(log.parent.glob(".architrave*"))
+
+
+@pytest.fixture
+def frozen(tmp_path):
+    """Return a file system of its own, and what holds every write to it until it is let go."""
+    image, mount = tmp_path / "image", tmp_path / "mount"
+    mount.mkdir()
+    commands = (
+        ["truncate", "-s", "64M", image],
+        ["mkfs.ext4", "-q", image],
+        ["mount", "-o", "loop", image, mount],
+    )
+    for command in commands:
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("no file system can be mounted here")
+
+    def freeze(on):
+        subprocess.run(["fsfreeze", "--freeze" if on else "--unfreeze", mount], check=True)
+
+    yield mount, freeze
+    subprocess.run(["fsfreeze", "--unfreeze", mount], capture_output=True)
+    subprocess.run(["umount", mount], check=True)
+
+
+def test_a_file_system_that_holds_a_write(agent, batch, frozen):
+    """The loop goes on meanwhile: a signal is heard at once. Nothing of the output is lost."""
+    mount, freeze = frozen
+    script = "trap \"echo heard >$OUT\" USR1; echo up; read x <$IN; echo 1; echo 2; " \
+        "while ! test -e $OUT; do :; done; echo 3"  # fmt: skip
+    fifo, told = mount.parent / "in", mount.parent / "out"
+    os.mkfifo(fifo)
+    env = batch(script, TMP_OUTPUT_DIR=f"{mount}/output", ARCHITRAVE_OUTPUT="<none>")
+    env |= {"IN": str(fifo), "OUT": str(told), "ARCHITRAVE_WORKDIR": str(mount.parent)}
+    process = agent("run", env=env)
+    assert read_line(process) == "up\n"
+    freeze(True)
+    fifo.write_text("go\n")
+    time.sleep(1)  # the write is held by now, or comes later
+    process.send_signal(signal.SIGUSR1)
+    until(told.exists, 5)
+    freeze(False)
+    assert process.wait(30) == 0
+    assert real((mount / "output/time.log").read_bytes()) == b"up\n1\n2\n3\n"
