@@ -7,7 +7,6 @@ import itertools
 import os
 import select
 import time
-from collections import deque
 
 from agent.process import Child, Children
 
@@ -69,7 +68,7 @@ class Loop:
         self._watched: dict[int, Callable[[], object]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
-        self._calls: deque[Callable[[], None]] = deque()
+        self._calls: list[Callable[[], None]] = []
         self._wakeup, self._alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.watch(self._wakeup, self._signals)
         self._take_signals(_UNCATCHABLE | (not_ours or set()))
@@ -174,7 +173,7 @@ class Loop:
         for child in self.children.reap():
             self.on_child(child)
         while self._calls:
-            self._calls.popleft()()
+            self._calls.pop(0)()
         for number in numbers:
             if number != signal.SIGCHLD:
                 self.on_signal(number)
