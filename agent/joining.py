@@ -10,8 +10,7 @@ from typing import Any
 from agent.errors import TRY_AGAIN, AgentError, HelperDied
 from agent.helpers import Helper
 from agent.lifeline import Lifeline
-from agent.model import Outcome
-from agent.rendezvous import (
+from agent.meeting import (
     DONE,
     GO,
     GO_NAME,
@@ -22,6 +21,7 @@ from agent.rendezvous import (
     STOP_NAME,
     Meeting,
 )
+from agent.model import Outcome
 from agent.roster import Refused
 
 # A line that breaks at once is not tried without a pause.
@@ -40,7 +40,8 @@ class WorkerMeeting(Meeting):
     ) -> None:
         super().__init__(*arguments)
         self.joined = False
-        self.address = ""
+        self.address = self.token = ""
+        self.owner: int | None = None
         self.main_lost = False
         self.outcome: Outcome | None = None
         self.final: Outcome | None = None
@@ -104,6 +105,7 @@ class WorkerMeeting(Meeting):
             return
         self.joined, self._heard = True, self._loop.clock()
         self.address = greeting["own_address"]
+        self.token, self.owner = greeting.get("token", ""), greeting.get("owner")
         self._log.info("joined", main=self._topology.main_address, address=self.address)
         self._beat()
 

@@ -14,13 +14,15 @@ from typing import Any
 from agent.errors import BAD_SETTINGS, NO_PERMISSION, TRY_AGAIN, AgentError, why
 from agent.model import Emit
 from agent.remote import Remote, load
+from agent.sharing import claim
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 5.0
 _TELL_AT_ONCE = 64
 
 
 def join(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Announce this worker to the main node; return main's greeting and this node's own address.
+    """Announce this worker to the main node; return main's greeting, this node's own address, and
+    the index of the node that has its output directory, which others may have too (`owner`).
 
     `request`: address, port, user, directory, timeout, seconds (until the join deadline),
     job, attempt, node {index, address, slots, version}, output_dir.
@@ -66,6 +68,7 @@ def _announce(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
             emit({"connected": request["address"]})
             sys.stdin.readline()
             share_directory(greeting["output_dir"], request["output_dir"])
+            owner = claim(request["output_dir"], greeting["token"], request["node"]["index"])
             # What mpirun connects to is the address that main sees.
             node = dict(request["node"])
             node["address"] = node["address"] or remote.own_address
@@ -73,7 +76,7 @@ def _announce(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     except (OSError, EOFError) as error:
         cause, hint = str(error) or type(error).__name__, "look at the main node's log"
         raise AgentError(what, cause, code=TRY_AGAIN, hint=hint) from error
-    return greeting | {"own_address": node["address"]}
+    return greeting | {"own_address": node["address"], "owner": owner}
 
 
 def _write_readiness(remote: Remote, node: dict[str, Any]) -> None:

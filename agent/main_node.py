@@ -11,18 +11,11 @@ from agent import model, network, plan
 from agent.errors import TIME_LIMIT, TRY_AGAIN, AgentError
 from agent.job import Job
 from agent.launch import MEMORY_HINT
+from agent.meeting import DONE, GO, GO_NAME, RELEASE_NAME, SIGNAL_NAME, SILENT_BEATS, STOP_NAME
 from agent.model import AGENT, Outcome
-from agent.rendezvous import (
-    DONE,
-    GO,
-    GO_NAME,
-    RELEASE_NAME,
-    SIGNAL_NAME,
-    SILENT_BEATS,
-    STOP_NAME,
-    MainMeeting,
-)
+from agent.rendezvous import MainMeeting
 from agent.runner import make_directory
+from agent.sharing import claim
 
 _TELL_SECONDS = 20.0
 # A worker that can't be reached is no reason to hold the others for longer.
@@ -70,6 +63,8 @@ class MainNode(Job):
         meeting.on_ended = self._copy_ended
         # Before a worker on the same file system makes it in this node's stead.
         make_directory(self.output_dir, "TMP_OUTPUT_DIR")
+        self.token = meeting.token
+        claim(self.output_dir, self.token, self.settings.topology.index)
         meeting.watch()
         meeting.warm()
         self.ask_version()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.timelog import HIDDEN
+from agent.timelog import HIDDEN, NODE_LOG
 
 Stamp = tuple[int, int, int, int]
 _LINK: Stamp = (0, 0, 0, 0)  # to a directory
@@ -151,7 +151,7 @@ def results(
         if any(path == one or path.startswith(one + os.sep) for one in ours):
             return ""
         relative = os.path.relpath(path, directory)
-        if relative.startswith(HIDDEN):
+        if relative.startswith((HIDDEN, NODE_LOG)):
             return ""
         names = (relative, os.path.basename(relative))
         excluded = any(fnmatch.fnmatchcase(name, one) for one in patterns for name in names)

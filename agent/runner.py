@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from agent.launch import Application, resolve
 from agent.model import AGENT, Node, Outcome
 from agent.output import Output
 from agent.settings import EXAMPLE
+from agent.sharing import claim_name
+from agent.timelog import NODE_LOG
 from agent.uploading import LOG
 
 _LOG_SECONDS = 0.2
@@ -187,7 +190,8 @@ class Runner(Delivery):
         output = self._output
         if output is None:
             return {}
-        return {os.path.basename(output.path) if output.taken else LOG: output.source}
+        taken = output.taken and not self.shares
+        return {os.path.basename(output.path) if taken else LOG: output.source}
 
     def own_paths(self) -> list[str]:
         """Return the agent's own files and directories, which are no results."""
@@ -195,6 +199,9 @@ class Runner(Delivery):
 
     def cleanup(self) -> None:
         """Leave nothing behind; the log has been uploaded by now."""
+        if self.token and not self.shares:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(self.output_dir, claim_name(self.token)))
         super().cleanup()
         if self._output is not None:
             self._output.release()
@@ -293,7 +300,8 @@ class Runner(Delivery):
         if self.settings.workdir:
             make_directory(self.settings.workdir, "ARCHITRAVE_WORKDIR")
         self.look_before()
-        path = os.path.join(self.output_dir, LOG)
+        name = f"{NODE_LOG}{self.settings.topology.index}.log" if self.shares else LOG
+        path = os.path.join(self.output_dir, name)
         try:
             self._output = Output(self.loop, path, Outlet(1))
         except OSError as error:

@@ -22,6 +22,8 @@ from agent.errors import why
 # Names in the directory of results that begin so are the agent's own.
 HIDDEN = ".architrave-"
 OWN_NAME = "architrave-time.log"
+# Where several nodes have one directory: the log of those that don't upload it, with their index.
+NODE_LOG = "architrave-time-node-"
 _BLOCK = 1 << 18
 # Of what the console is given later, which takes no more at once.
 _PIECE = 1 << 16

@@ -32,6 +32,9 @@ class Uploading(Observer):
 
     output_dir = ""
     before: dict[str, outputs.Stamp] | None = None
+    # Of the claim to the output directory, and the node that has it: several may share one.
+    token = ""
+    owner: int | None = None
     # What the application left in another working directory.
     unsaved: outputs.Unsaved | None = None
     # Whether an earlier try with the same place may have left a manifest.
@@ -88,13 +91,18 @@ class Uploading(Observer):
         self._left_out = outputs.LeftOut()
         if self.before is None:
             return []  # nothing ran here, so nothing is this job's
-        if not os.path.isdir(self.output_dir):
+        if self.shares or not os.path.isdir(self.output_dir):
             return sorted(self.logs())
         own, exclude = self.own_paths(), self.settings.exclude
         found = outputs.results(
             self.output_dir, self.before, own, exclude, self._left_out, self.breathe
         )
         return sorted([*found, *self.logs()])
+
+    @property
+    def shares(self) -> bool:
+        """Tell whether another node uploads this node's output directory."""
+        return self.owner not in (None, self.settings.topology.index)
 
     def logs(self) -> dict[str, str]:
         """Return the names and the sources of the agent's own files that are uploaded as well."""

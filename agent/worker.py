@@ -16,8 +16,8 @@ from agent.job import Job
 from agent.joining import WorkerMeeting
 from agent.launch import resolve
 from agent.lifeline import Lifeline
+from agent.meeting import ENDED, LEAVING, LEFT, STOPPED
 from agent.model import Node, Outcome
-from agent.rendezvous import ENDED, LEAVING, LEFT, STOPPED
 from agent.runner import make_directory
 from agent.stopping import Stopping
 from agent.supervisor import LOST_GRACE_SECONDS
@@ -126,6 +126,9 @@ class Worker(Job):
                 code=TRY_AGAIN,
                 hint="look at the main node's log",
             )
+        self.token, self.owner = meeting.token, meeting.owner
+        if self.shares:
+            self.log.info("the output directory is another node's too", node=self.owner)
         self.node = Node(self.node.index, meeting.address, self.node.slots, self.node.version)
 
     def _start_lifeline(

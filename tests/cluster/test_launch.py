@@ -128,6 +128,33 @@ def test_output_directory_of_the_main_node(cluster, place, tmp_path):
     check_manifest(result)
 
 
+@pytest.mark.parametrize("launcher", ["mpirun", "each"])
+def test_one_output_directory_for_all(cluster, tmp_path, launcher):
+    """Nodes that share a file system share the directory: it goes up once, with every node's log.
+
+    On a kept volume another run's claim to it means nothing.
+    """
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / ".architrave-owner-of-another-run").write_text("2")
+    env = {"ARCHITRAVE_LAUNCHER": launcher, "TMP_OUTPUT_DIR": str(shared)}
+    with cluster(None, "exit 0", env=env) as running:
+        result = running.wait()
+    assert codes(result) == [0] * 3, "\n".join(errors(node) for node in result.nodes)
+    files = check_manifest(result)
+    logs = range(3) if launcher == "each" else [0]
+    assert files.keys() == {
+        *(f"node-0/rank-{rank}.json" for rank in range(3)),
+        *(f"node-{node}/time.log" for node in logs),
+    }
+    for node in logs:
+        name = f"architrave-time-node-{node}.log" if node else "time.log"
+        seen = (result.results / f"node-{node}/time.log").read_text()
+        assert (shared / name).read_text() == seen
+        assert f"ready {node} of 3" in seen
+    assert len(list(shared.iterdir())) == 3 + len(logs) + 3  # the record, the page, the old claim
+
+
 def test_start_file_of_the_shell(cluster, image, tmp_path):
     """What a shell would do at its start on a node neither delays nor breaks the launch."""
     start = tmp_path / "bashrc"

@@ -1,0 +1,39 @@
+"""Find out which node uploads a directory that several of them have."""
+
+from __future__ import annotations
+
+import os
+
+from agent.timelog import HIDDEN
+
+
+def claim_name(token: str) -> str:
+    """Return the name of the file that says whose a directory is; `token` is this attempt's own."""
+    return f"{HIDDEN}owner-{token}"
+
+
+def claim(directory: str, token: str, index: int) -> int:
+    """Claim a directory of results for a node; return the index of the one that has it.
+
+    The first comes first, on a network file system too, and the main node comes before all others.
+    Where nothing can be written nothing is shared either.
+    """
+    path = os.path.join(directory, claim_name(token))
+    try:
+        with open(path, "x", encoding="ascii") as file:
+            file.write(str(index))
+        return index
+    except FileExistsError:
+        return _owner(path, index)
+    except OSError:
+        return index
+
+
+def _owner(path: str, index: int) -> int:
+    """Return what a claim says; one that is not written yet, or never was, is somebody's too."""
+    try:
+        with open(path, encoding="ascii") as file:
+            text = file.read(20)
+    except OSError:
+        return index
+    return int(text) if text.isdigit() else -1
