@@ -69,7 +69,7 @@ def run_json(
 def manifest_json(topology: Topology, parts: Mapping[int, Iterable[Mapping[str, Any]]]) -> str:
     """Return the list of every file of every node: `node-<index>/<name>`, size, SHA-256."""
     files = [
-        {"path": f"node-{index}/{file['name']}", "size": file["size"], "sha256": file["sha256"]}
+        {"path": f"node-{index}/{file['name']}"} | {k: v for k, v in file.items() if k != "name"}
         for index, listed in sorted(parts.items())
         for file in listed
     ]

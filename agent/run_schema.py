@@ -76,9 +76,13 @@ _FILE = _object(
     "One result that was uploaded.",
     {
         "name": _of("string", "path relative to the node's output directory"),
-        "size": _of("integer", "bytes", minimum=0),
+        "size": _of("integer", "bytes, as S3 has them", minimum=0),
         "sha256": _SHA256,
+        "final": _of(
+            "boolean", "false: it kept changing while it was sent, S3 has some state of it"
+        ),
     },
+    optional=("final",),
 )
 
 _RATES = {

@@ -9,21 +9,17 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from agent import archive, identity, model, packages
-from agent.errors import CANNOT_WRITE, NO_PERMISSION, AgentError, NotThere, why
-from agent.integrity import digests
+from agent.errors import NO_PERMISSION, AgentError, NotThere, why
 from agent.model import Emit
-from agent.progress import Progress
+from agent.sending import File, Sender
 from agent.settings import JOURNAL, S3Place
-from agent.storage import MANY, SMALL, Storage
+from agent.storage import MANY, Storage
 
 _UPLOADS_AT_ONCE = 8
-# From here on a file is hashed while it goes up; a thread more for each smaller one is no gain.
-_LARGE = 64 << 20
 _TELL_SECONDS = 0.2
 # What the image keeps in /opt and no archive may replace.
 OWN_NAMES = {"architrave", "run.sh", "run_batch.sh"}
@@ -264,47 +260,30 @@ def _upload(
     storage: Storage, place: S3Place, request: dict[str, Any], emit: Emit
 ) -> dict[str, Any]:
     directory, own = request["directory"], request.get("own", {})
-    size = sum(_size(own.get(name) or os.path.join(directory, name)) for name in request["files"])
-    progress = Progress(emit, "results", size)
 
-    many = len(request["files"]) >= MANY
+    def path_of(name: str) -> str:
+        return own.get(name) or os.path.join(directory, name)
 
-    def upload(name: str) -> dict[str, Any]:
-        path = own.get(name) or os.path.join(directory, name)
-        if many and os.path.getsize(path) <= SMALL:
-            data = Path(path).read_bytes()
-            storage.put_small(data, place / name)
-            progress(len(data))
-            return {"name": name, "size": len(data), "sha256": sha256(data).hexdigest()}
-        if os.path.getsize(path) < _LARGE:
-            hashed = digests(path, {}, 0)
-            storage.put_file(path, place / name, progress)
-        else:
-            with ThreadPoolExecutor(1) as hashing:
-                hash_ = hashing.submit(digests, path, {}, 0)
-                storage.put_file(path, place / name, progress)
-                hashed = hash_.result()
-        return {"name": name, "size": os.path.getsize(path), "sha256": hashed["sha256"].hex()}
-
-    done: list[dict[str, Any]] = []
-    failed: list[dict[str, Any]] = []
+    done: list[File] = []
+    failed: list[File] = []
     told, told_at = 0, time.monotonic()
-    with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
-        uploads = {pool.submit(upload, name): name for name in request["files"]}
-        for future in as_completed(uploads):
-            try:
-                done.append(future.result())
-                if time.monotonic() - told_at > _TELL_SECONDS:
-                    emit({"stored": done[told:]})
-                    told, told_at = len(done), time.monotonic()
-            except AgentError as error:
-                failed.append({"name": uploads[future], **error.to_json()})
-            except FileNotFoundError:
-                # A temporary file of somebody's who was still cleaning up: no result.
-                emit({"log": "warning", "event": "vanished", "file": uploads[future]})
-            except Exception as error:
-                cause = why(error) if isinstance(error, OSError) else str(error)
-                wrong = AgentError(f"upload {uploads[future]!r}", cause, code=CANNOT_WRITE)
-                failed.append({"name": uploads[future], **wrong.to_json()})
+
+    def stored(file: File) -> None:
+        nonlocal told, told_at
+        done.append(file)
+        if time.monotonic() - told_at > _TELL_SECONDS:
+            emit({"stored": done[told:]})
+            told, told_at = len(done), time.monotonic()
+
+    Sender(
+        storage,
+        place,
+        path_of,
+        many=len(request["files"]) >= MANY,
+        size=sum(_size(path_of(name)) for name in request["files"]),
+        emit=emit,
+        stored=stored,
+        failed=failed.append,
+    ).send(request["files"])
     done.sort(key=lambda file: str(file["name"]))
     return {"files": done, "failed": failed}

@@ -99,6 +99,8 @@ class Storage:
             io_chunksize=_IO_CHUNK,
             num_download_attempts=_BODY_ATTEMPTS,
         )
+        # Of what is read once; ten by default.
+        self._transfer.max_in_memory_upload_chunks = _PARTS_AT_ONCE
         # From the last byte that came to the end of all attempts.
         careful = attempts * _BODY_ATTEMPTS * (_READ_SECONDS + _PAUSE_SECONDS)
         self._patience = careful + fastlane.PATIENCE_SECONDS
@@ -221,14 +223,14 @@ class Storage:
         except Exception as error:
             _raise(error, f"fetch {place}")
 
-    def put_file(self, path: str, place: S3Place, callback: Callable[[int], None]) -> None:
-        """Upload a file; raise AgentError (73, 69 or 77)."""
+    def put_file(self, file: Any, place: S3Place, callback: Callable[[int], None]) -> None:
+        """Upload a path, or what has `read` and is read once; raise AgentError (73, 69 or 77)."""
+        put = self._client.upload_file if isinstance(file, str) else self._client.upload_fileobj
         try:
-            self._client.upload_file(
-                path, place.bucket, place.key, Config=self._transfer, Callback=callback
-            )
+            put(file, place.bucket, place.key, Config=self._transfer, Callback=callback)
         except Exception as error:
-            _raise(error, f"upload {path} to {place}", missing=CANNOT_WRITE)
+            what = f"upload {file} to {place}" if isinstance(file, str) else f"write {place}"
+            _raise(error, what, missing=CANNOT_WRITE)
 
     def put_small(self, data: bytes, place: S3Place) -> None:
         """Write one of many small objects; raise AgentError (73, 69 or 77)."""

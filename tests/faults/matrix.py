@@ -194,6 +194,12 @@ CELLS = [
         "an upload is refused or fails half way",
         "the others go up, no manifest, what is missing is named; 73 if the application said 0",
     ),
+    Cell(
+        "s3.changes-while-sent",
+        S3,
+        "a result changes while it is sent, once or always",
+        "sent again; what never rests is named, size and digest are those of what S3 has",
+    ),
     Cell("s3.object-changes", S3, "the object changes while it is fetched", "fetched anew"),
     # -- archives
     Cell("archives.corrupt", ARCHIVES, "corrupt, truncated, empty, not an archive", "65"),

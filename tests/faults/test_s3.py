@@ -323,3 +323,31 @@ def test_over_tls(job, root, batch, s3, tmp_path):
     assert out.startswith(wanted)
     assert not {"fetching another way", "writing another way"} & set(events(err))
     assert len(uploaded(s3, batch, tmp_path)) == 105
+
+
+@pytest.mark.cell("s3.changes-while-sent")
+@pytest.mark.parametrize("times", [1, float("inf")])
+@pytest.mark.parametrize("size", [1, 5_000_000, 70_000_000])
+def test_a_result_changes_while_it_is_sent(job, root, batch, failing, s3, tmp_path, size, times):
+    """It is sent again; one that always changes is named, and size and digest are S3's."""
+    path = root / "tmp/output/one"
+
+    def grow():
+        with open(path, "ab") as file:
+            file.write(b"more")
+
+    failing.rule("PUT", "node-0/one", times=times, before=grow)
+    script = f"head -c {size} /dev/zero >$TMP_OUTPUT_DIR/one"
+    code, _, err = job(**batch | {"APP_PARAMS": f"-c '{script}'"})
+    assert code == 0, err
+    found = uploaded(s3, batch, tmp_path)
+    files = {file["path"]: file for file in json.loads(found["manifest.json"])["files"]}
+    one = files["node-0/one"]
+    assert one["size"] == len(found["node-0/one"])
+    named = [line for line in records(err) if line["event"] == "not final"]
+    if times == 1:
+        assert found["node-0/one"] == path.read_bytes() and "final" not in one and not named
+        return
+    assert one["final"] is False and [line["file"] for line in named] == ["one"]
+    listed = json.loads(found["run.json"])["nodes"][0]["files"]
+    assert [f["sha256"] for f in listed if not f.get("final", True)] == [one["sha256"]]
