@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
-from urllib.parse import unquote_plus
 
+from agent import event_env, events
 from agent.errors import USAGE, AgentError, shorten
 from agent.model import APPLICATION, Outcome
 from agent.settings import S3Place
@@ -46,25 +44,20 @@ class Budget:
     answer: float
 
 
-def read(event: str, allowed: Iterable[str]) -> Request | None:
-    """Return what an event asks for; None for the one by which S3 tries a notification out.
+def read(event: str, allowed: Iterable[str]) -> Request | str:
+    """Return what an event asks for, or a note why there is nothing to run.
 
-    An S3 event (from S3 itself or by EventBridge) names an input. Any other JSON object may have
-    `params` (text or a list of words), `input` and `output` (s3://bucket/key), and `env`, whose
-    names must match one of the patterns `allowed`. Raises AgentError (64).
+    An object of S3's is the input. An event of one's own may have `params` (text or a list of
+    words), `input` and `output` (s3://bucket/key), and `env`, whose names `allowed` must allow.
+    Raises AgentError (64).
     """
-    try:
-        given = json.loads(event or "null")
-    except ValueError as error:
-        raise _bad("the event", f"it is no JSON: {error}") from error
-    if not isinstance(given, dict):
-        return Request(None, {})
-    if given.get("Event") == "s3:TestEvent":
-        return None
-    if isinstance(given.get("Records"), list):
-        return Request(_of_record(given["Records"]), {})
-    if given.get("source") == "aws.s3" and isinstance(given.get("detail"), dict):
-        return Request(_object(given["detail"], given["detail"], quoted=False), {})
+    opened = events.open_event(event)
+    if opened.note:
+        return opened.note
+    if opened.object is not None:
+        bucket, key = opened.object
+        return Request(_with_a_name(S3Place(bucket, key), f"s3://{bucket}/{key}"), {})
+    given = opened.own
     env = _env(given, list(allowed))
     if "params" in given:
         env["APP_PARAMS"] = _params(given["params"])
@@ -119,27 +112,6 @@ def refusal(error: AgentError) -> dict[str, Any]:
     }
 
 
-def _of_record(records: list[Any]) -> S3Place:
-    """Return the object of an S3 event, which has one record (Amazon S3 user guide)."""
-    if len(records) != 1:
-        raise _bad("the event", f"it has {len(records)} records", "send one object at a time")
-    record = records[0] if isinstance(records[0], dict) else {}
-    described = record.get("s3")
-    if not isinstance(described, dict):
-        source = record.get("eventSource", "somewhere else")
-        raise _bad("the event", f"its record comes from {source}, not from S3")
-    return _object(described, described, quoted=True)
-
-
-def _object(bucket: Any, key: Any, *, quoted: bool) -> S3Place:
-    try:
-        name, path = bucket["bucket"]["name"], key["object"]["key"]
-        path = unquote_plus(path) if quoted else path
-    except (KeyError, TypeError) as error:
-        raise _bad("the event", f"it names no object ({error})") from error
-    return _with_a_name(S3Place(str(name), str(path)), f"s3://{name}/{path}")
-
-
 def _place(given: Mapping[str, Any], name: str) -> S3Place:
     value = given[name]
     if not isinstance(value, str) or not value.startswith("s3://"):
@@ -175,7 +147,7 @@ def _env(given: Mapping[str, Any], allowed: list[str]) -> dict[str, str]:
     if not isinstance(env, dict):
         raise _bad("env", f"{_shown(env)} is no object of names and values")
     for name, value in env.items():
-        if not any(fnmatchcase(name, pattern) for pattern in allowed):
+        if not event_env.allows(name, allowed):
             hint = f"allowed are {' '.join(allowed) or 'none'}; ARCHITRAVE_EVENT_ENV says which"
             raise _bad("env", f"{_shown(name)} is not for an event to set", hint)
         if "=" in name or not _is_text(name):

@@ -14,10 +14,9 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import Any
 
-from agent import invocation, model
+from agent import event_env, invocation, model
 from agent import settings as settings_
 from agent.errors import OS_ERROR, S3_UNREACHABLE, TIME_LIMIT, AgentError, HelperDied, known
 from agent.helpers import Helper
@@ -198,7 +197,7 @@ class Runtime:
 
     def _check_application(self) -> None:
         """Raise AgentError 126 or 127 where no invocation could run, unless events name it."""
-        if not any(fnmatchcase("APP_BIN", pattern) for pattern in self._settings.event_env):
+        if not event_env.allows("APP_BIN", self._settings.event_env):
             resolve(self._settings.command[0], self._settings.app_env.get("PATH", os.defpath))
 
     def _idle(self) -> None:
@@ -218,8 +217,8 @@ class Runtime:
         try:
             os.chdir(self._directory)  # the one before has left it to its application
             request = invocation.read(came["event"], self._settings.event_env)
-            if request is None:
-                return {"exit_code": 0, "note": "S3 tries its notification out: nothing to run"}
+            if isinstance(request, str):
+                return {"exit_code": 0, "note": request}
             call = self._call(came, request, until)
             answer = call.answer()
         except AgentError as error:

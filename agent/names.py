@@ -104,8 +104,8 @@ RUNNING = (
     ),
     Name(
         "ARCHITRAVE_EVENT_ENV",
-        "what a Lambda event may set: patterns of names, separated by blanks",
-        "APP_IN_FILE APP_PARAMS* OMP_*",
+        "what a Lambda event may set: names or patterns, separated by blanks",
+        "APP_IN_FILE APP_PARAMS APP_PARAMS1 APP_PARAMS2, and OpenMP's that only tune",
     ),
     Name(
         "AWS_BATCH_EXIT_CODE_FILE", "gets the job's exit code as a number", "/tmp/batch-exit-code"

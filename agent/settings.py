@@ -7,6 +7,7 @@ import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from agent import event_env
 from agent.environ import exit_code_file, runtime_dir
 from agent.errors import BAD_SETTINGS, NO_PERMISSION, USAGE, AgentError
 from agent.model import Topology
@@ -21,9 +22,6 @@ SLOTS = ("cores", "threads")
 EXAMPLE = "/opt/examples/example"
 LOG_FORMATS = ("auto", "console", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
-
-# What an event may set of the application's environment, if ARCHITRAVE_EVENT_ENV isn't set.
-_EVENT_ENV = "APP_IN_FILE APP_PARAMS* OMP_*"
 
 # What the agent needs and the application must not see.
 SECRETS = (
@@ -159,7 +157,7 @@ def read(env: Mapping[str, str]) -> Settings:
             or mode == BATCH
         ),
         runtime_api=runtime_api(env, mode),
-        event_env=tuple(env.get("ARCHITRAVE_EVENT_ENV", _EVENT_ENV).split()),
+        event_env=event_env.read(env),
         app_env=_app_env(env, mode, output_dir),
         helper_env={
             k: v for k, v in env.items() if k not in ("PRIVATE_PASSWD", "PRIVATE_PASSWD_FILE")

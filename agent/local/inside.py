@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -11,9 +12,17 @@ from typing import NoReturn
 import psutil
 
 import agent
+from agent import names
 from agent.errors import NO_OBJECT, USAGE, AgentError
-from agent.local import containers
+from agent.local import containers, leftovers
 from agent.local.job import job_of, node_name
+
+# Of a node's environment: what describes its job, and what every process has.
+_NAMES = {name.name for name in names.EVERY} | {
+    *("PATH", "HOME", "USER", "LANG", "TMPDIR"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+}
 
 
 def called(text: str) -> str:
@@ -38,19 +47,32 @@ def shell(node: str, job: str) -> NoReturn:
         cause = "no job that runs on this machine has it"
         hint = "architrave local run …; with --hold a failed job's nodes stay"
         raise AgentError(f"open a shell on {node}", cause, code=NO_OBJECT, hint=hint)
-    os.chdir(Path(agent.__file__).parent.parent)  # where -m finds the package, installed or not
-    env = process.environ() | {k: os.environ[k] for k in ("TERM",) if k in os.environ}
-    os.execve(sys.executable, [sys.executable, "-m", "agent", "shell"], env)
+    # Isolated: no variable and no directory chooses what Python loads, but the one of this package.
+    start = f"import sys; sys.path.insert(0, {str(Path(agent.__file__).parent.parent)!r})"
+    start += "; sys.argv = ['architrave', 'shell']; import agent.__main__"
+    os.execve(sys.executable, [sys.executable, "-I", "-c", start], _known(process.environ()))
+
+
+def _known(env: Mapping[str, str]) -> dict[str, str]:
+    """Return what the agent knows of a node's environment, with this terminal's kind."""
+    kept = {name: env[name] for name in env if name in _NAMES or name.startswith("AWS_BATCH_")}
+    return kept | ({"TERM": os.environ["TERM"]} if "TERM" in os.environ else {})
 
 
 def _process(node: str, job: str) -> psutil.Process | None:
-    """Return the latest agent that is this node of a job without containers."""
+    """Return the latest agent that is this node of a job without containers, and this user's.
+
+    Anybody can start a process that looks like one: it must be the user's own, and its root lie in
+    the directory of a run, into which nobody else can write.
+    """
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.cmdline()[1:] != ["-m", "agent", "run"]:
                 continue
             env = process.environ()
-            if node_name(env) == node and job_of(env).startswith(job):
+            directory = Path(env.get("ARCHITRAVE_ROOT", "/")).parent
+            own = set(process.uids()) == {os.geteuid()} and leftovers.is_own(directory)
+            if own and node_name(env) == node and job_of(env).startswith(job):
                 found.append(process)
     return max(found, key=lambda process: process.create_time(), default=None)

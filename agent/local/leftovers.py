@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import time
 from contextlib import suppress
@@ -38,11 +39,22 @@ def mark(directory: Path) -> None:
     (directory / _OWNER_FILE).write_text(owner(), encoding="utf-8")
 
 
+def is_own(directory: Path) -> bool:
+    """Tell whether a cluster of this user made a directory: nobody else can write into it."""
+    try:
+        status = directory.lstat()
+        marked = (directory / _OWNER_FILE).lstat()
+    except OSError:
+        return False
+    private = stat.S_ISDIR(status.st_mode) and not stat.S_IMODE(status.st_mode) & 0o077
+    return private and {status.st_uid, marked.st_uid} == {os.geteuid()}
+
+
 def remove_directories() -> None:
     """Remove the directories of clusters that are gone, and end what still runs below them."""
     for file in Path(tempfile.gettempdir()).glob(f"{DIRECTORY_PREFIX}*/{_OWNER_FILE}"):
         with suppress(OSError, UnicodeError):
-            if is_gone(file.read_text(encoding="utf-8")):
+            if is_own(file.parent) and is_gone(file.read_text(encoding="utf-8")):
                 end_processes(file.parent)
                 shutil.rmtree(file.parent, ignore_errors=True)
 

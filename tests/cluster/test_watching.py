@@ -5,6 +5,8 @@ import pty
 import shlex
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -128,3 +130,77 @@ def test_what_is_not_there(words):
 def test_no_node_of_that_name():
     code, _, err = architrave("local", "shell", "boss")
     assert code == 64 and "'boss'" in err
+
+
+@pytest.mark.cell("security.shell")
+def test_a_shell_takes_nothing_from_a_process_that_only_looks_like_a_node(cluster, tmp_path):
+    """Neither another user's nor one outside a run's own directory, however new it is."""
+    marker = tmp_path / "ran"
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent/__main__.py").write_text("input()\n")
+    evil = {"PATH": os.environ["PATH"], "AWS_BATCH_JOB_ID": "zz-fake", "BASH_ENV": str(marker)}
+    roots = [tmp_path / "architrave-x/node-0", Path(tempfile.gettempdir()) / "node-0"]
+    roots[0].parent.mkdir(mode=0o777)
+    (roots[0].parent / "owner").write_text("x")
+    roots[0].parent.chmod(0o777)
+    for root in roots:
+        fake = subprocess.Popen(
+            [sys.executable, "-m", "agent", "run"],
+            env=evil | {"ARCHITRAVE_ROOT": str(root)},
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+        )
+        try:
+            until(lambda fake=fake: b"agent" in Path(f"/proc/{fake.pid}/cmdline").read_bytes())
+            code, out, err = architrave("local", "shell", "--job", "zz-fake", text="echo in\n")
+        finally:
+            fake.kill()
+            fake.wait()
+        assert code == 66 and "in" not in out.split(), err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="starts a process as another user")
+@pytest.mark.cell("security.shell")
+def test_a_shell_takes_nothing_from_another_user_s_process(tmp_path):
+    """Not even where it names a directory of this user's own run."""
+    run = tmp_path / "architrave-run"
+    run.mkdir(mode=0o700)
+    (run / "owner").write_text("x")
+    env = {"AWS_BATCH_JOB_ID": "zz-fake", "ARCHITRAVE_ROOT": str(run / "node-0")}
+    with tempfile.TemporaryDirectory() as open_directory:
+        script = Path(open_directory) / "agent"
+        script.write_text("read line\n")
+        os.chmod(open_directory, 0o755)
+        for user, code in (("nobody", 66), (None, 0)):
+            # bash here, by whose words one would take it for a node.
+            fake = subprocess.Popen(
+                ["python3", "-m", "agent", "run"],
+                executable="/bin/bash",
+                env=env,
+                cwd=open_directory,
+                stdin=subprocess.PIPE,
+                user=user,
+            )
+            try:
+                cmdline = Path(f"/proc/{fake.pid}/cmdline")
+                until(lambda cmdline=cmdline: b"agent\0run" in cmdline.read_bytes())
+                ended, _, err = architrave("local", "shell", "--job", "zz-fake", text="exit 0\n")
+            finally:
+                fake.kill()
+                fake.wait()
+            assert ended == code, err
+
+
+def test_a_node_s_shell_is_isolated(cluster, tmp_path, monkeypatch):
+    """Neither its working directory nor a variable chooses what Python loads."""
+    (tmp_path / "agent.py").write_text("raise SystemExit(99)\n")
+    env = {"PYTHONPATH": str(tmp_path), "PYTHONSTARTUP": "x", "SOMETHING": "else"}
+    with cluster(None, "exit 7", nodes=1, hold=True, env=env) as running:
+        held(running.states[0])
+        monkeypatch.chdir(tmp_path)
+        job = ("--job", running.job.job_id)
+        code, out, err = architrave(
+            "local", "shell", *job, text="echo $APP_BIN,$SOMETHING,; exit 3"
+        )
+        assert code == 3 and out.endswith("/opt/program,,\n"), err
+        running.stop()

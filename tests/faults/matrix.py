@@ -258,6 +258,18 @@ CELLS = [
         "key, password, credentials",
         "in no argument, log, report, object or environment of the application",
     ),
+    Cell(
+        "security.shell",
+        SECURITY,
+        "a process that looks like a node of a local run",
+        "architrave local shell takes nothing from it",
+    ),
+    Cell(
+        "security.events",
+        SECURITY,
+        "an event of a Lambda function sets a variable that loads code",
+        "refused by name, whatever the patterns",
+    ),
     Cell("security.removed", SECURITY, "decrypted files and keys", "removed at the end"),
     Cell(
         "security.s3-doors",

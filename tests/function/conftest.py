@@ -30,9 +30,10 @@ def function(agent, api, root, s3_env):
             "APP_BIN": "/opt/application",
             "ARCHITRAVE_LAUNCHER": "direct",
             "ARCHITRAVE_OUTPUT": "s3://bucket/function",
-            "ARCHITRAVE_EVENT_ENV": "SCRIPT APP_*",
+            "ARCHITRAVE_EVENT_ENV": "SCRIPT APP_* APP_BIN",
         }
-        return agent(env=s3_env | usual | env, cwd=cwd)
+        given = s3_env | usual | env
+        return agent(env={k: v for k, v in given.items() if v is not None}, cwd=cwd)
 
     return start
 

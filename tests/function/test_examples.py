@@ -28,7 +28,8 @@ def test_the_words_and_names_that_the_page_explains():
     page = (EXAMPLES / "README.md").read_text()
     words = re.findall(r"^\| `(params|input|output|env)` \|", page, re.MULTILINE)
     assert words == ["params", "input", "output", "env"]
-    settings = (REPOSITORY / "agent/settings.py").read_text()
+    files = [REPOSITORY / f"agent/{name}.py" for name in ("settings", "event_env")]
+    settings = "".join(file.read_text() for file in files)
     for name in re.findall(r"\bARCHITRAVE_[A-Z_]+", page + (EXAMPLES / "deploy").read_text()):
         assert f'"{name}"' in settings, name
 

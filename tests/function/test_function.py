@@ -1,5 +1,6 @@
 """The agent as a Lambda function: events in, answers out, nothing left between two of them."""
 
+import base64
 import contextlib
 import json
 import os
@@ -105,7 +106,7 @@ def test_params_are_words(function, api):
 @pytest.mark.parametrize(
     ("event", "words"),
     [
-        ("no json", ["event", "no JSON"]),
+        ("no json", ["event", "not JSON"]),
         ({"params": {"a": 1}}, ["params", "{'a': 1}"]),
         ({"params": "it's"}, ["APP_PARAMS", "it's"]),
         ({"input": "http://x/y"}, ["input", "http://x/y"]),
@@ -113,8 +114,12 @@ def test_params_are_words(function, api):
         ({"output": "s3://"}, ["output", "s3://"]),
         ({"env": {"LD_PRELOAD": "x"}}, ["LD_PRELOAD", "ARCHITRAVE_EVENT_ENV"]),
         ({"env": {"SCRIPT": 1}}, ["SCRIPT", "1"]),
-        ({"Records": [{"eventSource": "aws:sqs"}]}, ["aws:sqs"]),
-        ({"Records": []}, ["0 records"]),
+        ({"Records": [{"eventSource": "aws:sqs"}]}, ["SQS"]),
+        ({"Records": []}, ["Records"]),
+        ({"parms": "x"}, ["parms", "params", "an S3 event"]),
+        ("text", ["not JSON"]),
+        ([], ["a list"]),
+        ({"env": {"OMP_TOOL_LIBRARIES": "/tmp/input/x.so"}}, ["OMP_TOOL_LIBRARIES"]),
         ({"input": "s3://bucket/not/there"}, ["s3://bucket/not/there"]),
     ],
     ids=str,
@@ -127,6 +132,36 @@ def test_a_bad_event_is_named(function, api, event, words):
     text = answer.body["errorMessage"] + answer.body["hint"]
     assert [word for word in words if word not in text] == []
     assert api.invoke({}).kind == "response"
+
+
+def test_the_body_of_a_function_url(function, api):
+    """Its parameters arrive, in base64 too; without a body it is the default job."""
+    function(APP_BIN="/usr/bin/printf", APP_PARAMS="default")
+    url = {"version": "2.0", "rawPath": "/", "requestContext": {"http": {"method": "POST"}}}
+    body = json.dumps({"params": ["<%s>", "a"]})
+    assert api.invoke(url | {"body": body}).body["last_lines"][0] == "<a>"
+    coded = base64.b64encode(body.encode()).decode()
+    answer = api.invoke(url | {"body": coded, "isBase64Encoded": True})
+    assert answer.body["last_lines"][0] == "<a>"
+    assert api.invoke(url).body["last_lines"][0] == "default"
+    assert api.invoke(url | {"body": "a=1"}).body["exit_code"] == 64
+
+
+def test_an_object_told_of_by_sns_and_sqs(function, api, s3):
+    put(s3, "in/queued", b"queued\n")
+    function(SCRIPT='cat "$INPUT_FILE_PATH"', APP_PARAMS="")
+    described = {"bucket": {"name": "bucket"}, "object": {"key": "in/queued"}}
+    notification = json.dumps({"Records": [{"eventSource": "aws:s3", "s3": described}]})
+    message = json.dumps({"Type": "Notification", "Message": notification})
+    answer = api.invoke({"Records": [{"eventSource": "aws:sqs", "body": message}]})
+    assert answer.body["last_lines"][0] == "queued"
+
+
+def test_a_folder_in_the_bucket_runs_nothing(function, api):
+    function(SCRIPT="exit 9")
+    described = {"bucket": {"name": "bucket"}, "object": {"key": "new/", "size": 0}}
+    answer = api.invoke({"Records": [{"eventSource": "aws:s3", "s3": described}]})
+    assert answer.kind == "response" and "folder" in answer.body["note"]
 
 
 def test_a_test_event_of_s3_runs_nothing(function, api):
@@ -302,7 +337,7 @@ def test_an_input_that_never_comes(function, api, s3):
 
 
 def test_what_an_event_may_set_by_default(function, api):
-    function(ARCHITRAVE_EVENT_ENV="APP_IN_FILE APP_PARAMS* OMP_*", SCRIPT="echo $OMP_NUM_THREADS")
+    function(ARCHITRAVE_EVENT_ENV=None, SCRIPT="echo $OMP_NUM_THREADS")
     answer = api.invoke({"env": {"OMP_NUM_THREADS": "3"}})
     assert answer.body["last_lines"][0] == "3"
     assert "APP_BIN" in api.invoke({"env": {"APP_BIN": "/bin/sh"}}).body["errorMessage"]
@@ -310,7 +345,7 @@ def test_what_an_event_may_set_by_default(function, api):
 
 def test_a_large_event(function, api):
     function(SCRIPT="true")
-    assert api.invoke({"else": "ы" * 10**6}).kind == "response"
+    assert api.invoke({"else": "ы" * 10**6}).body["exit_code"] == 64
     answer = api.invoke({"params": {"a": "ы" * 10**6}})
     assert answer.body["exit_code"] == 64
 
