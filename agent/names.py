@@ -81,7 +81,7 @@ RUNNING = (
     Name(
         "ARCHITRAVE_LAUNCHER",
         "auto, mpirun, direct, or each: every node starts the program with"
-        " NODE_RANK, NODE_COUNT, MAIN_ADDR, HOSTFILE",
+        " NODE_RANK, NODE_COUNT, MAIN_ADDR, HOSTFILE, MASTER_ADDR, MASTER_PORT, NNODES",
         "auto: mpirun on several nodes, or for a program that uses MPI; else direct",
     ),
     Name("ARCHITRAVE_MPIRUN_ARGS", "more arguments for mpirun"),

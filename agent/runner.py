@@ -24,6 +24,7 @@ from agent.uploading import LOG
 _LOG_SECONDS = 0.2
 _ASK_SECONDS = 10.0
 _LAST_LINES = 50
+_MASTER_PORT = "29500"
 ARGUMENTS = ("APP_PARAMS", "APP_IN_FILE", "APP_PARAMS1", "APP_PARAMS2")
 
 
@@ -270,11 +271,16 @@ class Runner(Delivery):
     def each_env(self) -> dict[str, str]:
         """Return what every copy of the application is told in the launcher `each`."""
         topology = self.settings.topology
+        main, count = topology.main_address or self.node.address or "127.0.0.1", str(topology.count)
         return {
             "NODE_RANK": str(topology.index),
-            "NODE_COUNT": str(topology.count),
-            "MAIN_ADDR": topology.main_address or self.node.address or "127.0.0.1",
+            "NODE_COUNT": count,
+            "MAIN_ADDR": main,
             "HOSTFILE": self.settings.path("/tmp/hostfile"),
+            # As PyTorch names them (torch.distributed, "Environment variable initialization").
+            "MASTER_ADDR": main,
+            "MASTER_PORT": self.settings.app_env.get("MASTER_PORT") or _MASTER_PORT,
+            "NNODES": count,
         }
 
     @property

@@ -39,7 +39,8 @@ def test_each_rank_has_its_node_s_environment(cluster, place, meet, launcher):
     names = [
         {name for name in one if not name.startswith(LAUNCHER) and name != "OLDPWD"} for one in seen
     ]
-    each_only = {"NODE_RANK", "NODE_COUNT", "MAIN_ADDR", "HOSTFILE"}
+    each_only = {"NODE_RANK", "NODE_COUNT", "MAIN_ADDR", "HOSTFILE", "MASTER_ADDR"}
+    each_only |= {"MASTER_PORT", "NNODES"}
     main_only = {"AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS"}
     for one in names[1:]:
         assert (one ^ names[0]) - each_only <= main_only

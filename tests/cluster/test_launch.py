@@ -90,7 +90,8 @@ def test_each(cluster, place):
     for index, one in enumerate(seen):
         assert one["env"]["NODE_RANK"] == str(index)
         assert one["env"]["NODE_COUNT"] == "3"
-        assert one["env"]["MAIN_ADDR"] == addresses[0]
+        assert one["env"]["MAIN_ADDR"] == one["env"]["MASTER_ADDR"] == addresses[0]
+        assert (one["env"]["NNODES"], one["env"]["MASTER_PORT"]) == ("3", "29500")
     assert hosts(seen[0]["hostfile"]) == [(address, 1) for address in addresses]
     files = check_manifest(result)
     assert {f"node-{index}/rank-{index}.json" for index in range(3)} <= files.keys()

@@ -12,7 +12,8 @@ PLATFORM = re.compile(r"AWS_(BATCH_JOB|LAMBDA|ACCESS|SECRET|SESSION|CONTAINER)\w
 
 def test_every_name_that_the_settings_read_is_in_the_table():
     text = "".join(
-        (REPOSITORY / f"agent/{name}.py").read_text() for name in ("settings", "environ")
+        (REPOSITORY / f"agent/{name}.py").read_text()
+        for name in ("settings", "environ", "event_env")
     )
     read = set(
         re.findall(r'"((?:ARCHITRAVE|APP|AWS|S3|SSH|PRIVATE|TMP|EXEC|INPUT)_[A-Z0-9_]+)"', text)
