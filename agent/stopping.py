@@ -25,7 +25,7 @@ else:
     import signal
 
 _LOOK_SECONDS = 0.05
-_SERVE_SECONDS, _TURN_SECONDS = 0.25, 0.01
+_SERVE_SECONDS, _TURN_SECONDS = 0.1, 0.01
 # mpirun tells its daemons and ends within this, when there is nothing left to run.
 _LAUNCHER_SECONDS, _KILLED_LAUNCHER_SECONDS = 3.0, 1.0
 

@@ -23,6 +23,7 @@ def private(tmp_path_factory, keys):
     content = shutil.copytree(keys, directory / "content")
     shutil.copy(SOLVER, content / "solver")
     shutil.copy(PROGRAM, content / "program")
+    shutil.copy(SOLVER.with_name("mpi_solver.py"), content / "mpi_solver")
     for name, text in (("wrapped", WRAPPED), ("limited", LIMITED)):
         (content / name).write_text(text)
         (content / name).chmod(0o755)
@@ -73,6 +74,20 @@ def test_ranks_on_three_nodes(cluster, place, told, params):
         result = running.wait()
     assert time.monotonic() - begun < 25
     check(result)
+
+
+def test_ranks_that_meet_and_finalize(cluster, place):
+    """A checkpoint, a barrier of all nodes and MPI_Finalize end as if nobody had stopped them."""
+    env = {"APP_BIN": "/opt/mpi_solver", "OMPI_MCA_mpi_yield_when_idle": "1"}
+    with cluster(place, "2", env=env) as running:
+        wait_computing(running, {})
+        running.nodes[0].signal(15)
+        result = running.wait()
+    assert codes(result) == [143] * 3, "\n".join(errors(node) for node in result.nodes)
+    files = check_manifest(result)
+    for rank in range(3):
+        assert f"node-{rank}/m{rank}.finalized" in files
+        assert (result.results / f"node-{rank}/m{rank}.checkpoint").read_text() == "[15]\n"
 
 
 @pytest.mark.parametrize("program", ["wrapped", "limited"])

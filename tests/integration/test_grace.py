@@ -162,6 +162,30 @@ def test_ranks_under_mpirun(solve, root, agent, program, params):
     assert not running(root / "opt/solver")
 
 
+def test_ranks_that_meet_and_finalize(root, agent):
+    """MPI itself works until its ranks have left it: a barrier and MPI_Finalize need mpirun."""
+    shutil.copy(SOLVER.with_name("mpi_solver.py"), root / "opt/solver")
+    env = BASE | {
+        "ARCHITRAVE_LAUNCHER": "mpirun",
+        "ARCHITRAVE_SLOTS": "3",
+        "APP_BIN": "/opt/solver",
+        "APP_PARAMS": "1",
+        "ARCHITRAVE_MPIRUN_ARGS": "--oversubscribe --bind-to none",
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+    }
+    process = agent("run", env=env)
+    for _ in range(3):
+        while "ready" not in (line := process.stdout.readline()):
+            assert line, process.stderr.read()
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    code, _ = ended(process)
+    assert code == 143 and time.monotonic() - begun < 14
+    for rank in range(3):
+        assert (root / f"tmp/m{rank}.checkpoint").read_text() == "[15]\n"
+        assert (root / f"tmp/m{rank}.finalized").exists()
+
+
 def test_a_program_that_leaves_work_behind_is_told_so(solve, root):
     """Its code stays; the warning names what was ended and says what to do."""
     process = solve("solver a forever & read line < <(sleep 0.5); exit 0")
