@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from agent import cgroup, report
-from agent.errors import CANNOT_WRITE, AgentError, HelperDied
+from agent.errors import CANNOT_WRITE, S3_UNREACHABLE, AgentError, HelperDied
 from agent.helpers import Helper
-from agent.model import AGENT, Node, Outcome
+from agent.model import AGENT, CREDENTIALS, Node, Outcome
 from agent.settings import BATCH, S3Place, Settings
 from agent.uploading import Uploading
 
@@ -83,7 +83,8 @@ class Delivery(Uploading):
         error = AgentError(
             f"upload {len(failed)} results ({names})",
             str(failed[0]["cause"]),
-            code=CANNOT_WRITE,
+            # Nothing was refused or half written: the same job may do all of it later.
+            code=S3_UNREACHABLE if _no_credentials_now(failed) else CANNOT_WRITE,
             hint=str(failed[0]["hint"]),
         )
         self.fail(error)
@@ -203,6 +204,11 @@ class Delivery(Uploading):
             helper.close()
         self._keep("report.html", page)
         return page
+
+
+def _no_credentials_now(failed: list[dict[str, Any]]) -> bool:
+    """Tell whether results stayed here for nothing but credentials that did not come."""
+    return all(one["what"] == CREDENTIALS and one.get("code") == S3_UNREACHABLE for one in failed)
 
 
 def write_probe(settings: Settings) -> S3Place | None:

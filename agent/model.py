@@ -13,6 +13,8 @@ FETCH, UNPACK, JOIN, RUN, PART, UPLOAD = "fetch", "unpack", "join", "run", "part
 PHASES = (FETCH, UNPACK, JOIN, RUN, PART, UPLOAD)
 
 APPLICATION, AGENT = "application", "agent"
+# What could not be done, where an error of many files is this one.
+CREDENTIALS = "get AWS credentials"
 
 
 @dataclass(frozen=True)

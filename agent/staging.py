@@ -218,13 +218,14 @@ def stage_out(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
 
     `request`: place, node (its name below the place), path_style, directory, files (relative
     paths), own (paths of those that lie elsewhere, by name), afresh (remove an older manifest
-    first). Emits {"stored": [file, …]} now and then, at the end {"uploaded": {"files": [{"name",
-    "size", "sha256"}], "failed": [{"name", "what", "cause", "code", "hint"}]}}; then lines
-    {"documents": [[name, text], ...]} on standard input are written below the place, in that order,
-    until one has "last"; a "page" in it goes first, and may fail.
+    first), patient (wait for credentials). Emits {"stored": [file, …]} now and then, at the end
+    {"uploaded": {"files": [{"name", "size", "sha256"}], "failed": [{"name", "what", "cause",
+    "code", "hint"}]}}; then lines {"documents": [[name, text], ...]} on standard input are written
+    below the place, in that order, until one has "last"; a "page" in it goes first, and may fail.
     """
     place = S3Place(**request["place"])
-    storage = Storage(emit, path_style=request["path_style"])
+    patient = request.get("patient", True)
+    storage = Storage(emit, path_style=request["path_style"], patient=patient)
     if request.get("afresh"):
         storage.remove(place / "manifest.json")
     emit({"uploaded": _upload(storage, place / request["node"], request, emit)})

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from functools import partial
 from hashlib import md5, sha256
 from pathlib import Path
 from typing import Any, NoReturn
 
-from agent import fastlane
+from agent import fastlane, signing
+from agent.credentials import Patience
 from agent.errors import (
     BAD_ARCHIVE,
     CANNOT_WRITE,
@@ -36,7 +35,6 @@ _ATTEMPTS, _BODY_ATTEMPTS = 6, 3
 # The longest pause between two attempts in botocore's standard mode.
 _PAUSE_SECONDS = 20
 _CHECK_ATTEMPTS = 2
-_SKEW = timedelta(minutes=5)
 # From here on obstore is faster; below, one request of boto3's is all there is.
 _LARGE = 16 * _MIB
 # A result of at most so much goes up in one request of obstore's, if there are many.
@@ -64,9 +62,12 @@ def load() -> None:
 
 
 class Storage:
-    """An S3 endpoint, chosen by the AWS SDK's own environment variables. Threads may share it."""
+    """An S3 endpoint, chosen by the AWS SDK's own environment variables. Threads may share it.
 
-    def __init__(self, emit: Emit, *, path_style: bool) -> None:
+    One that is not `patient` doesn't wait for credentials that are not to be had now.
+    """
+
+    def __init__(self, emit: Emit, *, path_style: bool, patient: bool = True) -> None:
         import boto3
         from boto3.s3.transfer import TransferConfig
         from botocore.config import Config
@@ -76,6 +77,8 @@ class Storage:
         try:
             attempts = int(os.environ.get("AWS_MAX_ATTEMPTS") or _ATTEMPTS)
             session = boto3.Session()
+            careful = attempts * (_READ_SECONDS + _PAUSE_SECONDS)
+            credentials = Patience(emit, careful if patient else 0).resolve(session)
             self._client = session.client(
                 "s3",
                 config=Config(
@@ -90,8 +93,8 @@ class Storage:
         except (BotoCoreError, ValueError) as error:
             what, hint = "use the S3 endpoint", "check AWS_REGION and AWS_*"
             raise AgentError(what, str(error), code=NO_PERMISSION, hint=hint) from error
-        self._client.meta.events.register_first("needs-retry.s3", _sign_with_its_clock)
-        self._fast = _fast_lane(self._client, session.get_credentials(), path_style)
+        self._client.meta.events.register_first("needs-retry.s3", signing.with_its_clock)
+        self._fast = _fast_lane(self._client, credentials, path_style)
         self._transfer = TransferConfig(
             multipart_threshold=_PART_SIZE,
             multipart_chunksize=_PART_SIZE,
@@ -101,9 +104,8 @@ class Storage:
         )
         # Of what is read once; ten by default.
         self._transfer.max_in_memory_upload_chunks = _PARTS_AT_ONCE
-        # From the last byte that came to the end of all attempts.
-        careful = attempts * _BODY_ATTEMPTS * (_READ_SECONDS + _PAUSE_SECONDS)
-        self._patience = careful + fastlane.PATIENCE_SECONDS
+        # From the last byte that came to the end of all attempts, and of those for credentials.
+        self._patience = (_BODY_ATTEMPTS + 1) * careful + fastlane.PATIENCE_SECONDS
 
     def fetch(self, place: S3Place, path: str) -> dict[str, Any]:
         """Fetch an object into a file and check it against S3's size and checksums.
@@ -254,7 +256,7 @@ class Storage:
 
         try:
             self._client.delete_object(Bucket=place.bucket, Key=place.key)
-        except (BotoCoreError, ClientError):
+        except (AgentError, BotoCoreError, ClientError):
             pass
 
 
@@ -275,32 +277,6 @@ def _fast_lane(client: Any, credentials: Any, path_style: bool) -> fastlane.Fast
     bundles = [os.environ.get(name) for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")]
     authorities = next(filter(None, bundles), get_cert_path(True))
     return fastlane.FastLane(client, credentials, path_style=path_style, authorities=authorities)
-
-
-def _sign_with_its_clock(
-    response: tuple[Any, dict[str, Any]] | None, attempts: int, **_: Any
-) -> float | None:
-    """Ask again with S3's own time, where this machine's clock is too wrong for it.
-
-    S3 refuses what is signed 15 minutes off (RequestTimeTooSkewed), and boto3 leaves it at that. An
-    event handler of botocore's `needs-retry`: the seconds to wait before one more try, or None.
-    """
-    from botocore import auth
-
-    code = response[1].get("Error", {}).get("Code") if response else None
-    # The answer to HEAD has no body that could name the error.
-    if response is None or attempts > 1 or code not in ("RequestTimeTooSkewed", "403"):
-        return None
-    date = response[1]["ResponseMetadata"]["HTTPHeaders"].get("date")
-    offset = parsedate_to_datetime(date) - datetime.now(UTC) if date else timedelta()
-    if abs(offset) < _SKEW:
-        return None
-
-    def now(remove_tzinfo: bool = True) -> datetime:
-        return (datetime.now(UTC) + offset).replace(tzinfo=None if remove_tzinfo else UTC)
-
-    auth.get_current_datetime = now
-    return 0.0
 
 
 def _is_wrong_body(error: Exception) -> bool:

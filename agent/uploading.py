@@ -14,6 +14,7 @@ from typing import Any
 from agent import outputs
 from agent.errors import CANNOT_WRITE, AgentError, HelperDied
 from agent.helpers import Helper
+from agent.model import CREDENTIALS
 from agent.observer import Observer
 from agent.runtime_dir import journal
 from agent.settings import S3Place
@@ -173,6 +174,8 @@ class Uploading(Observer):
             "files": self._unstored(),
             "own": self._logs | self.logs(),
             "afresh": self.afresh,
+            # The job has waited for them already.
+            "patient": self.failure is None or self.failure.what != CREDENTIALS,
         }
         self._uploaded = None
         self._uploader = self.start_helper("stage_out", request, self._hear_upload)

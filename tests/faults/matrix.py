@@ -186,6 +186,13 @@ CELLS = [
     ),
     Cell("s3.lasting", S3, "the same for ever", "69 naming bucket and key", "as the log states"),
     Cell("s3.refused", S3, "404, 403, expired, no credentials, wrong region", "66 or 77, a hint"),
+    Cell(
+        "s3.credentials",
+        S3,
+        "the endpoint of the container's credentials throttles, stalls, fails, refuses",
+        "waited for; 69 if it stays, results in place; 77 for a refusal",
+        "as the log states",
+    ),
     Cell("s3.checksum", S3, "checksum of the body wrong", "retried, then 65"),
     Cell("s3.no-right-to-write", S3, "no right to write the results", "77 before the run"),
     Cell(
