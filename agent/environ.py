@@ -29,9 +29,15 @@ def environment() -> dict[str, str]:
 def runtime_dir(root: str) -> str:
     """Return the directory of a job's own below `root`; PATH.lock stands as long as the job runs.
 
-    The same path on every node: mpirun's daemons start others with main's ssh configuration.
+    The same path on every node: mpirun's daemons start others with main's ssh configuration. Not in
+    /tmp, which programs clean, unless nothing else can be written.
     """
-    return os.path.join(root, f"tmp/.architrave-{os.geteuid()}")
+    usual = os.path.join(root, "var/tmp")
+    there = usual
+    while not os.path.exists(there):
+        there = os.path.dirname(there)
+    directory = usual if os.access(there, os.W_OK | os.X_OK) else os.path.join(root, "tmp")
+    return os.path.join(directory, f".architrave-{os.geteuid()}")
 
 
 def exit_code_file(env: Mapping[str, str]) -> str:

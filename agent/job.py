@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -10,6 +11,7 @@ from agent.delivery import write_probe
 from agent.errors import S3_UNREACHABLE, AgentError
 from agent.model import Node, Outcome
 from agent.runner import Runner, make_directory
+from agent.runtime_dir import point
 from agent.settings import BATCH
 from agent.sshd import Sshd, find_ssh, user_name
 from agent.uploading import fields
@@ -30,6 +32,7 @@ class Job(Runner):
     def run(self) -> int:
         """Walk all phases; return the job's exit code."""
         self.fetched = []
+        self._hostfiles = {}
         self.output_dir = self.settings.output_dir
         self.command = self.settings.command
         self.log.info("start", mode=self.settings.mode, version=__version__, built=_build_date())
@@ -143,7 +146,7 @@ class Job(Runner):
         return {
             "key_file": settings.path(f"/opt/{settings.key_name}"),
             "directory": self._ssh_directory,
-            "batch": settings.path("/tmp/batch"),
+            "batch": self.batch,
             "job": settings.topology.job,
             "attempt": settings.topology.attempt,
             "address": address,
@@ -152,6 +155,22 @@ class Job(Runner):
             "nodes": settings.topology.count,
             "heartbeat": settings.heartbeat,
         }
+
+    @property
+    def batch(self) -> str:
+        """Return where the readiness files are; /tmp/batch is a link to it."""
+        return os.path.join(self.settings.runtime_dir, "batch")
+
+    def keep_paths(self) -> None:
+        """Make what has to be in /tmp, now and again with every heartbeat: programs clean it."""
+        point(self.settings.path("/tmp/batch"), self.batch)
+
+        def again() -> None:
+            with contextlib.suppress(AgentError, OSError):  # the next time, maybe
+                point(self.settings.path("/tmp/batch"), self.batch)
+                self.restore_hostfiles()
+
+        self.loop.every(self.settings.heartbeat, again)
 
     @property
     def _ssh_directory(self) -> str:

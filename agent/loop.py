@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import os
 import select
 import time
@@ -131,7 +132,7 @@ class Loop:
         """Wait once. Descriptors go before timers: after a stop of the whole process, what has
         arrived meanwhile must count before anybody is called late.
         """
-        due = [when for when in (deadline, self._next_due()) if when is not None]
+        due = [when for when in (deadline, self._next_due()) if when not in (None, math.inf)]
         ready = self._epoll.poll(max(0.0, min(due) - now) if due else None)
         for fd, _ in ready:
             if fd in self._watched:

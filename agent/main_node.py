@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -20,8 +21,6 @@ from agent.sharing import claim
 _TELL_SECONDS = 20.0
 # A worker that can't be reached is no reason to hold the others for longer.
 _STOP_SECONDS = 3.0
-# Each worker's own waits are bounded, and one that is silent is lost: this is for a day of upload.
-_PART_SECONDS = 24 * 3600.0
 # A short run shall not wait for paramiko's import, a long one not hold its memory.
 _WARM_SECONDS = 10.0
 
@@ -52,7 +51,7 @@ class MainNode(Job):
             self.loop,
             self.log,
             settings.topology,
-            settings.path("/tmp/batch"),
+            self.batch,
             settings.heartbeat,
             ssh,
             self.start_helper,
@@ -60,6 +59,7 @@ class MainNode(Job):
             output_dir=self.output_dir,
         )
         self.meeting = meeting
+        self.keep_paths()
         meeting.on_ended = self._copy_ended
         # Before a worker on the same file system makes it in this node's stead.
         make_directory(self.output_dir, "TMP_OUTPUT_DIR")
@@ -204,7 +204,7 @@ class MainNode(Job):
 
         settings = self.settings
         # Each copy has the same time limit, and then the grace period.
-        limit = settings.timeout + settings.grace + _TELL_SECONDS if settings.timeout else 1e9
+        limit = settings.timeout + settings.grace + _TELL_SECONDS if settings.timeout else math.inf
         if not self.wait("the application ends on every node", decided, limit):
             left = ", ".join(str(index) for index in workers if index not in meeting.ended)
             raise AgentError(
@@ -242,7 +242,7 @@ class MainNode(Job):
         self.wait(
             "workers part",
             lambda: meeting.given_up or not meeting.awaited(),
-            _PART_SECONDS,
+            math.inf,  # one that is silent, or can't be told, is lost; others may upload for hours
             lambda: meeting.awaited(),
         )
         again.cancel()

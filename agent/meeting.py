@@ -68,11 +68,29 @@ class Meeting(ABC):
         self._start_helper = start_helper
         self._on_failure = on_failure
         _empty(batch)
-        for name in _DIRECTORIES:
-            os.mkdir(os.path.join(batch, name), 0o700)
+        self._make_directories()
         self._watch: Watch | None = None
         self._last_beat = loop.clock()
         self._beats = loop.every(heartbeat, self._tick)
+
+    def _make_directories(self) -> bool:
+        """Make those that are missing; tell whether any was."""
+        missing = False
+        for name in _DIRECTORIES:
+            path = os.path.join(self._batch, name)
+            if not os.path.isdir(path):
+                os.makedirs(path, 0o700)
+                missing = True
+        return missing
+
+    def restore(self) -> None:
+        """Make again what somebody has removed: others could tell this node nothing any more."""
+        if self._watch is None or not self._make_directories():
+            return
+        self._log.warning("readiness files were removed, made again", directory=self._batch)
+        self._loop.unwatch(self._watch.fileno())
+        self._watch.close()
+        self.watch()
 
     def watch(self) -> None:
         """Watch first and look second: no file is missed."""
@@ -120,6 +138,10 @@ class Meeting(ABC):
                 )
             )
         else:
+            try:
+                self.restore()
+            except OSError as error:
+                self._log.warning("cannot make the readiness files", cause=why(error))
             self._beat()
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,8 @@ from agent.model import Node, Outcome
 from agent.roster import Refused, Roster, index_of
 
 _TELL_SECONDS = 20.0
+# From when the end is told: a worker whose heart beats but whose sshd takes nothing is lost.
+_UNTOLD_SECONDS = 30.0
 
 
 class MainMeeting(Meeting):
@@ -36,6 +39,8 @@ class MainMeeting(Meeting):
         self.lost: set[int] = set()
         self.leaving = False
         self.told: set[int] = set()
+        # What each worker has announced itself with.
+        self._ready: dict[int, bytes] = {}
         self.untold: dict[str, str] = {}
         self._message: dict[str, str] = {}
         self._seconds = 0.0
@@ -51,8 +56,24 @@ class MainMeeting(Meeting):
             # Of this very run: a volume may keep what an earlier one has left.
             "token": self.token,
         }
+        self._greeting_text = json.dumps(greeting)
+        self._write_greeting()
+        self._untold_since = math.inf
+
+    def _write_greeting(self) -> None:
         with open(self._greeting, "w", encoding="utf-8") as file:
-            json.dump(greeting, file)
+            file.write(self._greeting_text)
+
+    def restore(self) -> None:
+        """Make again what workers look at and touch, too."""
+        super().restore()
+        if not os.path.exists(self._greeting):
+            self._write_greeting()
+        for index in self.roster.nodes.keys() - self.parts.keys() - self.lost:
+            path = os.path.join(self._batch, READY, f"{index}.json")
+            if not os.path.exists(path):
+                with open(path, "wb") as file:
+                    file.write(self._ready[index])
 
     @property
     def nodes(self) -> list[Node]:
@@ -99,10 +120,26 @@ class MainMeeting(Meeting):
         self._tell([node for node in self.nodes if node.index not in self.lost])
 
     def tell_again(self) -> None:
-        """Tell those who could not be told, or came when the others had been told already."""
+        """Tell those who could not be told, or came when the others had been told already.
+
+        One that lives but can't be told for so long is lost.
+        """
+        now = self._loop.clock()
+        left = set(self.awaited()) - self.told
+        self._untold_since = min(self._untold_since, now) if left else math.inf
+        if now - self._untold_since > max(_UNTOLD_SECONDS, 2 * self._silence):
+            for index in sorted(left):
+                self._lose_untold(index)
         untold = self.awaited()
         if not self.telling and set(untold) - self.told:
             self._tell([self.roster.nodes[index] for index in untold if index not in self.told])
+
+    def _lose_untold(self, index: int) -> None:
+        self.roster.leave(index)
+        self.lost.add(index)
+        cause = self.untold.get(str(index), "no answer")
+        what, hint = f"tell worker {index} the end", f"look at the log of worker {index}"
+        self._on_failure(AgentError(what, cause, code=TRY_AGAIN, hint=hint))
 
     def warm(self) -> None:
         """Start what tells the workers before there is anything to tell: its imports take time."""
@@ -146,7 +183,11 @@ class MainMeeting(Meeting):
         if kind == READY:
             if index in self.lost or index in self.parts:
                 return  # a late sign of life of somebody who is not expected any more
+            if not data and index in self._ready:
+                return  # what was removed, and is being made again
             node = self.roster.offer(name, data, now)
+            assert index is not None
+            self._ready[index] = data
             if node is not None:
                 joined = len(self.roster.nodes) + 1
                 self._log.info(

@@ -34,6 +34,7 @@ class Runner(Delivery):
     limit_hint = "raise ARCHITRAVE_TIMEOUT_SECONDS"
     _chosen: plan.Launcher | None = None
     _output: Output | None = None
+    _hostfiles: dict[str, str]
     _path: Sequence[str] = ()
     _library_path: Sequence[str] = ()
 
@@ -265,8 +266,20 @@ class Runner(Delivery):
             ("/tmp/hostfile", hostfile.write([own, *workers])),
             ("/tmp/hostfile-deduped", hostfile.deduped([own, *workers])),
         ):
-            with open(self.settings.path(name), "w", encoding="ascii") as file:
-                file.write(text)
+            self.write_hostfile(name, text)
+
+    def write_hostfile(self, name: str, text: str) -> None:
+        """Write one of them; it is written again where a program cleans /tmp."""
+        self._hostfiles[self.settings.path(name)] = text
+        with open(self.settings.path(name), "w", encoding="ascii") as file:
+            file.write(text)
+
+    def restore_hostfiles(self) -> None:
+        """Write those again that are gone."""
+        for path, text in self._hostfiles.items():
+            if not os.path.exists(path):
+                with open(path, "w", encoding="ascii") as file:
+                    file.write(text)
 
     def each_env(self) -> dict[str, str]:
         """Return what every copy of the application is told in the launcher `each`."""

@@ -9,7 +9,7 @@ import shutil
 import stat
 from collections.abc import Iterable
 
-from agent.errors import NO_PERMISSION, TRY_AGAIN, AgentError, why
+from agent.errors import BAD_SETTINGS, NO_PERMISSION, TRY_AGAIN, AgentError, why
 from agent.settings import JOURNAL
 
 
@@ -118,6 +118,26 @@ def _is_process(pid: bytes) -> bool:
     In a container that was started again it may be what this process had before.
     """
     return pid.isdigit() and int(pid) != os.getpid() and os.path.exists(f"/proc/{int(pid)}")
+
+
+def point(link: str, target: str) -> None:
+    """Make a symbolic link to a directory, unless it is there; raise AgentError (77, 78).
+
+    What an earlier attempt has left by this name goes.
+    """
+    try:
+        with contextlib.suppress(OSError):
+            if os.readlink(link) == target:
+                return
+        if os.path.lexists(link) and os.lstat(link).st_uid != os.geteuid():
+            cause, hint = "it belongs to another user", "run one job in a container"
+            raise AgentError(f"use {link}", cause, code=NO_PERMISSION, hint=hint)
+        remove(link)
+        os.makedirs(os.path.dirname(link), exist_ok=True)
+        os.symlink(target, link)
+    except OSError as error:
+        hint = "make /tmp writable"
+        raise AgentError(f"make {link}", why(error), code=BAD_SETTINGS, hint=hint) from error
 
 
 def remove(path: str) -> None:

@@ -93,12 +93,17 @@ class Supervisor:
         seconds: float,
         missing: Callable[[], object] = lambda: None,
     ) -> bool:
-        """Wait for something, at most so long; raise the failure that comes meanwhile."""
+        """Wait for something, at most so long; raise the failure that comes meanwhile.
+
+        Without a bound (`math.inf`) only for another node that is lost when it falls silent.
+        """
         start = self.loop.clock()
         deadline = start + seconds
         if self.last_moment is not None:
             deadline = min(deadline, self.last_moment)
-        self.log.info("waiting", what=what, at_most_seconds=round(deadline - start, 1))
+        bound = None if deadline == math.inf else round(deadline - start, 1)
+        told = {"bounded_by": "heartbeats"} if bound is None else {"at_most_seconds": bound}
+        self.log.info("waiting", what=what, **told)
         self.loop.wait(lambda: done() or self._must_stop() or self._too_late(), deadline)
         came = bool(done())
         took = round(self.loop.clock() - start, 3)

@@ -24,7 +24,6 @@ from agent.supervisor import LOST_GRACE_SECONDS
 
 _PART_SECONDS = 60.0
 _LEAVE_SECONDS = 4.0
-_FOREVER = 1e9
 
 
 class Worker(Job):
@@ -50,11 +49,11 @@ class Worker(Job):
         self._oom_before = cgroup.oom_kills()
         self.sample(by_mpirun=self._has_ranks)
         if self.settings.launcher == "each":
-            self.wait("main launches", lambda: meeting.go or meeting.outcome, _FOREVER)
+            self.wait("main launches", lambda: meeting.go or meeting.outcome, math.inf)
             if meeting.go:
                 self._run_own_copy(meeting)
         try:
-            self.wait("main tells the end", lambda: meeting.outcome, _FOREVER)
+            self.wait("main tells the end", lambda: meeting.outcome, math.inf)
         except AgentError:
             if not self.ending or meeting.main_lost:
                 raise
@@ -90,7 +89,7 @@ class Worker(Job):
             self.loop,
             self.log,
             settings.topology,
-            settings.path("/tmp/batch"),
+            self.batch,
             settings.heartbeat,
             ssh,
             self.start_helper,
@@ -101,6 +100,7 @@ class Worker(Job):
             start_lifeline=partial(self._start_lifeline, line),
         )
         self.meeting = meeting
+        self.keep_paths()
         meeting.on_outcome = self._main_ended
         meeting.on_stop = self._main_stops
         meeting.on_signal = self.forward
@@ -221,8 +221,7 @@ class Worker(Job):
     def _run_own_copy(self, meeting: WorkerMeeting) -> None:
         """Launch the application here too, and tell the main node how it ended."""
         assert meeting.go is not None
-        with open(self.settings.path("/tmp/hostfile"), "w", encoding="ascii") as file:
-            file.write(meeting.go["hostfile"])
+        self.write_hostfile("/tmp/hostfile", meeting.go["hostfile"])
         outcome = self.launch()
         arrived = meeting.put(ENDED, outcome.to_json())
         self.wait(
@@ -262,7 +261,7 @@ class Worker(Job):
         self.wait(
             "main tells the exit code",
             lambda: meeting.final or meeting.main_lost or meeting.given_up,
-            _FOREVER if meeting.outcome else 0.0,  # others may upload for hours
+            math.inf if meeting.outcome else 0.0,  # others may upload for hours
         )
         meeting.close()
         if meeting.given_up and self.failure is not None:

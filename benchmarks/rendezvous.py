@@ -95,7 +95,7 @@ def measure(count: int, root: Path, s3: EmbeddedS3, private: Path) -> dict[str, 
 def join_all(count: int, root: Path, port: int, job: Job) -> int:
     """Announce every worker in the same moment; return how many were refused."""
     together = threading.Barrier(count)
-    ssh = str(root / f"tmp/.architrave-{os.geteuid()}/ssh")
+    ssh = str(root / f"var/tmp/.architrave-{os.geteuid()}/ssh")
     user = pwd.getpwuid(os.geteuid()).pw_name
 
     def join(index: int) -> bool:

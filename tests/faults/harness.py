@@ -85,13 +85,15 @@ def leftovers(running, index):
     """Return what an agent that has ended left: processes, keys, decrypted files."""
     node = running.nodes[index]
     if isinstance(node, Process):
-        secrets = [*(node.root / "opt").iterdir(), *(node.root / "tmp").glob(".architrave*")]
+        secrets = [*(node.root / "opt").iterdir(), *node.root.rglob(".architrave*")]
         secrets += [node.root / "tmp/batch"] if (node.root / "tmp/batch").exists() else []
         return [*map(str, secrets), *processes_below(node.root)]
     command = ["docker", "diff", node.name]
     changes = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     added = [line[2:] for line in changes.splitlines() if line.startswith("A ")]
-    return [path for path in added if path.startswith(("/opt/", "/tmp/.architrave", "/tmp/batch/"))]
+    return [
+        path for path in added if path.startswith(("/opt/", "/var/tmp/.architrave", "/tmp/batch"))
+    ]
 
 
 def processes_below(root):

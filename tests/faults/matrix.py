@@ -139,6 +139,18 @@ CELLS = [
         "given up 2 s after SIGKILL, results uploaded",
     ),
     Cell(
+        "application.cleans",
+        APPLICATION,
+        "cleans /tmp (rm -rf /tmp/*), on the main node, on a worker",
+        "the job goes on, and ends with its code",
+    ),
+    Cell(
+        "application.own-log",
+        APPLICATION,
+        "empties its output directory, or writes a time.log of its own",
+        "the agent's log reaches S3 all the same; its file keeps its name and bytes",
+    ),
+    Cell(
         "application.full-disk",
         APPLICATION,
         "fills the disk",

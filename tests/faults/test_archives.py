@@ -42,7 +42,7 @@ def run(job, root, s3, s3_env, tmp_path):
             | env
         )
         assert tree() == before
-        assert not list((root / "tmp").glob(".architrave*"))
+        assert not list(root.rglob(".architrave*"))
         if code:
             assert "ran" not in out
             assert not list((root / "opt").iterdir())

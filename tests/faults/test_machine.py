@@ -150,7 +150,7 @@ def test_a_bug_in_any_phase(broken, batch, root, module, name):
     assert process.returncode == 70, err
     assert "ZeroDivisionError" in err
     if name != "Supervisor.cleanup":
-        assert not list((root / "tmp").glob(".architrave*"))
+        assert not list(root.rglob(".architrave*"))
         assert not list((root / "opt").iterdir())
     for word in out.split()[:1]:
         assert not os.path.exists(f"/proc/{word}")
@@ -242,7 +242,7 @@ def test_leftovers_of_an_earlier_attempt(cluster, tmp_path):
     done = {"job": "old", "attempt": 1, "outcome": {"code": 0, "spoke": "application"}}
     (root / "tmp/batch/master_done/done").write_text(json.dumps(done))
     (root / "tmp/hostfile").write_text("127.0.0.9 slots=9\n")
-    runtime = root / f"tmp/.architrave-{os.geteuid()}"
+    runtime = root / f"var/tmp/.architrave-{os.geteuid()}"
     (runtime / "ssh").mkdir(parents=True)
     (runtime / "ssh/host_key").write_text("old")
     node_env = {0: {"ARCHITRAVE_ROOT": str(root), "APP_BIN": f"{root}/opt/program"}}

@@ -264,7 +264,7 @@ def test_sixty_four_in_one_second(cluster):
     with cluster(None, "hold", nodes=count + 1, env=env, hurts=late) as running:
         until(lambda: told(running.states[0], what="workers join"), 60)
         main, job = running.nodes[0], running.job
-        ssh = main.root / f"tmp/.architrave-{os.geteuid()}/ssh"
+        ssh = main.root / f"var/tmp/.architrave-{os.geteuid()}/ssh"
         port = int(re.search(r"^Port (\d+)$", (ssh / "sshd_config").read_text(), re.M)[1])
         together = threading.Barrier(count)
 

@@ -113,7 +113,7 @@ def test_lasting(job, root, batch, failing, fault):
     assert f"{batch['S3_BUCKET']}/{KEY}" in error["event"] and error["hint"]
     told = next(line for line in records(err) if line["event"] == "fetch")
     assert seconds < told["gives_up_after_seconds"]
-    assert not list((root / "opt").iterdir()) and not list((root / "tmp").glob(".archi*"))
+    assert not list((root / "opt").iterdir()) and not list(root.rglob(".architrave*"))
 
 
 @pytest.mark.cell("s3.lasting")

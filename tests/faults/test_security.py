@@ -35,7 +35,7 @@ def test_modes_and_the_end_of_decrypted_files(cluster):
     with cluster(None, "hold", nodes=2, env=env) as running:
         wait_ready(running, 2)
         for node in running.nodes.values():
-            runtime = node.root / f"tmp/.architrave-{os.geteuid()}"
+            runtime = node.root / f"var/tmp/.architrave-{os.geteuid()}"
             assert stat.S_IMODE(runtime.stat().st_mode) == 0o700
             found = [path for path in runtime.rglob("*") if "key" in path.name]
             assert {path.name for path in found} >= {"host_key", "user_key", "authorized_keys"}
@@ -118,7 +118,7 @@ def test_sshd_of_a_running_job_lets_nobody_else_in(cluster, tmp_path):
     with cluster(None, "hold", nodes=2, env={"ARCHITRAVE_HEARTBEAT_SECONDS": "0.5"}) as running:
         wait_ready(running, 2)
         node = running.nodes[0]
-        ours = node.root / f"tmp/.architrave-{os.geteuid()}/ssh"
+        ours = node.root / f"var/tmp/.architrave-{os.geteuid()}/ssh"
         theirs = tmp_path / "theirs"
         shutil.copytree(ours, theirs)
         for name in ("user_key", "files_key"):

@@ -65,7 +65,7 @@ def leftovers(running):
     for node in running.nodes.values():
         for name in ("tmp/batch", "opt/program", "opt/ssh_host_rsa_key"):
             found += [node.root / name] if (node.root / name).exists() else []
-        found += (node.root / "tmp").glob(".architrave*")
+        found += node.root.rglob(".architrave*")
         with contextlib.suppress(OSError):
             found += list((node.root / "opt").iterdir())
     return found

@@ -113,7 +113,7 @@ def test_page_on_s3(job, app, on_s3, s3, tmp_path):
 def test_report_that_cannot_be_made_costs_nothing(job, root, app, on_s3):
     """A warning; the exit code, the record and the manifest are what they would be."""
     env, objects = on_s3
-    app(f"mkdir {root}/tmp/.architrave-{os.getuid()}/report.html; exit 4")
+    app(f"mkdir {root}/var/tmp/.architrave-{os.getuid()}/report.html; exit 4")
     code, _, err = job(**env)
     assert code == 4, err
     assert "no report.html" in warnings(err)

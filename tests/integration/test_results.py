@@ -181,6 +181,7 @@ def real(log):
     return log.rpartition(b"\nreal\t")[0]
 
 
+@pytest.mark.cell("application.own-log")
 @pytest.mark.parametrize("script", ["rm -rf $TMP_OUTPUT_DIR/*", "rm -rf $TMP_OUTPUT_DIR"])
 def test_a_program_that_empties_its_output_directory(job, root, batch, delivered, script):
     """The agent's log is whole, on S3 and in the directory, which is made again."""
@@ -205,6 +206,7 @@ OWN_LOGS = {
 }
 
 
+@pytest.mark.cell("application.own-log")
 @pytest.mark.parametrize("before", ["echo before; sleep 0.3; ", "sleep 0.3; ", ""])
 @pytest.mark.parametrize("how", OWN_LOGS)
 def test_a_program_with_a_time_log_of_its_own(job, root, batch, delivered, how, before):

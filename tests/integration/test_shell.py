@@ -43,7 +43,7 @@ def test_shell_starts_the_job_by_its_banner(agent, root, env):
     out, err = process.communicate(f"{command}; echo code $?\n", timeout=60)
     assert out.endswith("code 7\n"), err
     assert [path.name for path in (root / "opt").iterdir()] == ["app"]
-    assert not list((root / "tmp").glob(".architrave*"))
+    assert not list(root.rglob(".architrave*"))
 
 
 def test_shell_by_its_other_names(agent):

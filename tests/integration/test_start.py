@@ -304,4 +304,4 @@ def test_a_job_inside_is_given_its_time(agent, root, command):
     process.terminate()
     assert process.wait(20) == 143
     assert (root / "tmp/saved").read_text() == "saved\n"
-    assert not list((root / "tmp").glob(".architrave*"))
+    assert not list(root.rglob(".architrave*"))

@@ -1,0 +1,35 @@
+"""A program that cleans up after others: what the agent needs lies elsewhere, or is made again."""
+
+import pytest
+
+from tests.cluster.conftest import check_manifest, codes, errors
+from tests.faults.harness import env, leftovers
+
+# Cleans /tmp on some nodes, and works on for some beats of everybody's hearts.
+CLEANER = (
+    "echo ready $AWS_BATCH_JOB_NODE_INDEX; sleep 1; case $CLEANS in *$AWS_BATCH_JOB_NODE_INDEX*)"
+    " rm -rf ${ARCHITRAVE_ROOT:-}/tmp/* ${ARCHITRAVE_ROOT:-}/tmp/.[!.]*;; esac; sleep 4;"
+    " mkdir -p $TMP_OUTPUT_DIR; echo 1 >$TMP_OUTPUT_DIR/result-$AWS_BATCH_JOB_NODE_INDEX;"
+    " ls /tmp/batch ${ARCHITRAVE_ROOT:-}/tmp/batch >&2; exit $CODE"
+)
+
+
+@pytest.mark.cell("application.cleans")
+@pytest.mark.parametrize("launcher", ["mpirun", "each"])
+@pytest.mark.parametrize(("cleans", "code"), [("0", 0), ("1", 0), ("0,1,2", 7)])
+def test_cleans_tmp(cluster, place, launcher, cleans, code):
+    """On the main node, on a worker, on all: the job goes on, and ends with its code."""
+    settings = env(CLEANS=cleans, CODE=str(code), ARCHITRAVE_LAUNCHER=launcher)
+    settings |= {"APP_BIN": "/bin/sh", "APP_PARAMS": f"-c '{CLEANER}'"}
+    with cluster(place, "", env=settings) as running:
+        result = running.wait()
+        left = [leftovers(running, node.index) for node in result.nodes]
+    texts = "\n".join(node.stderr.decode() for node in result.nodes)
+    assert codes(result) == [code] * 3, texts
+    files = check_manifest(result)
+    assert "node-0/time.log" in files
+    if code == 0:  # a rank that fails ends the others before they have written
+        assert {f"result-{node}" for node in range(3)} <= {n.partition("/")[2] for n in files}
+        assert not any(errors(node) for node in result.nodes)
+    assert "1000000000" not in texts and "86400" not in texts
+    assert left == [[], [], []]
