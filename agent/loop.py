@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import math
 import os
 import select
 import time
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # the public one imports enum, a fifth of a start
 
+_NEVER = float("inf")
 _UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
 # The first two come from writes of our own, which report the error. After a handler for the others
 # a faulting instruction would run again, for ever.
@@ -132,7 +132,7 @@ class Loop:
         """Wait once. Descriptors go before timers: after a stop of the whole process, what has
         arrived meanwhile must count before anybody is called late.
         """
-        due = [when for when in (deadline, self._next_due()) if when not in (None, math.inf)]
+        due = [when for when in (deadline, self._next_due()) if when not in (None, _NEVER)]
         ready = self._epoll.poll(max(0.0, min(due) - now) if due else None)
         for fd, _ in ready:
             if fd in self._watched:

@@ -91,9 +91,8 @@ def leftovers(running, index):
     command = ["docker", "diff", node.name]
     changes = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     added = [line[2:] for line in changes.splitlines() if line.startswith("A ")]
-    return [
-        path for path in added if path.startswith(("/opt/", "/var/tmp/.architrave", "/tmp/batch"))
-    ]
+    ours = ("/opt/", "/var/tmp/.architrave", "/tmp/batch/")
+    return [path for path in added if path.startswith(ours) or path == "/tmp/batch"]
 
 
 def processes_below(root):
