@@ -46,6 +46,11 @@ def exit_code_file(env: Mapping[str, str]) -> str:
     return os.path.abspath(env.get("AWS_BATCH_EXIT_CODE_FILE") or usual)
 
 
+def region(env: Mapping[str, str]) -> str | None:
+    """Return AWS's region as its SDKs find it, if it is set; botocore reads the second name only."""
+    return env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or None
+
+
 def with_directories(
     env: Mapping[str, str], path: Sequence[str], library_path: Sequence[str]
 ) -> dict[str, str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from agent import names, network
+from agent.environ import region
 from agent.errors import AgentError
 from agent.job import Job
 from agent.main_node import MainNode
@@ -33,8 +34,18 @@ def explain(job: Job, env: Mapping[str, str]) -> str:
     if given := [name for name in sorted(env) if name.startswith("AWS_BATCH_JOB_")]:
         told = (f"  {name:36} {job.log.scrub(env[name])!r}  (set by AWS Batch)" for name in given)
         lines += ["AWS Batch", *told, ""]
-    lines += [*_unknown(env), "what would run", *_phases(job)]
+    lines += [*_s3(env), *_unknown(env), "what would run", *_phases(job)]
     return "\n".join(lines) + "\n"
+
+
+def _s3(env: Mapping[str, str]) -> Iterator[str]:
+    """Yield what the AWS SDK's own names choose, if any of them is set."""
+    endpoint = env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
+    chosen = {"endpoint": endpoint, "region": region(env)}
+    if any(chosen.values()):
+        yield "S3"
+        yield from (f"  {name:36} {value}" for name, value in chosen.items() if value)
+        yield ""
 
 
 def _node(job: Job, env: Mapping[str, str]) -> Iterator[str]:
@@ -107,7 +118,11 @@ def _phases(job: Job) -> Iterator[str]:
         yield f"  unpack  7zz x private.7z into {settings.path('/opt')}, {password}"
     if settings.deps:
         system = os.geteuid() == 0 and settings.root == "/"
-        how = "dpkg -i what is not installed" if system else "laid out, since dpkg wants root"
+        how = (
+            "apt-get or dpkg installs what is not there"
+            if system
+            else "laid out, since dpkg wants root"
+        )
         yield f"  unpack  deps.tar.gz into {settings.path('/tmp/deps')}; {how}"
     if topology.count > 1:
         yield f"  join    sshd on port {settings.ssh_port}, keys derived from {settings.key_name}"

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from agent import fastlane, signing
 from agent.credentials import Patience
+from agent.environ import region
 from agent.errors import (
     BAD_ARCHIVE,
     CANNOT_WRITE,
@@ -76,7 +77,7 @@ class Storage:
         self._emit = emit
         try:
             attempts = int(os.environ.get("AWS_MAX_ATTEMPTS") or _ATTEMPTS)
-            session = boto3.Session()
+            session = boto3.Session(region_name=region(os.environ))
             careful = attempts * (_READ_SECONDS + _PAUSE_SECONDS)
             credentials = Patience(emit, careful if patient else 0).resolve(session)
             self._client = session.client(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.environ import region
 from agent.errors import NO_OBJECT, AgentError
 from agent.local.hurts import Hurt
 
@@ -106,7 +107,10 @@ class Job:
             env["S3_BATCH_PRIVATE_REL_PATH"] = "<none>"
         if self.deps is None:
             env["S3_BATCH_DEPS_REL_PATH"] = "<none>"
-        return {**env, **self.env, **self.node_env.get(index, {})}
+        given = {**self.env, **self.node_env.get(index, {})}
+        # By either name it comes before the one of the local S3 server.
+        chosen = region(given)
+        return env | given | ({"AWS_REGION": chosen} if chosen else {})
 
 
 def node_name(env: Mapping[str, str]) -> str:

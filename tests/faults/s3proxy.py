@@ -46,8 +46,9 @@ class Rule:
 class FailingS3:
     """The proxy on an address of this machine; `requests` are those that came, as "METHOD path".
 
-    `upstream` is the endpoint of the real server, which may be known later than this one's; with
-    a `certificate`, the path of one with its key, this one speaks TLS.
+    `regions` are those that requests were signed for. `upstream` is the endpoint of the real
+    server, which may be known later than this one's; with a `certificate`, the path of one with its
+    key, this one speaks TLS.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class FailingS3:
     ) -> None:
         self.upstream = upstream
         self.requests: list[str] = []
+        self.regions: set[str] = set()
         self.rules: list[Rule] = []
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -102,6 +104,9 @@ class FailingS3:
 
             def do_GET(self) -> None:
                 body = self._body()
+                # Credential=KEY/DATE/REGION/s3/aws4_request
+                if scope := re.search("Credential=[^,]*", self.headers.get("Authorization", "")):
+                    proxy.regions.add(scope[0].split("/")[-3])
                 rule = proxy._take(self.command, urlsplit(self.path).path)
                 if rule is not None:
                     rule.before()

@@ -7,7 +7,9 @@ from tests.conftest import REPOSITORY
 
 ALL = [*names.APPLICATION, *names.DATA, *names.SEVERAL_NODES, *names.RUNNING]
 # Set by AWS Batch and Lambda, not by users; the SDK's own.
-PLATFORM = re.compile(r"AWS_(BATCH_JOB|LAMBDA|ACCESS|SECRET|SESSION|CONTAINER)\w*")
+PLATFORM = re.compile(
+    r"AWS_(BATCH_JOB|LAMBDA|ACCESS|SECRET|SESSION|CONTAINER|REGION|DEFAULT_REGION)\w*"
+)
 
 
 def test_every_name_that_the_settings_read_is_in_the_table():

@@ -34,9 +34,10 @@ _PYTHON = "/opt/architrave/bin/python3"
 _FILL = """\
 import json, os, shutil, subprocess, sys, tempfile
 import boto3
+from agent.environ import region
 
 told = json.loads(sys.argv[1])
-s3 = boto3.client("s3")
+s3 = boto3.client("s3", region_name=region(os.environ))
 for bucket in told["buckets"]:
     try:
         s3.create_bucket(Bucket=bucket)
