@@ -32,7 +32,8 @@ class Helper:
         self.error: AgentError | None = None
         self._loop = loop
         self._on_message: Callable[[dict[str, Any]], None] = lambda message: None
-        self._partial = b""
+        # The pieces of a line whose end has not come yet.
+        self._partial: list[bytes] = []
         self._last_words = b""
         command = [sys.executable, "-I", _SCRIPT, task]
         self.child, self._requests, self._messages, self._complaints = spawn(loop, command, env)
@@ -100,7 +101,11 @@ class Helper:
         if not data:
             self._close("_messages")
             return
-        *lines, self._partial = (self._partial + data).split(b"\n")
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*self._partial, lines[0]])
+            self._partial = []
+        self._partial.append(rest)
         for line in lines:
             message = json.loads(line)
             if "result" in message:

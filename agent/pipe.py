@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 from agent.loop import Loop
 from agent.process import Child
+
+# A pipe holds no more as a rule; and what reads fast must not keep the loop here.
+_AT_ONCE, _TURNS = 1 << 16, 16
 
 
 class Sender:
@@ -20,14 +24,16 @@ class Sender:
         os.set_blocking(fd, False)
         self._loop = loop
         self._fd = fd
-        self._unsent = b""
+        # Views: the rest of a long message is never copied.
+        self._unsent: deque[memoryview] = deque()
         self._waits = False
 
     def send(self, data: bytes) -> bool:
         """Send data; tell whether anybody may still read it."""
         if self._fd < 0:
             return False
-        self._unsent += data
+        if data:
+            self._unsent.append(memoryview(data))
         if not self._waits:
             self._write()
         return self._fd >= 0
@@ -35,7 +41,17 @@ class Sender:
     def _write(self) -> None:
         """Write what fits; wait for room for the rest."""
         try:
-            self._unsent = self._unsent[os.write(self._fd, self._unsent) :]
+            for _ in range(_TURNS):
+                if not self._unsent:
+                    break
+                first = self._unsent[0]
+                sent = os.write(self._fd, first[:_AT_ONCE])
+                if sent < len(first):
+                    self._unsent[0] = first[sent:]
+                    if sent < _AT_ONCE:
+                        break
+                else:
+                    self._unsent.popleft()
         except BlockingIOError:
             pass
         except OSError:  # nobody reads any more
@@ -54,7 +70,8 @@ class Sender:
         if self._fd >= 0:
             self._loop.unwatch(self._fd)
             os.close(self._fd)
-            self._fd, self._unsent = -1, b""
+            self._fd = -1
+            self._unsent.clear()
 
 
 def spawn(

@@ -24,13 +24,25 @@ helper.close()
 """
 
 
-@pytest.mark.parametrize("size", [10, 5_000_000])
+@pytest.mark.parametrize("size", [10, 5_000_000, 160_000_000])
 def test_a_request_of_any_length(tmp_path, size):
     """The list of a hundred thousand results reaches the helper as a short request does."""
     (tmp_path / "count.py").write_text(COUNT)
     command = [sys.executable, "-c", ASK, tmp_path / "count.py", str(size)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == f"{size + 17}\n", done.stderr
+
+
+TALK = 'import json, sys\nprint(json.dumps({"result": {"x": "x" * 160_000_000}}))\n'
+HEAR = ASK.replace('["length"]', '["x"].__len__()').replace("clock() + 30", "clock() + 20")
+
+
+def test_an_answer_of_any_length(tmp_path):
+    """What it takes grows with its length, not with the square: these took two minutes."""
+    (tmp_path / "talk.py").write_text(TALK)
+    command = [sys.executable, "-c", HEAR, tmp_path / "talk.py", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "160000000\n", done.stderr
 
 
 LONG = """
