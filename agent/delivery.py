@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
-from agent import cgroup, report
-from agent.errors import CANNOT_WRITE, S3_UNREACHABLE, AgentError, HelperDied
+from agent import cgroup, recording, report
+from agent.errors import CANNOT_WRITE, S3_UNREACHABLE, AgentError, HelperDied, why
 from agent.helpers import Helper
 from agent.model import AGENT, CREDENTIALS, Node, Outcome
+from agent.recording import RECORD, NodeFiles
 from agent.settings import BATCH, S3Place, Settings
 from agent.uploading import Uploading
 
-_RECORD_SECONDS, _PAGE_SECONDS = 60.0, 20.0
+_RECORD_SECONDS, _PAGE_SECONDS = 300.0, 20.0
 
 PROBE = ".write-probe"
 
@@ -81,7 +84,7 @@ class Delivery(Uploading):
             return outcome
         names = ", ".join(str(one["name"]) for one in failed[:5])
         error = AgentError(
-            f"upload {len(failed)} results ({names})",
+            f"upload {uploaded['lost']} results ({names})",
             str(failed[0]["cause"]),
             # Nothing was refused or half written: the same job may do all of it later.
             code=S3_UNREACHABLE if _no_credentials_now(failed) else CANNOT_WRITE,
@@ -97,7 +100,7 @@ class Delivery(Uploading):
             self.node,
             self.spans,
             fetched=self.fetched,
-            files=uploaded["files"],
+            files=[],  # they are in a list of their own, which may be long
             failed=[one["name"] for one in uploaded["failed"]],
             unsaved=self.unsaved.to_json() if self.unsaved else None,
             peaks=sampler.peaks() if sampler else {},
@@ -107,67 +110,74 @@ class Delivery(Uploading):
             processor_limit=cgroup.processors(),
         )
 
+    def recorded(self, uploaded: dict[str, Any]) -> NodeFiles:
+        """Write this node's record down; return where it and the list of its results are."""
+        path = os.path.join(self.settings.runtime_dir, RECORD)
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump({"record": self.record(uploaded)}, file)
+        except OSError as error:
+            raise _unwritten(error) from error
+        return NodeFiles(path, self.stored_list, not uploaded["failed"])
+
     def last_lines(self) -> list[str]:
         """Return the last lines of the application's output; the phase that runs it knows them."""
         return []
 
-    def write_record(self, outcome: Outcome, nodes: dict[int, dict[str, Any]]) -> Outcome:
+    def write_record(self, outcome: Outcome, nodes: dict[int, NodeFiles]) -> Outcome:
         """Write run.json and its page here and on S3, and the manifest last, if nothing is missing.
 
         Returns the outcome: 73 when the record could not be written and nothing failed before. The
         page is no part of it: without one there is a warning.
         """
-        topology = self.settings.topology
         more = {"last_lines": self.log.scrub(self.last_lines())} if outcome.code else {}
-        run = report.run_json(
-            topology, outcome, self.log.scrub(self.command), nodes.values(), self.times, **more
-        )
-        self._keep("run.json", run)
-        if self.place is None:
-            self._page(run)
-            return outcome
-        manifest = []
-        complete = len(nodes) == topology.count and not any(n.get("failed") for n in nodes.values())
-        if complete:
-            parts = {index: node["files"] for index, node in nodes.items()}
-            manifest.append(("manifest.json", report.manifest_json(topology, parts)))
+        command = self.log.scrub(self.command)
+        head = report.run_head(self.settings.topology, outcome, command, self.times, **more)
+        asked = recording.request(head, nodes, self.settings.runtime_dir, self._beside("run.json"))
         try:
-            self._deliver(run, manifest)
-        except AgentError as error:
-            self.fail(error)
+            if self.place is None:
+                self._record_here(asked)
+                self._page(asked["run"])
+            else:
+                self._deliver(asked)
+        except (AgentError, OSError) as error:
+            failed = error if isinstance(error, AgentError) else _unwritten(error)
+            self.fail(failed)
             if outcome.code == 0:
-                return Outcome(CANNOT_WRITE, AGENT, cause=str(error), hint=error.hint)
+                return Outcome(CANNOT_WRITE, AGENT, cause=str(failed), hint=failed.hint)
         return outcome
 
-    def _keep(self, name: str, text: str) -> None:
-        """Write a document beside the results; the application's own of this name stays."""
+    def _beside(self, name: str) -> str:
+        """Return where a document lies beside the results, empty where the application has one."""
         path = os.path.join(self.output_dir, name)
-        with contextlib.suppress(OSError):
-            if os.path.isdir(self.output_dir) and not (
-                os.path.exists(path) and name in self._files
-            ):
-                with open(path, "w", encoding="utf-8") as file:
-                    file.write(text)
+        own = os.path.exists(path) and name in self._files
+        return path if os.path.isdir(self.output_dir) and not own else ""
 
-    def _deliver(self, run: str, manifest: list[tuple[str, str]]) -> None:
+    def _record_here(self, asked: dict[str, Any]) -> None:
+        """Write run.json without the helper that uploads; of several nodes in another one."""
+        if self.settings.topology.count == 1:
+            recording.write(asked)
+        else:
+            self.call("record", "write run.json", asked, _RECORD_SECONDS, code=CANNOT_WRITE)
+
+    def _deliver(self, asked: dict[str, Any]) -> None:
         """Write the record, its page and the manifest on S3, in this order."""
+        what, hint = "write the record", "look at the network"
         helper = self._uploader
-        if helper is None or not helper.ask({"documents": [("run.json", run)]}):
-            raise AgentError(
-                "write the record",
-                "the helper that uploads is gone",
-                code=CANNOT_WRITE,
-                hint="the results of each node are there, without a manifest",
-            )
-        page = self._page(run)  # made while the record is on its way
-        helper.ask({"page": page, "documents": manifest, "last": True})
-        if not self.wait("write the record", lambda: helper.done, _RECORD_SECONDS):
-            raise AgentError(
-                "write the record",
-                "not done in time",
-                code=CANNOT_WRITE,
-                hint="look at the network",
-            )
+        self._recorded = False
+        if helper is None or helper.done or not helper.ask({"record": asked}):
+            self._record_here(asked)
+            cause = "the helper that uploads is gone"
+            hint = "the results of each node are there, without a manifest"
+            raise AgentError(what, cause, code=CANNOT_WRITE, hint=hint)
+        in_time = self.wait(
+            "write run.json", lambda: self._recorded or helper.done, _RECORD_SECONDS
+        )
+        # Made while the record is on its way.
+        page = self._page(asked["run"]) if self._recorded else None
+        helper.ask({"page": page})
+        if not in_time or not self.wait(what, lambda: helper.done, _RECORD_SECONDS):
+            raise AgentError(what, "not done in time", code=CANNOT_WRITE, hint=hint)
         helper.outcome()
 
     def _begin_page(self) -> None:
@@ -182,7 +192,7 @@ class Delivery(Uploading):
             self.log.warning("no report.html", cause=str(error), hint=error.hint)
 
     def _page(self, run: str) -> str | None:
-        """Return the page of the record, once it lies beside the results; None without one."""
+        """Return the path of the page of a record, once it lies beside the results, or None."""
         helper = self._page_maker
         if helper is None:
             return None
@@ -195,15 +205,20 @@ class Delivery(Uploading):
                 hint = "architrave report makes it of run.json"
                 raise HelperDied("make it", "not done in time", code=CANNOT_WRITE, hint=hint)
             path = str(helper.outcome()["path"])
-            with open(path, encoding="utf-8") as file:
-                page = file.read()
+            if kept := self._beside("report.html"):
+                with contextlib.suppress(OSError):
+                    shutil.copyfile(path, kept)
         except (AgentError, OSError) as error:
             self.log.warning("no report.html", cause=str(error), hint=getattr(error, "hint", None))
             return None
         finally:
             helper.close()
-        self._keep("report.html", page)
-        return page
+        return path
+
+
+def _unwritten(error: OSError) -> AgentError:
+    what, hint = f"write {error.filename or 'the record'}", "check the disk: df -h"
+    return AgentError(what, why(error), code=CANNOT_WRITE, hint=hint)
 
 
 def _no_credentials_now(failed: list[dict[str, Any]]) -> bool:

@@ -29,6 +29,10 @@ def task_named(name: str) -> Callable[..., dict[str, Any]]:
         from agent import page
 
         return page.report
+    if name == "record":
+        from agent import recording
+
+        return recording.record
     from agent import link
 
     return {"join": link.join, "tell": link.tell}[name]

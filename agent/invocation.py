@@ -91,7 +91,7 @@ def answer(
         "times": dict(times),
         "output": str(place) if place else None,
         "files": files[:_MOST_FILES],
-        "file_count": len(files),
+        "file_count": uploaded.get("count", len(files)),
         "missing": failed[:_MOST_FILES],
         "last_lines": last_lines,
     }

@@ -101,7 +101,7 @@ class Job(Runner):
         self.begin_upload()
         uploaded = self.finish_upload()
         outcome = self.judged(outcome, uploaded)
-        return self.write_record(outcome, {self.node.index: self.record(uploaded)})
+        return self.write_record(outcome, {self.node.index: self.recorded(uploaded)})
 
     def stage_in(self) -> None:
         """Fetch and unpack the archives, install the dependencies."""

@@ -121,7 +121,16 @@ class WorkerMeeting(Meeting):
     def put(self, directory: str, message: dict[str, Any]) -> Callable[[], bool]:
         """Send a file about this node to the main node; return what tells that it has arrived."""
         path = f"{directory}/{self._topology.index}.json"
-        data = json.dumps(message)
+        return self._put_order({"do": "put", "path": path, "data": json.dumps(message)})
+
+    def put_file(self, directory: str, end: str, path: str) -> Callable[[], bool]:
+        """Send a file of any length, as `put` does; this node gives signs of life meanwhile."""
+        ready, target = f"{READY}/{self._topology.index}.json", self._topology.index
+        order = {"do": "put_file", "path": f"{directory}/{target}{end}", "file": path}
+        return self._put_order(order | {"ready": ready, "every": self._heartbeat / 2})
+
+    def _put_order(self, order: dict[str, Any]) -> Callable[[], bool]:
+        path = str(order["path"])
 
         def arrived() -> bool:
             return path in self._put
@@ -130,7 +139,7 @@ class WorkerMeeting(Meeting):
             if arrived() or self.main_lost or self._closed:
                 repeat.cancel()
             else:
-                self._ask({"do": "put", "path": path, "data": data})
+                self._ask(order)
 
         repeat = self._loop.every(min(0.2, self._heartbeat), send)
         send()

@@ -10,7 +10,7 @@ import os
 import posixpath
 import struct
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from agent.loop import Loop
@@ -76,12 +76,42 @@ class Lifeline:
         """
         if self.done or self._steps is not None:
             return False
-        beat = order["do"] == "beat"
         self.heard = self._loop.clock()
-        self._steps = _beat(order["path"]) if beat else _put(order["path"], order["data"].encode())
+        if order["do"] == "beat":
+            self._steps = _beat(order["path"])
+        elif order["do"] == "put":
+            data = order["data"].encode()
+            pieces: Iterator[bytes] = (data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
+            self._steps = _put(order["path"], pieces)
+        else:
+            pieces = self._pieces(order["file"])
+            self._steps = _put(order["path"], pieces, self._beats(order["ready"], order["every"]))
         self._next = next(self._steps)
         self._go_on()
         return True
+
+    def _pieces(self, path: str) -> Iterator[bytes]:
+        with open(path, "rb") as file:
+            while piece := file.read(_PIECE):
+                yield piece
+
+    def _beats(self, ready: str, every: float) -> Callable[[], _Steps | None]:
+        """Return what gives the steps of a beat when one is due, in the midst of a long order."""
+        due = self._loop.clock()
+
+        def beat() -> _Steps | None:
+            nonlocal due
+            if self._loop.clock() < due:
+                return None
+            due = self._loop.clock() + every
+            return self._heard_beat(ready)
+
+        return beat
+
+    def _heard_beat(self, ready: str) -> _Steps:
+        told = yield from _beat(ready)
+        self._on_message(told)
+        return told
 
     def _go_on(self) -> None:
         if self.open and self._next is not None:
@@ -163,16 +193,21 @@ def _beat(path: str) -> _Steps:
     return {"beat": struct.unpack_from(">II", body, offset)[1]}
 
 
-def _put(path: str, data: bytes) -> _Steps:
-    """Write a file beside its place and move it there: it appears whole."""
+def _put(
+    path: str, pieces: Iterator[bytes], beats: Callable[[], _Steps | None] = lambda: None
+) -> _Steps:
+    """Write a file beside its place and move it there: it appears whole. Beat when it is due."""
     folder, name = posixpath.split(path)
     temporary = _string(posixpath.join(folder, f".{name}.{os.urandom(8).hex()}"))
     kind, handle = yield _OPEN, temporary + struct.pack(">II", _CREATE, 0)
     if kind != _HANDLE:
         raise OSError(f"the main node's sshd answers with {kind} where a handle belongs")
-    for offset in range(0, len(data), _PIECE):
-        piece = data[offset : offset + _PIECE]
+    offset = 0
+    for piece in pieces:
+        if (beat := beats()) is not None:
+            yield from beat
         yield _WRITE, handle + struct.pack(">QI", offset, len(piece)) + piece
+        offset += len(piece)
     yield _CLOSE, handle
     yield _EXTENDED, _string("posix-rename@openssh.com") + temporary + _string(path)
     return {"put": path}

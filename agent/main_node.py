@@ -251,10 +251,8 @@ class MainNode(Job):
         outcome = self._explained_by_workers(outcome)
         outcome = self.judged(outcome, uploaded)
         outcome = self._judged_by_workers(outcome)
-        nodes: dict[int, dict[str, Any]] = {self.node.index: self.record(uploaded)}
-        nodes |= {
-            index: part["record"] for index, part in meeting.parts.items() if part.get("record")
-        }
+        nodes = {self.node.index: self.recorded(uploaded)}
+        nodes |= {index: part["files"] for index, part in meeting.parts.items()}
         outcome = self.write_record(outcome, nodes)
         # What was found out since they were told: a worker ends with the main node's code.
         meeting.tell(DONE, "final", self._message(outcome))

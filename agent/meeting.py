@@ -14,6 +14,7 @@ from agent.helpers import Helper
 from agent.log import Log
 from agent.loop import Loop
 from agent.model import Topology
+from agent.recording import LIST_END
 from agent.roster import SIZE_LIMIT, Refused
 from agent.watch import Watch, read_regular
 
@@ -109,6 +110,8 @@ class Meeting(ABC):
 
     def _seen(self, directory: str, name: str) -> None:
         kind = os.path.basename(directory)
+        if name.endswith(LIST_END):
+            return  # for a helper, which reads it when the record beside it has come
         limit = SIZE_LIMIT if kind == READY else _RECORD_LIMIT
         try:
             data = read_regular(os.path.join(directory, name), limit)

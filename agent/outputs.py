@@ -20,6 +20,8 @@ _DOCUMENTS = {
     "run.json": b'"schema": "architrave-run/',
     "report.html": b"<title>architrave: ",
 }
+# A million names take a second to sort, in which nothing else is done here.
+_SORTED = 10_000
 # How many entries of a working directory are looked at, and how many of its files are named.
 _LOOKS, UNSAVED_NAMED = 20_000, 100
 KEEP_HINT = "let the program run in TMP_OUTPUT_DIR (ARCHITRAVE_WORKDIR), or set TMP_OUTPUT_DIR={}"
@@ -169,7 +171,7 @@ def results(
         except OSError:
             continue  # it vanished meanwhile
     left_out.links = [path for path in left_out.links if path not in before and name_of(path)]
-    return sorted(found)
+    return found if len(found) > _SORTED else sorted(found)
 
 
 def unsaved(

@@ -40,12 +40,13 @@ def load() -> None:
 
 
 def report(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Write the page of the record that the next line of standard input holds, a JSON text.
+    """Write the page of the record whose path the next line of standard input holds, as JSON.
 
     `request`: path. The libraries are imported before the line comes. Returns {"path"}.
     """
     load()
-    record = json.loads(json.loads(sys.stdin.readline()))
+    with open(json.loads(sys.stdin.readline()), encoding="utf-8") as file:
+        record = json.load(file)
     text = page(read(record))
     # Nothing that lies there already is written to: it may be a pipe, or a link to elsewhere.
     with open(request["path"], "x", encoding="utf-8") as file:

@@ -141,7 +141,7 @@ class Run:
                 found[phase] = sorted(taken, key=lambda one: one.seconds)
         return found
 
-    @property
+    @cached_property
     def files(self) -> list[tuple[str, int]]:
         """Return every result's name and size in bytes, the largest first."""
         named = [

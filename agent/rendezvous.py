@@ -19,6 +19,7 @@ from agent.meeting import (
     Meeting,
 )
 from agent.model import Node, Outcome
+from agent.recording import LIST_END, NodeFiles
 from agent.roster import Refused, Roster, index_of
 
 _TELL_SECONDS = 20.0
@@ -219,8 +220,15 @@ class MainMeeting(Meeting):
         if record["index"] != index or not isinstance(record["files"], list):
             raise Refused(f"{index}.json: its record is another node's")
         self.roster.leave(index)
-        self.parts[index] = fields
-        self._log.info("parted", worker=index, files=len(record["files"]))
+        folder = os.path.join(self._batch, LEFT)
+        # Not its curves: a thousand nodes' take 200 MiB.
+        files = NodeFiles(
+            os.path.join(folder, f"{index}.json"),
+            os.path.join(folder, f"{index}{LIST_END}"),
+            complete=not record.get("failed"),
+        )
+        self.parts[index] = {**fields, "record": None, "files": files}
+        self._log.info("parted", worker=index, files=record.get("file_count", len(record["files"])))
         if failure:
             self._leaves(index, failure)
 

@@ -42,16 +42,15 @@ def node_record(node: Node, spans: Iterable[Span], **more: Any) -> dict[str, Any
     }
 
 
-def run_json(
+def run_head(
     topology: Topology,
     outcome: Outcome,
     command: Sequence[str],
-    nodes: Iterable[Mapping[str, Any]],
     times: Mapping[str, float],
     **more: Any,
-) -> str:
-    """Return the run's record, as `run_schema` describes it; `times` are in seconds."""
-    record = {
+) -> dict[str, Any]:
+    """Return the run's record without its nodes; `times` are in seconds."""
+    return {
         "schema": RUN_SCHEMA,
         "job": topology.job,
         "attempt": topology.attempt,
@@ -60,10 +59,22 @@ def run_json(
         "command": list(command),
         "exit": outcome.to_json(),
         "times": dict(times),
-        "nodes": sorted(nodes, key=lambda node: int(node["index"])),
         **more,
     }
-    return json.dumps(record, indent=1) + "\n"
+
+
+def run_json(
+    topology: Topology,
+    outcome: Outcome,
+    command: Sequence[str],
+    nodes: Iterable[Mapping[str, Any]],
+    times: Mapping[str, float],
+    **more: Any,
+) -> str:
+    """Return the run's record, as `run_schema` describes it, of a few nodes with few results."""
+    record = run_head(topology, outcome, command, times, **more)
+    record["nodes"] = sorted(nodes, key=lambda node: int(node["index"]))
+    return json.dumps(record) + "\n"
 
 
 def manifest_json(topology: Topology, parts: Mapping[int, Iterable[Mapping[str, Any]]]) -> str:

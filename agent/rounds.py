@@ -24,6 +24,7 @@ from agent.main_node import MainNode
 from agent.model import AGENT, Outcome, Topology
 from agent.output import Output
 from agent.process import Children
+from agent.recording import NodeFiles, load
 from agent.settings import Settings
 from agent.worker import Worker
 
@@ -86,9 +87,9 @@ class VisitingMain(_Visit, MainNode):
     own: Sequence[Finding] = ()
     met = False
 
-    def write_record(self, outcome: Outcome, nodes: dict[int, dict[str, Any]]) -> Outcome:
+    def write_record(self, outcome: Outcome, nodes: dict[int, NodeFiles]) -> Outcome:
         """Judge what the nodes have told; every node ends with the code of the first FAIL."""
-        told = {index: node["doctor"] for index, node in nodes.items()}
+        told = {index: load(node)["doctor"] for index, node in nodes.items()}
         self.met = not outcome.code
         self.found = judge(self.settings.topology, told)
         failed = [one for one in (*self.own, *self.found) if one.verdict == FAIL]

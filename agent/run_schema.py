@@ -156,6 +156,7 @@ _NODE = _object(
         "phases": _list("Its phases, one after the other.", _PHASE),
         "fetched": _list("What it has fetched.", _FETCHED),
         "files": _list("The results that it has uploaded.", _FILE),
+        "file_count": _of("integer", "how many results it has uploaded", minimum=0),
         "failed": _list("Names of results that could not be uploaded.", _TEXT),
         "unsaved": _UNSAVED,
         "peaks": _PEAKS,
@@ -164,7 +165,7 @@ _NODE = _object(
         "memory_total_bytes": _of("integer", "the machine's memory"),
         "processor_limit": _of("integer", "processors that it may use: affinity and cgroup quota"),
     },
-    optional=("unsaved", "written", "memory_total_bytes", "processor_limit"),
+    optional=("unsaved", "file_count", "written", "memory_total_bytes", "processor_limit"),
 )
 
 _OPTIONAL = ("node_count", "last_lines")

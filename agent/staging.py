@@ -12,15 +12,17 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from agent import archive, identity, model, packages
+from agent import archive, identity, model, packages, recording
 from agent.errors import NO_PERMISSION, AgentError, NotThere, why
 from agent.model import Emit
 from agent.sending import File, Sender
 from agent.settings import JOURNAL, S3Place
-from agent.storage import MANY, Storage
+from agent.storage import MANY, SMALL, Storage
 
 _UPLOADS_AT_ONCE = 8
 _TELL_SECONDS = 0.2
+# Of the results that could not be uploaded so many are told one by one.
+_NAMED = 1000
 # What the image keeps in /opt and no archive may replace.
 OWN_NAMES = {"architrave", "run.sh", "run_batch.sh"}
 
@@ -216,12 +218,15 @@ def install_deps(request: dict[str, Any]) -> dict[str, Any]:
 def stage_out(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Upload files below one prefix, several at once; one that fails doesn't hold up the rest.
 
-    `request`: place, node (its name below the place), path_style, directory, files (relative
-    paths), own (paths of those that lie elsewhere, by name), afresh (remove an older manifest
-    first), patient (wait for credentials). Emits {"stored": [file, …]} now and then, at the end
-    {"uploaded": {"files": [{"name", "size", "sha256"}], "failed": [{"name", "what", "cause",
-    "code", "hint"}]}}; then lines {"documents": [[name, text], ...]} on standard input are written
-    below the place, in that order, until one has "last"; a "page" in it goes first, and may fail.
+    `request`: place, node (its name below the place), path_style, directory, list (a file of names
+    in it, each with a NUL behind it), stored (the file to which what S3 has is appended, a line
+    {"name", "size", "sha256"} each; what is in it isn't sent again), own (paths of those that lie
+    elsewhere, by name), afresh (remove an older manifest first), patient (wait for credentials).
+    Emits {"stored": count} now and then, at the end {"uploaded": {"count", "lost" (counts),
+    "failed": [{"name", "what", "cause", "code", "hint"}, the first of them]}}. Then two lines on
+    standard input: {"record": what `recording.write` is asked}, answered by {"recorded": true} as
+    soon as run.json can be read, which is uploaded; {"page": a path or null}, which may fail, and
+    after which the manifest is uploaded, if there is to be one.
     """
     place = S3Place(**request["place"])
     patient = request.get("patient", True)
@@ -229,23 +234,33 @@ def stage_out(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     if request.get("afresh"):
         storage.remove(place / "manifest.json")
     emit({"uploaded": _upload(storage, place / request["node"], request, emit)})
-    written = []
-    for line in sys.stdin:
-        told = json.loads(line)
-        if told.get("page"):
-            _put_page(storage, place / "report.html", told["page"], emit)
-        for name, text in told["documents"]:
-            storage.put(text.encode(), place / name)
-            written.append(name)
-        if told.get("last"):
-            break
-    return {"written": written}
+    asked = json.loads(sys.stdin.readline() or "{}").get("record")
+    if asked is None:
+        return {}
+    recording.write(asked)
+    emit({"recorded": True})
+    _put_document(storage, place / recording.RUN, asked["run"])
+    page = json.loads(sys.stdin.readline() or "{}").get("page")
+    if page:
+        _put_page(storage, place / "report.html", page, emit)
+    if asked["manifest"]:
+        _put_document(storage, place / recording.MANIFEST, asked["manifest"])
+    return {}
 
 
-def _put_page(storage: Storage, place: S3Place, text: str, emit: Emit) -> None:
+def _put_document(storage: Storage, place: S3Place, path: str) -> None:
+    if os.path.getsize(path) <= SMALL:
+        storage.put(Path(path).read_bytes(), place)
+        return
+    with open(path, "rb") as file:
+        storage.put_file(file, place, lambda count: None)
+
+
+def _put_page(storage: Storage, place: S3Place, path: str, emit: Emit) -> None:
     """Write the page where a browser will show it; without it the record is complete."""
     try:
-        storage.put(text.encode(), place, ContentType="text/html; charset=utf-8")
+        text = Path(path).read_bytes()
+        storage.put(text, place, ContentType="text/html; charset=utf-8")
     except AgentError as error:
         emit({"log": "warning", "event": str(error), "hint": error.hint})
 
@@ -260,31 +275,43 @@ def _size(path: str) -> int:
 def _upload(
     storage: Storage, place: S3Place, request: dict[str, Any], emit: Emit
 ) -> dict[str, Any]:
-    directory, own = request["directory"], request.get("own", {})
+    directory, own = request["directory"], request["own"]
 
     def path_of(name: str) -> str:
         return own.get(name) or os.path.join(directory, name)
 
-    done: list[File] = []
+    names = {os.fsdecode(name) for name in Path(request["list"]).read_bytes().split(b"\0") if name}
+    earlier = {one["name"] for one in recording.files(request["stored"])}
+    names -= earlier
     failed: list[File] = []
-    told, told_at = 0, time.monotonic()
+    count, lost, told_at = len(earlier), 0, time.monotonic()
+    with open(request["stored"], "a", encoding="utf-8") as list_:
+        list_.write("\n")  # the last line of an earlier try may be cut short
 
-    def stored(file: File) -> None:
-        nonlocal told, told_at
-        done.append(file)
-        if time.monotonic() - told_at > _TELL_SECONDS:
-            emit({"stored": done[told:]})
-            told, told_at = len(done), time.monotonic()
+        def stored(file: File) -> None:
+            nonlocal count, told_at
+            count += 1
+            list_.write(json.dumps(file) + "\n")
+            if time.monotonic() - told_at > _TELL_SECONDS:
+                list_.flush()
+                emit({"stored": count})
+                told_at = time.monotonic()
 
-    Sender(
-        storage,
-        place,
-        path_of,
-        many=len(request["files"]) >= MANY,
-        size=sum(_size(path_of(name)) for name in request["files"]),
-        emit=emit,
-        stored=stored,
-        failed=failed.append,
-    ).send(request["files"])
-    done.sort(key=lambda file: str(file["name"]))
-    return {"files": done, "failed": failed}
+        def fail(file: File) -> None:
+            nonlocal lost
+            lost += 1
+            if lost <= _NAMED:
+                failed.append(file)
+
+        Sender(
+            storage,
+            place,
+            path_of,
+            many=len(names) >= MANY,
+            size=sum(_size(path_of(name)) for name in names),
+            emit=emit,
+            stored=stored,
+            failed=fail,
+        ).send(sorted(names))
+    recording.sort(request["stored"])
+    return {"count": count, "lost": lost, "failed": failed}

@@ -9,19 +9,24 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from typing import Any
 
-from agent import outputs
+from agent import outputs, recording
 from agent.errors import CANNOT_WRITE, AgentError, HelperDied
 from agent.helpers import Helper
 from agent.model import CREDENTIALS
 from agent.observer import Observer
+from agent.recording import RESULTS, STORED
 from agent.runtime_dir import journal
 from agent.settings import S3Place
 
 # For a helper that says nothing: it tells of progress by percents, every ten seconds at most.
 _UPLOAD_SECONDS = 3600.0
 _BREATH_SECONDS = 0.05
+_NAMES_AT_ONCE = 10_000
+# Of many results that are lost so many are named; of those that aren't a caller is told so many.
+_NAMED = 1000
 # Where packages were installed (`packages.LOG`, which this process doesn't load).
 _DPKG_LOG = "dpkg.log"
 # The agent's own log of the application, as people find it.
@@ -49,7 +54,7 @@ class Uploading(Observer):
     _began = 0.0
     _uploader: Helper | None = None
     _uploaded: dict[str, Any] | None = None
-    _stored: list[dict[str, Any]]
+    _recorded = False
     _heard = 0
 
     @property
@@ -98,7 +103,7 @@ class Uploading(Observer):
         found = outputs.results(
             self.output_dir, self.before, own, exclude, self._left_out, self.breathe
         )
-        return sorted([*found, *self.logs()])
+        return [*found, *self.logs()]
 
     @property
     def shares(self) -> bool:
@@ -147,8 +152,23 @@ class Uploading(Observer):
             self.log.warning(what, links=links[:20], count=len(links), hint=hint)
         if not self._files and not self.settings.topology.is_main:
             return  # a worker has no record to write either
-        self._stored = []
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.stored_list)
+        self._write_list()
         self._upload_rest()
+
+    @property
+    def stored_list(self) -> str:
+        """Return the file in which the helper notes what S3 has of this node's results."""
+        return os.path.join(self.settings.runtime_dir, STORED)
+
+    def _write_list(self) -> None:
+        """Write the names of the results down: a million would be a long message."""
+        with open(os.path.join(self.settings.runtime_dir, RESULTS), "wb") as file:
+            for at in range(0, len(self._files), _NAMES_AT_ONCE):
+                names = self._files[at : at + _NAMES_AT_ONCE]
+                file.write(b"".join(os.fsencode(name) + b"\0" for name in names))
+                self.breathe()
 
     def _agent_logs(self) -> dict[str, str]:
         """Return the agent's logs to keep with the results: {name: path}, no result's name."""
@@ -171,7 +191,8 @@ class Uploading(Observer):
             "node": f"node-{self.settings.topology.index}",
             "path_style": self.path_style,
             "directory": self.output_dir,
-            "files": self._unstored(),
+            "list": os.path.join(self.settings.runtime_dir, RESULTS),
+            "stored": self.stored_list,
             "own": self._logs | self.logs(),
             "afresh": self.afresh,
             # The job has waited for them already.
@@ -180,45 +201,53 @@ class Uploading(Observer):
         self._uploaded = None
         self._uploader = self.start_helper("stage_out", request, self._hear_upload)
 
-    def _unstored(self) -> list[str]:
-        stored = {file["name"] for file in self._stored}
-        return [name for name in self._files if name not in stored]
+    def _stored(self) -> set[str]:
+        """Return the names of what S3 has, as far as the helper has noted them."""
+        names = set()
+        for file in recording.files(self.stored_list):
+            names.add(str(file["name"]))
+            self.breathe()
+        return names
 
     def _hear_upload(self, message: dict[str, Any]) -> None:
         self._heard += 1
         if "uploaded" in message:
-            # With those that an earlier try has stored.
-            files = [*self._stored, *message["uploaded"]["files"]]
-            by_name = {str(file["name"]): file for file in files}
-            files = [by_name[name] for name in sorted(by_name)]
-            self._uploaded = {**message["uploaded"], "files": files}
-        elif "stored" in message:
-            self._stored += message["stored"]
-        else:
+            self._uploaded = message["uploaded"]
+        elif "recorded" in message:
+            self._recorded = True
+        elif "stored" not in message:
             self.hear(message)
 
     def finish_upload(self) -> dict[str, Any]:
-        """Wait until the results are on S3; return {"files", "failed"}. Raises nothing."""
+        """Wait until the results are on S3; raise nothing.
+
+        Returns {"count", "files" (of a few), "lost" (a count), "failed" (the first of the lost)}.
+        """
+        nothing: dict[str, Any] = {"count": 0, "files": [], "lost": 0, "failed": []}
         if self.place is None or (self._uploader is None and not self._left_out.unreadable):
-            return {"files": [], "failed": []}
+            return nothing
+        answer = nothing
         try:
-            answer = self._await_upload() if self._uploader else {"files": [], "failed": []}
+            if self._uploader is not None:
+                answer |= self._await_upload()
         except AgentError as error:
-            failed = [{"name": name, **error.to_json()} for name in self._unstored()]
-            answer = {"files": self._stored, "failed": failed}
+            stored = self._stored()
+            lost = [name for name in self._files if name not in stored]
+            failed = [{"name": name, **error.to_json()} for name in lost[:_NAMED]]
+            answer |= {"count": len(stored), "lost": len(lost), "failed": failed}
+        answer["files"] = list(islice(recording.files(self.stored_list), _NAMED))
+        answer["lost"] += len(self._left_out.unreadable)
         answer["failed"] += [
             {"name": path, "what": f"read {path}", "cause": "permission denied", "hint": ""}
             for path in self._left_out.unreadable
         ]
-        for failed in answer["failed"]:
+        for failed_one in answer["failed"]:
             # Each is named; the line with the job's cause is that of `judged`, or there already.
             self.log.warning(
-                f"cannot {failed['what']}: {failed['cause']}",
-                hint=failed["hint"] or f"it stays in {self.output_dir}",
+                f"cannot {failed_one['what']}: {failed_one['cause']}",
+                hint=failed_one["hint"] or f"it stays in {self.output_dir}",
             )
-        self.log.info(
-            "uploaded", files=len(answer["files"]), failed=len(answer["failed"]), to=str(self.place)
-        )
+        self.log.info("uploaded", files=answer["count"], failed=answer["lost"], to=str(self.place))
         return answer
 
     def _upload_ended(self, helper: Helper) -> bool:

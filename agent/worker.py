@@ -18,6 +18,7 @@ from agent.launch import resolve
 from agent.lifeline import Lifeline
 from agent.meeting import ENDED, LEAVING, LEFT, STOPPED
 from agent.model import Node, Outcome
+from agent.recording import LIST_END
 from agent.runner import make_directory
 from agent.stopping import Stopping
 from agent.supervisor import LOST_GRACE_SECONDS
@@ -252,6 +253,14 @@ class Worker(Job):
             # What main launches here can't tell it: mpirun only says 137.
             "out_of_memory": cgroup.out_of_memory(self._oom_before),
         }
+        part["record"]["file_count"] = uploaded["count"]
+        if uploaded["count"]:
+            listed = meeting.put_file(LEFT, LIST_END, self.stored_list)
+            self.wait(
+                "main has the list of this node's results",
+                lambda: listed() or meeting.main_lost or meeting.given_up,
+                math.inf,  # it may be long, and the link beats meanwhile
+            )
         arrived = meeting.put(LEFT, part)
         self.wait(
             "main has this node's part",

@@ -151,6 +151,12 @@ CELLS = [
         "the agent's log reaches S3 all the same; its file keeps its name and bytes",
     ),
     Cell(
+        "application.many-results",
+        APPLICATION,
+        "leaves 600,000 results on a node, a million in all",
+        "delivered, heartbeats on time",
+    ),
+    Cell(
         "application.full-disk",
         APPLICATION,
         "fills the disk",

@@ -1,0 +1,52 @@
+"""Give a node results that it never had, so that their number costs no disk; time its loop.
+
+SYNTHETIC_RESULTS: how many; SYNTHETIC_AWAY: the file for the longest time between two turns of the
+loop, in seconds. All else of the agent is what it is.
+"""
+
+import os
+
+try:
+    from agent import loop, uploading
+except ImportError:  # another program's interpreter
+    loop = None
+
+
+def begin_upload(self):
+    self._files, self._left_out = [], uploading.outputs.LeftOut()
+
+
+def finish_upload(self):
+    count = int(os.environ["SYNTHETIC_RESULTS"])
+    with open(self.stored_list, "w") as file:
+        for number in range(count):
+            file.write('{"name": "results/of/the/node/%07d.dat", "size": 1, ' % number)
+            file.write('"sha256": "%s"}\n' % ("0" * 64))
+            self.breathe()
+    return {"count": count, "files": [], "lost": 0, "failed": []}
+
+
+def watched(init):
+    def init_(self, *arguments, **named):
+        init(self, *arguments, **named)
+        last, worst = self.clock(), 0.0
+
+        def look():
+            nonlocal last, worst
+            now = self.clock()
+            if now - last > worst:
+                worst = now - last
+                with open(os.environ["SYNTHETIC_AWAY"], "w") as file:
+                    file.write(str(worst))
+            last = now
+
+        self.every(0.02, look)
+
+    return init_
+
+
+if loop is not None and "SYNTHETIC_RESULTS" in os.environ:
+    uploading.Uploading.begin_upload = begin_upload
+    uploading.Uploading.finish_upload = finish_upload
+if loop is not None and "SYNTHETIC_AWAY" in os.environ:
+    loop.Loop.__init__ = watched(loop.Loop.__init__)
