@@ -14,11 +14,11 @@ from agent.delivery import Delivery
 from agent.environ import with_directories
 from agent.errors import CANNOT_WRITE, NOT_EXECUTABLE, NOT_FOUND, AgentError, why
 from agent.launch import Application, resolve
+from agent.logcopy import NODE_LOG
 from agent.model import AGENT, Node, Outcome
 from agent.output import Output
 from agent.settings import EXAMPLE
 from agent.sharing import claim_name
-from agent.timelog import NODE_LOG
 from agent.uploading import LOG
 
 _LOG_SECONDS = 0.2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from agent.timelog import HIDDEN
+from agent.logcopy import HIDDEN
 
 
 def claim_name(token: str) -> str:
