@@ -47,7 +47,7 @@ def exit_code_file(env: Mapping[str, str]) -> str:
 
 
 def region(env: Mapping[str, str]) -> str | None:
-    """Return AWS's region as its SDKs find it, if it is set; botocore reads the second name only."""
+    """Return AWS's region as its SDKs find it; botocore by itself reads the second name only."""
     return env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or None
 
 

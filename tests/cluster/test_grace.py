@@ -109,7 +109,7 @@ def test_behind_a_script(cluster, place, program, launcher):
 @pytest.mark.parametrize("launcher", ["mpirun", "each"])
 @pytest.mark.cell("application.time-limit")
 def test_a_time_limit(cluster, place, launcher):
-    env = {"ARCHITRAVE_LAUNCHER": launcher, "ARCHITRAVE_TIMEOUT_SECONDS": "4"}
+    env = {"ARCHITRAVE_LAUNCHER": launcher, "ARCHITRAVE_TIMEOUT_SECONDS": "8"}
     with solve(cluster, place, "a 3", **env) as running:
         result = running.wait()
     check(result, code=124)

@@ -116,7 +116,7 @@ def test_params_are_words(function, api):
         ({"env": {"SCRIPT": 1}}, ["SCRIPT", "1"]),
         ({"Records": [{"eventSource": "aws:sqs"}]}, ["SQS"]),
         ({"Records": []}, ["Records"]),
-        ({"parms": "x"}, ["parms", "params", "an S3 event"]),
+        ({"param": "x"}, ["param", "params", "an S3 event"]),
         ("text", ["not JSON"]),
         ([], ["a list"]),
         ({"env": {"OMP_TOOL_LIBRARIES": "/tmp/input/x.so"}}, ["OMP_TOOL_LIBRARIES"]),

@@ -127,8 +127,8 @@ def test_nothing_to_run(event, note):
 
 
 REFUSED = {
-    "misspelt": ({"parms": ["a"]}, "parms", "params"),
-    "one key too many": ({"params": "a", "outptu": "x"}, "outptu", "output"),
+    "misspelt": ({"param": ["a"]}, "param", "params"),
+    "one key too many": ({"params": "a", "outputs": "x"}, "outputs", "output"),
     "text": ("run it", "text", "run it"),
     "list": ([1, 2], "a list", "[1, 2]"),
     "number": (7, "a number", "7"),

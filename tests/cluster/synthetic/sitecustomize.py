@@ -20,8 +20,8 @@ def finish_upload(self):
     count = int(os.environ["SYNTHETIC_RESULTS"])
     with open(self.stored_list, "w") as file:
         for number in range(count):
-            file.write('{"name": "results/of/the/node/%07d.dat", "size": 1, ' % number)
-            file.write('"sha256": "%s"}\n' % ("0" * 64))
+            file.write(f'{{"name": "results/of/the/node/{number:07d}.dat", "size": 1, ')
+            file.write(f'"sha256": "{"0" * 64}"}}\n')
             self.breathe()
     return {"count": count, "files": [], "lost": 0, "failed": []}
 
