@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
+from agent.errors import CANNOT_WRITE, AgentError, why
 from agent.model import Emit
 from agent.report import MANIFEST_SCHEMA
 
@@ -66,7 +67,15 @@ def record(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
 
 
 def write(request: Mapping[str, Any]) -> None:
-    """Write run.json and manifest.json, as `request` of this module has it."""
+    """Write run.json and manifest.json, as `request` has it; raise AgentError (73)."""
+    try:
+        _write(request)
+    except OSError as error:
+        what, hint = f"write {error.filename or RUN}", "check the disk: df -h"
+        raise AgentError(what, why(error), code=CANNOT_WRITE, hint=hint) from error
+
+
+def _write(request: Mapping[str, Any]) -> None:
     head, nodes = request["head"], [(i, NodeFiles(**node)) for i, node in request["nodes"]]
     with open(request["run"], "w", encoding="utf-8") as file:
         file.write(json.dumps(head)[:-1] + ', "nodes": [')

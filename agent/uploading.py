@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from agent import outputs, recording
-from agent.errors import CANNOT_WRITE, AgentError, HelperDied
+from agent.errors import CANNOT_WRITE, AgentError, HelperDied, why
 from agent.helpers import Helper
 from agent.model import CREDENTIALS
 from agent.observer import Observer
@@ -152,9 +152,13 @@ class Uploading(Observer):
             self.log.warning(what, links=links[:20], count=len(links), hint=hint)
         if not self._files and not self.settings.topology.is_main:
             return  # a worker has no record to write either
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.stored_list)
-        self._write_list()
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.stored_list)
+            self._write_list()
+        except OSError as error:
+            what, hint = f"write the list of results {error.filename}", "check the disk: df -h"
+            raise AgentError(what, why(error), code=CANNOT_WRITE, hint=hint) from error
         self._upload_rest()
 
     @property
