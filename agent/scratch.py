@@ -21,7 +21,8 @@ class Scratch:
         self._directory = directory
         self._note = note
         try:
-            os.makedirs(directory, exist_ok=True)
+            for path in (directory, os.path.dirname(note)):
+                os.makedirs(path, exist_ok=True)
             self._kept = self._noted()
             self._write_note()
         except OSError as error:
