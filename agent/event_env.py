@@ -17,8 +17,8 @@ DEFAULT = (
     *("OMP_SCHEDULE", "OMP_STACKSIZE", "OMP_TEAMS_THREAD_LIMIT", "OMP_THREAD_LIMIT"),
     "OMP_WAIT_POLICY",
 )
-# Nothing opens these: whoever may invoke the function could run code of their own, by a file that
-# the event brings, or change what the agent does.
+# Nothing opens these: who may invoke the function could run code of their own, by a file that the
+# event brings, or change what the agent does.
 NEVER = (
     # the agent, its platform, and where things lie
     *("ARCHITRAVE_*", "AWS_*", "_*", "LAMBDA_*", "EXEC_TYPE", "S3_*", "PRIVATE_*", "SSH_*"),
@@ -29,14 +29,35 @@ NEVER = (
     # shells (bash(1))
     *("BASH*", "ENV", "IFS", "PS4", "SHELLOPTS", "PROMPT_COMMAND", "CDPATH", "ZDOTDIR"),
     # interpreters
-    *("PYTHON*", "PERL*", "RUBY*", "GEM_*", "NODE_*", "NPM_*", "JAVA*", "JDK_*", "CLASSPATH"),
-    *("R_*", "JULIA_*", "LUA_*", "TCL*", "OCTAVE_*", "MATLAB*", "PHP*", "GUILE_*"),
+    *("PYTHON*", "PERL*", "RUBY*", "GEM_*", "NODE_OPTIONS", "NODE_PATH", "NODE_EXTRA_*", "NPM_*"),
+    *(
+        "JAVA_*",
+        "JDK_*",
+        "CLASSPATH",
+        "R_LIBS*",
+        "R_PROFILE*",
+        "R_ENVIRON*",
+        "R_HOME",
+        "R_STARTUP*",
+    ),
+    *("JULIA_*", "LUA_PATH*", "LUA_CPATH*", "LUA_INIT*", "TCL*", "OCTAVE_*", "PHP*", "GUILE_*"),
     # MPI, OpenMP and accelerators: each loads a library that a variable names
-    *("OMP_TOOL*", "OMPI_*", "OPAL_*", "ORTE_*", "PMIX_*", "PRTE_*", "PMI_*", "HYDRA_*", "MPI*"),
-    *("I_MPI_*", "UCX_*", "FI_*", "NCCL_*", "CUDA_INJECTION*", "HSA_TOOLS*", "ROCP_*", "OCL_*"),
-    *("VK_*", "LIBOMPTARGET_*", "HDF5_PLUGIN*", "QT_*", "GTK_*", "GIO_*"),
+    *("OMP_TOOL*", "OMPI_*", "OPAL_*", "ORTE_*", "PMIX_*", "PRTE_*", "PMI_*", "HYDRA_*", "MPIR_*"),
+    *("MPICH_*", "I_MPI_*", "UCX_*", "FI_PROVIDER*", "NCCL_*", "HWLOC_*", "LTDL_*", "FLEXIBLAS*"),
+    *(
+        "CUDA_INJECTION*",
+        "HSA_TOOLS*",
+        "ROCP_*",
+        "OCL_*",
+        "OPENCL_*",
+        "VK_*",
+        "ZE_*",
+        "LIBOMPTARGET_*",
+    ),
+    *("INTEL_LIBITTNOTIFY*", "INTEL_JIT_*", "HDF5_PLUGIN*", "QT_*", "GTK_*", "GIO_*"),
     # programs that others start
     *("EDITOR", "VISUAL", "PAGER", "LESS*", "GIT_*", "OPENSSL_*", "SSL*", "*_PROXY", "*_proxy"),
+    *("BOTO*", "*_CA_BUNDLE", "TAR_OPTIONS"),
 )
 # Named exactly these are opened, by a pattern never: an input can be a program.
 _EXACT_ONLY = frozenset({"APP_BIN"})
@@ -61,6 +82,15 @@ def allows(name: str, patterns: Iterable[str]) -> bool:
     given = tuple(patterns)
     by_pattern = any(fnmatchcase(name, pattern) for pattern in given)
     return name in given or (by_pattern and name not in _EXACT_ONLY)
+
+
+def advice(name: str, patterns: Iterable[str]) -> str:
+    """Return what to do about a variable that an event may not set."""
+    if _never(name):
+        return f"no event may set it, whatever {NAME} says: set it for the function"
+    if name in _EXACT_ONLY:
+        return f"no pattern opens it: {NAME} must list {name} itself"
+    return f"allowed are {' '.join(patterns) or 'none'}; {NAME} says which"
 
 
 def _never(name: str) -> bool:

@@ -148,10 +148,10 @@ def _env(given: Mapping[str, Any], allowed: list[str]) -> dict[str, str]:
         raise _bad("env", f"{_shown(env)} is no object of names and values")
     for name, value in env.items():
         if not event_env.allows(name, allowed):
-            hint = f"allowed are {' '.join(allowed) or 'none'}; ARCHITRAVE_EVENT_ENV says which"
+            hint = event_env.advice(name, allowed)
             raise _bad("env", f"{_shown(name)} is not for an event to set", hint)
-        if "=" in name or not _is_text(name):
-            raise _bad("env", f"{_shown(name)} is no name", "take = out of it")
+        if not name or "=" in name or not _is_text(name):
+            raise _bad("env", f"{_shown(name)} is not a name", "give it a name without =")
         if not isinstance(value, str) or not _is_text(value):
             cause = f"the value of {name} is no text: {_shown(value)}"
             raise _bad("env", cause, "put it into quotes")

@@ -42,15 +42,15 @@ def shell(node: str, job: str) -> NoReturn:
     words = containers.shell_on(node, job, terminal=sys.stdin.isatty())
     if words is not None:
         os.execvp(words[0], words)
-    process = _process(node, job)
-    if process is None:
+    env = _environment(node, job)
+    if env is None:
         cause = "no job that runs on this machine has it"
         hint = "architrave local run …; with --hold a failed job's nodes stay"
         raise AgentError(f"open a shell on {node}", cause, code=NO_OBJECT, hint=hint)
     # Isolated: no variable and no directory chooses what Python loads, but the one of this package.
     start = f"import sys; sys.path.insert(0, {str(Path(agent.__file__).parent.parent)!r})"
     start += "; sys.argv = ['architrave', 'shell']; import agent.__main__"
-    os.execve(sys.executable, [sys.executable, "-I", "-c", start], _known(process.environ()))
+    os.execve(sys.executable, [sys.executable, "-I", "-c", start], _known(env))
 
 
 def _known(env: Mapping[str, str]) -> dict[str, str]:
@@ -59,13 +59,13 @@ def _known(env: Mapping[str, str]) -> dict[str, str]:
     return kept | ({"TERM": os.environ["TERM"]} if "TERM" in os.environ else {})
 
 
-def _process(node: str, job: str) -> psutil.Process | None:
-    """Return the latest agent that is this node of a job without containers, and this user's.
+def _environment(node: str, job: str) -> dict[str, str] | None:
+    """Return the environment of the latest agent that is this node of a job without containers.
 
     Anybody can start a process that looks like one: it must be the user's own, and its root lie in
     the directory of a run, into which nobody else can write.
     """
-    found = []
+    found: list[tuple[float, dict[str, str]]] = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.cmdline()[1:] != ["-m", "agent", "run"]:
@@ -74,5 +74,5 @@ def _process(node: str, job: str) -> psutil.Process | None:
             directory = Path(env.get("ARCHITRAVE_ROOT", "/")).parent
             own = set(process.uids()) == {os.geteuid()} and leftovers.is_own(directory)
             if own and node_name(env) == node and job_of(env).startswith(job):
-                found.append(process)
-    return max(found, key=lambda process: process.create_time(), default=None)
+                found.append((process.create_time(), env))
+    return max(found, key=lambda one: one[0])[1] if found else None

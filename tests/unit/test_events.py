@@ -203,6 +203,24 @@ def test_the_program_is_opened_by_its_exact_name_only():
     assert event_env.allows("APP_BIN", ["APP_*", "APP_BIN"])
 
 
+@pytest.mark.parametrize(
+    ("name", "patterns", "word"),
+    [
+        ("LD_PRELOAD", ["*"], "no event may set it"),
+        ("APP_BIN", ["APP_*"], "must list APP_BIN"),
+        ("OTHER", ["APP_*"], "allowed are APP_*"),
+    ],
+)
+def test_the_hint_leads_on(name, patterns, word):
+    """Following it never makes the function refuse to start."""
+    assert word in event_env.advice(name, patterns)
+
+
+@pytest.mark.parametrize("name", ["R_MIN", "NODE_COUNT", "MPI_TYPE", "FI_X", "LUA_N", "JAVAX"])
+def test_a_user_s_own_names_are_left_alone(name):
+    assert event_env.allows(name, ["*"])
+
+
 def test_the_default_names():
     allowed = event_env.read({})
     for name in ("APP_PARAMS", "APP_IN_FILE", "OMP_NUM_THREADS", "OMP_SCHEDULE"):
