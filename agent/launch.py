@@ -172,6 +172,8 @@ class Application:
         self._stopping.begin(number, grace)
 
     def _out_of_time(self, seconds: float, hint: str) -> None:
+        if self.stopped_for is not None:
+            return  # it has its grace period: a second stop would end it at once
         cause = f"it ran longer than its limit of {seconds:.4g} s"
         self.stop(AgentError("finish the application", cause, code=TIME_LIMIT, hint=hint))
 

@@ -270,8 +270,10 @@ class Runner(Delivery):
 
     def write_hostfile(self, name: str, text: str) -> None:
         """Write one of them; it is written again where a program cleans /tmp."""
-        self._hostfiles[self.settings.path(name)] = text
-        with open(self.settings.path(name), "w", encoding="ascii") as file:
+        path = self.settings.path(name)
+        self._hostfiles[path] = text
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="ascii") as file:
             file.write(text)
 
     def restore_hostfiles(self) -> None:

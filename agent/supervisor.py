@@ -9,6 +9,7 @@ each role does in a phase is in `job`; this is what all roles share.
 from __future__ import annotations
 
 import math
+import os
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -252,9 +253,8 @@ class Supervisor:
             self.forward(number)
             return
         name = signal.Signals(number).name
-        self.log.warning(
-            "signal", signal=name, phase_now=self.spans[-1].phase if self.spans else ""
-        )
+        phase = self.spans[-1].phase if self.spans else ""
+        self.log.warning("signal", signal=name, phase_now=phase)
         error = AgentError(
             "finish the job",
             f"{name} told this node to end",
@@ -338,6 +338,7 @@ class Supervisor:
 def put_exit_code(path: str, code: int) -> str:
     """Write an exit code as a number; return the error's text, if there is one."""
     try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w", encoding="ascii") as file:
             file.write(f"{code}\n")
     except OSError as error:

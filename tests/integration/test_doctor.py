@@ -333,7 +333,7 @@ def test_a_signal(agent, batch, root, number):
         process.communicate(timeout=20)
     assert process.returncode == 128 + number
     assert time.monotonic() - start < 5
-    assert list((root / "tmp").iterdir()) == []
+    assert list((root / "var/tmp").iterdir()) == []
 
 
 def test_a_signal_while_it_fetches(agent, batch, root, tmp_path, s3):
@@ -341,11 +341,11 @@ def test_a_signal_while_it_fetches(agent, batch, root, tmp_path, s3):
     (tmp_path / "content/large").write_bytes(os.urandom(1 << 20) * 256)
     upload(s3, batch, pack(tmp_path / "content", tmp_path / "o.7z", PASSWORD, "-mx=0"))
     process = agent("doctor", env=batch)
-    until(lambda: any((root / "tmp").rglob("private.7z*")))
+    until(lambda: any((root / "var/tmp").rglob("private.7z*")))
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == 130
-    assert list((root / "tmp").iterdir()) == []
+    assert list((root / "var/tmp").iterdir()) == []
 
 
 def test_for_people(agent, batch):
@@ -368,6 +368,6 @@ def test_two_at_once(agent, batch, root):
         second = agent("doctor", env=env)
         second.communicate(timeout=20)
         assert second.returncode == 75
-        assert any((root / "tmp").iterdir())
+        assert any((root / "var/tmp").iterdir())
         first.send_signal(signal.SIGTERM)
         first.communicate(timeout=20)

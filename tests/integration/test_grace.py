@@ -95,6 +95,14 @@ def test_a_time_limit_gives_it_too(solve, root, script):
     assert (root / "tmp/a.checkpoint").exists()
 
 
+@pytest.mark.cell("application.time-limit")
+def test_a_time_limit_during_the_grace_period_ends_nothing_sooner(solve, root):
+    process = solve("solver a 3; true", ARCHITRAVE_TIMEOUT_SECONDS="3")
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == 143
+    assert signals(root) == ["15"] and (root / "tmp/a.checkpoint").exists()
+
+
 def test_each_on_one_node(solve, root):
     process = solve("solver a 3; true", ARCHITRAVE_LAUNCHER="each")
     process.send_signal(signal.SIGTERM)
