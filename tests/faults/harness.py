@@ -133,12 +133,12 @@ def only_ssh(address):
     )
 
 
-def kill_sshd(node):
-    """Kill the sshd that listens; return whether there was one."""
+def kill_sshd(node, number=signal.SIGKILL):
+    """Send a signal to the sshd that listens; return whether there was one."""
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(node.process.pid).children():
             if child.name() == "sshd":
-                child.kill()
+                child.send_signal(number)
                 return True
     return False
 

@@ -46,6 +46,13 @@ CELLS = [
         f"{_SAME}; the stopped one finds itself given up: 75, its results left alone",
     ),
     Cell("nodes.sshd-killed", NODES, "sshd killed", f"restarted; {_GOES_ON}"),
+    Cell(
+        "nodes.untold",
+        NODES,
+        "a worker that lives, and can't be told the end (its sshd is stopped)",
+        "75, the worker named with the cause; the main node's results uploaded",
+        "30 s and B",
+    ),
     Cell("nodes.cut-briefly", NODES, "network cut for two of the five heartbeats", _GOES_ON),
     Cell(
         "nodes.never-starts",

@@ -200,6 +200,24 @@ def test_sshd_killed(cluster, hurt, phase):
         assert again or not killed or phase != "run"
 
 
+@pytest.mark.cell("nodes.untold")
+@pytest.mark.timeout(150)
+def test_a_worker_that_lives_and_cannot_be_told(cluster):
+    """It gives its signs of life, so only a bound ends the wait for it."""
+    env = harness.env(ARCHITRAVE_LAUNCHER="direct")
+    with cluster(None, "last 4 0", env=env) as running:
+        until(lambda: running.states[0].stdout.count(b"ready "), 60)
+        assert harness.kill_sshd(running.nodes[1], signal.SIGSTOP)
+        assert running.wait_end(0, 80) == 75
+        said = errors(running.states[0])
+        assert "tell worker 1" in said, said
+        assert "1e+09" not in said
+        result = running.wait()
+    assert codes(result)[0] == 75 and codes(result)[1] == 75
+    assert (result.results / "node-0/rank-0.json").exists()
+    assert not (result.results / "manifest.json").exists()
+
+
 @pytest.mark.cell("nodes.never-starts")
 def test_never_starts(cluster):
     """75 at the deadline, naming the missing index; who is there ends with it."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 
 import pytest
 
@@ -86,15 +87,19 @@ class Container(Neighbour):
         self.address = str(ipaddress.ip_network(subnet)[1])
 
     def run(self, program, *words, text=""):
+        name = f"architrave-test-neighbour-{uuid.uuid4().hex}"
         options = ["--rm", "-i", "--volume", f"{program}:/program:ro", "--entrypoint", "/program"]
-        done = subprocess.run(
-            ["docker", "run", *options, self.image, *words],
-            input=text,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=CLIENT_SECONDS,
-        )
+        try:
+            done = subprocess.run(
+                ["docker", "run", "--name", name, *options, self.image, *words],
+                input=text,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=CLIENT_SECONDS,
+            )
+        finally:  # one that is refused tries again for ever
+            subprocess.run(["docker", "rm", "--force", name], capture_output=True)
         return done.stdout
 
     def ask(self, requests):
