@@ -105,7 +105,7 @@ class WorkerMeeting(Meeting):
             return
         self.joined, self._heard = True, self._loop.clock()
         self.address = greeting["own_address"]
-        self.token, self.owner = greeting.get("token", ""), greeting.get("owner")
+        self.owner = greeting.get("owner")
         self._log.info("joined", main=self._topology.main_address, address=self.address)
         self._beat()
 
@@ -147,7 +147,7 @@ class WorkerMeeting(Meeting):
 
     def _hear_helper(self, message: dict[str, Any]) -> None:
         if "connected" in message:
-            self._connected = True
+            self._connected, self.token = True, message["token"]
             self._next_line = 0.0  # main can be reached: no need to wait
             return
         self._log.at(message["log"], message["event"], {"cause": message.get("cause")})

@@ -26,8 +26,9 @@ def join(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
 
     `request`: address, port, user, directory, timeout, seconds (until the join deadline),
     job, attempt, node {index, address, slots, version}, output_dir.
-    Emits {"connected": address} and waits for a line on standard input before it announces: the
-    agent has a line of its own open by then, and beats at once.
+    Emits {"connected": address, "token": of the attempt} and waits for a line on standard input
+    before it announces: the agent has a line of its own open by then, and beats at once. It knows
+    the claim that it has to release, should this helper be ended.
     Raises AgentError 77 (keys), 75 (deadline), 78 (another job's main node).
     """
     deadline = time.monotonic() + request["seconds"]
@@ -65,7 +66,7 @@ def _announce(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
                     code=BAD_SETTINGS,
                     hint="start all nodes of one attempt together",
                 )
-            emit({"connected": request["address"]})
+            emit({"connected": request["address"], "token": greeting["token"]})
             sys.stdin.readline()
             share_directory(greeting["output_dir"], request["output_dir"])
             owner = claim(request["output_dir"], greeting["token"], request["node"]["index"])

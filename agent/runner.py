@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from agent.logcopy import NODE_LOG
 from agent.model import AGENT, Node, Outcome
 from agent.output import Output
 from agent.settings import EXAMPLE
-from agent.sharing import claim_name
+from agent.sharing import release
 from agent.uploading import LOG
 
 _LOG_SECONDS = 0.2
@@ -201,10 +200,9 @@ class Runner(Delivery):
 
     def cleanup(self) -> None:
         """Leave nothing behind; the log has been uploaded by now."""
-        if self.token and not self.shares:
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(self.output_dir, claim_name(self.token)))
         super().cleanup()
+        if self.token:
+            release(self.output_dir, self.token, self.settings.topology.index)
         if self._output is not None:
             self._output.release()
 

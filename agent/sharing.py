@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from agent.logcopy import HIDDEN
 
 
-def claim_name(token: str) -> str:
-    """Return the name of the file that says whose a directory is; `token` is this attempt's own."""
-    return f"{HIDDEN}owner-{token}"
+def _path(directory: str, token: str) -> str:
+    """Return the file that says whose a directory is; `token` is this attempt's own."""
+    return os.path.join(directory, f"{HIDDEN}owner-{token}")
 
 
 def claim(directory: str, token: str, index: int) -> int:
@@ -18,7 +19,7 @@ def claim(directory: str, token: str, index: int) -> int:
     The first comes first, on a network file system too, and the main node comes before all others.
     Where nothing can be written nothing is shared either.
     """
-    path = os.path.join(directory, claim_name(token))
+    path = _path(directory, token)
     try:
         with open(path, "x", encoding="ascii") as file:
             file.write(str(index))
@@ -27,6 +28,14 @@ def claim(directory: str, token: str, index: int) -> int:
         return _owner(path, index)
     except OSError:
         return index
+
+
+def release(directory: str, token: str, index: int) -> None:
+    """Remove a node's claim, if it has one; another node's stays."""
+    path = _path(directory, token)
+    with contextlib.suppress(OSError):
+        if _owner(path, -1) == index:
+            os.unlink(path)
 
 
 def _owner(path: str, index: int) -> int:

@@ -127,10 +127,16 @@ class Worker(Job):
                 code=TRY_AGAIN,
                 hint="look at the main node's log",
             )
-        self.token, self.owner = meeting.token, meeting.owner
+        self.owner = meeting.owner
         if self.shares:
             self.log.info("the output directory is another node's too", node=self.owner)
         self.node = Node(self.node.index, meeting.address, self.node.slots, self.node.version)
+
+    def cleanup(self) -> None:
+        """Leave nothing behind, nor a claim of a node that was ended while it joined."""
+        if self.meeting is not None:
+            self.token = self.meeting.token
+        super().cleanup()
 
     def _start_lifeline(
         self, command: list[str], on_message: Callable[[dict[str, Any]], None]

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.conftest import ranks, run_json
 from tests.conftest import read_line, until
+from tests.faults.harness import kill_helper
 
 PHASES = ["fetch", "unpack", "join", "run", "part", "upload"]
 # Batch kills after 30 s; the agents are out before.
@@ -57,6 +58,27 @@ def test_told_to_end(cluster, phase, count, targets):
     started = {line for node in result.nodes for line in node.tail if line.startswith("ready ")}
     kept = {f"ready {one['rank']} of {one['size']}" for one in ranks(result)}
     assert started <= kept
+
+
+@pytest.mark.cell("signals.end")
+@pytest.mark.parametrize("killed", [False, True], ids=["told", "helper-killed"])
+def test_told_to_end_while_it_claims_its_directory(cluster, killed):
+    """What a helper has made goes too when the agent never heard how the helper ended."""
+    env = {"ARCHITRAVE_HEARTBEAT_SECONDS": "0.5", "ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "60"}
+    with cluster(None, "hold", nodes=2, env=env) as running:
+        node = running.nodes[1]
+        running.wait_phase(1, "join")
+        end = time.monotonic() + 60
+        while not list((node.root / "tmp/output").glob(".architrave-owner-*")):
+            assert time.monotonic() < end
+        node.freeze()
+        if killed:
+            assert kill_helper(node)
+        node.signal(signal.SIGTERM)
+        node.thaw()
+        assert running.wait_end(1, STOP_SECONDS) == 143
+        running.wait()
+        assert leftovers(running) == []
 
 
 def leftovers(running):

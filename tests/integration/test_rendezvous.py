@@ -223,7 +223,7 @@ class WorkerSide(Side):
     @precondition(lambda self: not self.joined)
     @rule()
     def the_helper_reaches_main(self):
-        self.helpers[-1].hear({"connected": "10.0.0.2"})
+        self.helpers[-1].hear({"connected": "10.0.0.2", "token": "t"})
         self.meeting.check()
 
     @precondition(lambda self: self.open and not self.lines[-1].open)
