@@ -9,15 +9,15 @@ import os
 import sys
 
 from agent import __version__
-from agent.errors import BUG, NOT_FOUND, USAGE, AgentError
+from agent.core.errors import BUG, NOT_FOUND, USAGE, AgentError
 
 # typing takes longer to import than all of the rest here.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from agent.job import Job
-    from agent.settings import Settings
+    from agent.core.settings import Settings
+    from agent.job.single import Job
 
 _WAYS = ("run", "shell", "exec", "explain")
 _TOOLS = ("doctor", "pack", "local", "report", "generate", "completion")
@@ -62,8 +62,8 @@ def main(words: Sequence[str] | None = None) -> int:
 def _failed(words: Sequence[str], code: int) -> int:
     """Put the code of a job that could not begin where a surrounding program looks for it."""
     if not words or words[0] == "run":
-        from agent.environ import environment, exit_code_file
-        from agent.supervisor import put_exit_code
+        from agent.core.environ import environment, exit_code_file
+        from agent.job.supervisor import put_exit_code
 
         put_exit_code(exit_code_file(environment()), code)
     return code
@@ -76,7 +76,7 @@ def _dispatch(words: list[str]) -> int:
     if first in ("--version", "-V"):
         return _print(f"architrave {__version__}\n")
     if first in _TOOLS or (first in _WAYS and words[1:] in (["--help"], ["-h"])):
-        from agent.local.commands import main as tool
+        from agent.tools.commands.parser import main as tool
 
         return tool(words)
     if first in ("shell", "debug") or words == ["bash"]:
@@ -99,7 +99,7 @@ def _dispatch(words: list[str]) -> int:
         raise AgentError(
             f"use {first}", "there is no such option", code=USAGE, hint="architrave --help"
         )
-    from agent import passthrough
+    from agent.engine import passthrough
 
     try:
         return passthrough.run(words)
@@ -111,18 +111,18 @@ def _dispatch(words: list[str]) -> int:
 
 def _job(way: str, arguments: list[str]) -> int:
     """Run the job of this environment, explain it, or open the shell."""
-    from agent.loop import OWN_FAULTS, Loop
-    from agent.process import Children
+    from agent.engine.loop import OWN_FAULTS, Loop
+    from agent.engine.process import Children
 
     # First of all: from here on a signal counts.
     loop = Loop(Children(), not_ours=OWN_FAULTS)
-    from agent.later import import_later
+    from agent.engine.lazy import import_later
 
     import_later("inspect", "bz2", "lzma", "subprocess", "tempfile", "uuid")
-    from agent import settings as settings_
-    from agent.console import LineQueue, Outlet
-    from agent.environ import environment
-    from agent.log import Log
+    from agent.core import settings as settings_
+    from agent.core.environ import environment
+    from agent.engine.console import LineQueue, Outlet
+    from agent.engine.log import Log
 
     env = environment()
     try:
@@ -131,9 +131,9 @@ def _job(way: str, arguments: list[str]) -> int:
         if way == "explain":
             raise
         if api := settings_.runtime_api(env, settings_.LAMBDA):
-            from agent import lambda_runtime
+            from agent.awslambda import runtime
 
-            lambda_runtime.refuse(loop, api, error)
+            runtime.refuse(loop, api, error)
         raise
     outlet = Outlet(2)
     queue = LineQueue(outlet, loop)
@@ -144,15 +144,15 @@ def _job(way: str, arguments: list[str]) -> int:
     topology = settings.topology
     log.context = {"job": topology.job, "attempt": topology.attempt, "node": topology.index}
     if way == "explain":
-        from agent.explain import explain
+        from agent.job.explain import explain
 
         return _print(explain(_role(settings)(settings, loop, log), env))
     if settings.mode == settings_.SHELL:
-        from agent.shell import Shell
+        from agent.job.shell import Shell
 
         return Shell(settings, loop, log).open(arguments)
     if settings.runtime_api:
-        from agent.lambda_runtime import Runtime
+        from agent.awslambda.runtime import Runtime
 
         code = Runtime(env, settings, loop, log).serve()
     else:
@@ -163,11 +163,11 @@ def _job(way: str, arguments: list[str]) -> int:
 
 def _settings(way: str, env: Mapping[str, str]) -> Settings:
     """Read the environment; a shell reads it as the job would that it is for."""
-    from agent.settings import BATCH, SHELL, read
+    from agent.core.settings import BATCH, SHELL, read
 
     if way != "shell" and env.get("EXEC_TYPE", "").lower() != SHELL:
         return read(env)
-    from agent.shell import job_mode
+    from agent.job.shell import job_mode
 
     if way == "explain":
         return read({**env, "EXEC_TYPE": job_mode(env) or BATCH})
@@ -180,14 +180,14 @@ def _settings(way: str, env: Mapping[str, str]) -> Settings:
 def _role(settings: Settings) -> type[Job]:
     """Return what this node is in the job."""
     if settings.mode == "lambda" or settings.topology.count == 1:
-        from agent.job import Job
+        from agent.job.single import Job
 
         return Job
     if settings.topology.is_main:
-        from agent.main_node import MainNode
+        from agent.job.main_node import MainNode
 
         return MainNode
-    from agent.worker import Worker
+    from agent.job.worker import Worker
 
     return Worker
 

@@ -11,31 +11,31 @@ from typing import Any
 # The agent's interpreter runs isolated, so its own package is named here.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from agent.errors import BUG, AgentError
+from agent.core.errors import BUG, AgentError
 
 
 def task_named(name: str) -> Callable[..., dict[str, Any]]:
     """Return the function behind a task's name, importing only what that one needs."""
     if name.startswith("stage_"):
-        from agent import staging
+        from agent.staging import stage_in
 
-        tasks = (staging.stage_in, staging.stage_input, staging.stage_out)
+        tasks = (stage_in.stage_in, stage_in.stage_input, stage_in.stage_out)
         return {task.__name__: task for task in tasks}[name]
     if name == "speak":
-        from agent import runtime_api
+        from agent.awslambda import api_client
 
-        return runtime_api.speak
+        return api_client.speak
     if name == "report":
-        from agent import page
+        from agent.report import page
 
         return page.report
     if name == "record":
-        from agent import recording
+        from agent.report import writer
 
-        return recording.record
-    from agent import link
+        return writer.record
+    from agent.multinode import helper_tasks
 
-    return {"join": link.join, "tell": link.tell}[name]
+    return {"join": helper_tasks.join, "tell": helper_tasks.tell}[name]
 
 
 def main() -> None:
@@ -58,9 +58,9 @@ def main() -> None:
     try:
         task = sys.argv[1]
         if task == "spare":
-            from agent import storage
+            from agent.staging import s3
 
-            storage.load()
+            s3.load()
         task, request = json.loads(sys.stdin.readline())
         emit({"result": task_named(task)(request, emit)})
     except AgentError as error:

@@ -16,9 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agent.local.cluster import Cluster
-from agent.local.containers import Container
-from agent.local.job import Job
+from agent.tools.cluster.cluster import Cluster
+from agent.tools.cluster.containers import Container
+from agent.tools.cluster.job import Job
 from benchmarks.common import REPOSITORY, inspect, make_private, write
 
 JOB = {"EXEC_TYPE": "lambda", "ARCHITRAVE_LAUNCHER": "direct", "APP_BIN": "/bin/sh"}

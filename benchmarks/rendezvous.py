@@ -22,10 +22,10 @@ from pathlib import Path
 
 import psutil
 
-from agent.local import ports
-from agent.local.job import BUCKET, PRIVATE_KEY, Job
-from agent.local.s3 import EmbeddedS3
-from agent.remote import Remote, load
+from agent.multinode.sftp import Remote, load
+from agent.tools.cluster import ports
+from agent.tools.cluster.job import BUCKET, PRIVATE_KEY, Job
+from agent.tools.cluster.s3 import EmbeddedS3
 from benchmarks.common import REPOSITORY, make_private, write
 
 ADDRESS = "127.0.0.2"

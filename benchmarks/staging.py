@@ -16,8 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from agent.local.cluster import Cluster
-from agent.local.job import Job
+from agent.tools.cluster.cluster import Cluster
+from agent.tools.cluster.job import Job
 from benchmarks.common import make_private, write
 from benchmarks.deps import TAG
 

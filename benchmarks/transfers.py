@@ -19,7 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from agent.local.s3 import EmbeddedS3
+from agent.tools.cluster.s3 import EmbeddedS3
 from benchmarks.common import PEERS, REPOSITORY, install_peers, write
 
 BUCKET = "bench"
@@ -27,15 +27,15 @@ SMALL = 64 << 10
 
 OURS_DOWN = """
 import sys
-from agent.settings import S3Place
-from agent.storage import Storage
+from agent.core.settings import S3Place
+from agent.staging.s3 import Storage
 Storage(lambda message: None, path_style=True).fetch(S3Place("bench", "large"), sys.argv[1])
 """
 OURS_SMALL_DOWN = """
 import sys
 from agent import staging
-from agent.settings import S3Place
-from agent.storage import Storage
+from agent.core.settings import S3Place
+from agent.staging.s3 import Storage
 storage = Storage(lambda message: None, path_style=True)
 place = S3Place("bench", "small/deps_batch.lst")
 fetched = staging.fetch_listed(storage, place, sys.argv[1])

@@ -15,9 +15,9 @@ import tempfile
 from datetime import datetime
 from pathlib import Path
 
-from agent.local.cluster import Cluster
-from agent.local.containers import Container
-from agent.local.job import Job
+from agent.tools.cluster.cluster import Cluster
+from agent.tools.cluster.containers import Container
+from agent.tools.cluster.job import Job
 from benchmarks.common import inspect, make_private, write
 
 APPLICATION_SECONDS = 1.2

@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from agent.local.s3 import EmbeddedS3
+from agent.tools.cluster.s3 import EmbeddedS3
 from tests.faults.page import Page
 
 REPOSITORY = Path(__file__).parent.parent

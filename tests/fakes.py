@@ -4,7 +4,7 @@ import heapq
 import itertools
 import select
 
-from agent.errors import BUG, HelperDied
+from agent.core.errors import BUG, HelperDied
 
 
 class FakeLoop:

@@ -16,14 +16,14 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-from agent import exit_codes, names
-from agent.exit_codes import ExitCode
-from agent.local import commands
-from agent.run_schema import SCHEMA
+from agent.core import exit_codes, variables
+from agent.core.exit_codes import ExitCode
+from agent.report.schema import SCHEMA
+from agent.tools.commands import parser as commands
 
 _MARK = re.compile(r"^<!-- made of the code: (\w+) -->$", re.MULTILINE)
 _KNOWN = sorted(
-    (name.name for name in names.EVERY),
+    (name.name for name in variables.EVERY),
     key=len,
     reverse=True,
 )
@@ -60,12 +60,12 @@ def command_line(*, man: bool) -> Iterator[str]:
 
 
 def environment(*, man: bool) -> Iterator[str]:
-    """Yield each variable, in the groups of `agent.names`."""
+    """Yield each variable, in the groups of `agent.core.variables`."""
     groups = {
-        "The program": names.APPLICATION,
-        "Its data": names.DATA,
-        "Several nodes": names.SEVERAL_NODES,
-        "Running": names.RUNNING,
+        "The program": variables.APPLICATION,
+        "Its data": variables.DATA,
+        "Several nodes": variables.SEVERAL_NODES,
+        "Running": variables.RUNNING,
     }
     for title, group in groups.items():
         yield from (f"{'###' if man else '##'} {title}", "")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.local.cluster import Cluster
-from agent.local.job import Job
+from agent.tools.cluster.cluster import Cluster
+from agent.tools.cluster.job import Job
 from tests.conftest import PASSWORD, pack, until
 
 PROGRAM = Path(__file__).parent / "program.py"

@@ -6,8 +6,8 @@ import uuid
 
 import pytest
 
-from agent.local import processes
-from agent.local.hurts import DELAY, Hurt
+from agent.tools.cluster import processes
+from agent.tools.cluster.faults import DELAY, Hurt
 from tests.cluster.conftest import codes
 from tests.containers import docker
 from tests.faults.harness import leftovers, only_ssh

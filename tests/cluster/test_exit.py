@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.model import APPLICATION
+from agent.core.model import APPLICATION
 from tests.cluster.conftest import check_manifest, codes, ranks, run_json
 
 pytestmark = pytest.mark.timeout(120)

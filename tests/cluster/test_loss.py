@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from agent.local.hurts import DELAY, Hurt
+from agent.tools.cluster.faults import DELAY, Hurt
 from tests.cluster.conftest import codes, errors, ranks, run_json, wait_ready
 from tests.conftest import PASSWORD, pack
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.job import HOLDING
+from agent.job.single import HOLDING
 from tests.conftest import REPOSITORY, until
 
 pytestmark = pytest.mark.timeout(120)

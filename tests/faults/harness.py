@@ -10,7 +10,7 @@ import time
 
 import psutil
 
-from agent.local.processes import Process
+from agent.tools.cluster.processes import Process
 from tests.cluster.conftest import check_manifest, ranks, run_json
 
 # Five heartbeats are 2.5 s; grace, upload and a busy machine come on top.

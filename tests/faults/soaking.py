@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.errors import AgentError
-from agent.local.cluster import Cluster, Result
-from agent.local.hurts import DELAY, Hurt
+from agent.core.errors import AgentError
+from agent.tools.cluster.cluster import Cluster, Result
+from agent.tools.cluster.faults import DELAY, Hurt
 from tests.cluster.conftest import described, make_private
 from tests.conftest import IMAGE, engine_answers, make_keys
 from tests.faults import harness

@@ -10,8 +10,8 @@ import tarfile
 
 import pytest
 
-from agent.local.cluster import Cluster
-from agent.local.job import Job
+from agent.tools.cluster.cluster import Cluster
+from agent.tools.cluster.job import Job
 from tests.cluster.conftest import codes, errors
 from tests.conftest import PASSWORD, pack
 from tests.image.test_packages import build, pack_deps

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.local.hurts import DELAY, Hurt
+from agent.tools.cluster.faults import DELAY, Hurt
 from tests.cluster.conftest import check_manifest, codes, errors
 from tests.conftest import REPOSITORY, pack, until
 from tests.containers import LAMBDA
@@ -54,7 +54,9 @@ def test_helper_is_killed(agent, batch, times):
 @pytest.mark.cell("machine.helper")
 def test_helper_hangs(broken, batch):
     """One that says nothing is ended at its deadline; the next one does the work."""
-    process = broken("agent.job", "_STAGE_SECONDS", "8", env=batch | {"APP_PARAMS": "-c 'exit 4'"})
+    process = broken(
+        "agent.job.single", "_STAGE_SECONDS", "8", env=batch | {"APP_PARAMS": "-c 'exit 4'"}
+    )
     until(lambda: harness.helper_of(process)).send_signal(signal.SIGSTOP)
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 4, err
@@ -131,16 +133,16 @@ def broken(root):
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        ("agent.supervisor", "Supervisor.prepare"),
-        ("agent.job", "Job.stage_in"),
-        ("agent.helpers", "Helper._hear"),
-        ("agent.job", "Job.open_output"),
-        ("agent.launch", "Application.start"),
-        ("agent.timelog", "TimeLog._take"),
-        ("agent.launch", "Application.outcome"),
-        ("agent.delivery", "Delivery.finish_upload"),
-        ("agent.delivery", "Delivery.write_record"),
-        ("agent.supervisor", "Supervisor.cleanup"),
+        ("agent.job.supervisor", "Supervisor.prepare"),
+        ("agent.job.single", "Job.stage_in"),
+        ("agent.engine.helpers", "Helper._hear"),
+        ("agent.job.single", "Job.open_output"),
+        ("agent.launch.application", "Application.start"),
+        ("agent.launch.time_log", "TimeLog._take"),
+        ("agent.launch.application", "Application.outcome"),
+        ("agent.job.record", "Delivery.finish_upload"),
+        ("agent.job.record", "Delivery.write_record"),
+        ("agent.job.supervisor", "Supervisor.cleanup"),
     ],
 )
 def test_a_bug_in_any_phase(broken, batch, root, module, name):

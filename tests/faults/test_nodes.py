@@ -14,8 +14,8 @@ from functools import partial
 
 import pytest
 
-from agent.local.hurts import DELAY, Hurt
-from agent.remote import Remote
+from agent.multinode.sftp import Remote
+from agent.tools.cluster.faults import DELAY, Hurt
 from tests.cluster.conftest import codes, errors, wait_ready
 from tests.conftest import until
 from tests.faults import harness
@@ -59,7 +59,7 @@ def test_agent_killed(cluster, hurt, phase):
 # What is forked kills the agent before it is bound to the agent's life.
 KILLED_TOO_SOON = """
 import os
-from agent.process import Children
+from agent.engine.process import Children
 
 def kill(*group):
     agent = os.getppid()

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from agent.errors import AgentError
-from agent.remote import Remote
+from agent.core.errors import AgentError
+from agent.multinode.sftp import Remote
 from tests.cluster.conftest import codes, errors, wait_ready
 from tests.conftest import pack, until
 

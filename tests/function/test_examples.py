@@ -3,8 +3,8 @@
 import json
 import re
 
-from agent import invocation
-from agent.model import Outcome
+from agent.awslambda import invocation
+from agent.core.model import Outcome
 from tests.conftest import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples/lambda"
@@ -28,7 +28,7 @@ def test_the_words_and_names_that_the_page_explains():
     page = (EXAMPLES / "README.md").read_text()
     words = re.findall(r"^\| `(params|input|output|env)` \|", page, re.MULTILINE)
     assert words == ["params", "input", "output", "env"]
-    files = [REPOSITORY / f"agent/{name}.py" for name in ("settings", "event_env")]
+    files = [REPOSITORY / f"agent/core/{name}.py" for name in ("settings", "event_variables")]
     settings = "".join(file.read_text() for file in files)
     for name in re.findall(r"\bARCHITRAVE_[A-Z_]+", page + (EXAMPLES / "deploy").read_text()):
         assert f'"{name}"' in settings, name

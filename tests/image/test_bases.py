@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from agent.local.cluster import Cluster
-from agent.local.job import Job
+from agent.tools.cluster.cluster import Cluster
+from agent.tools.cluster.job import Job
 from tests.cluster.conftest import codes, errors
 from tests.conftest import PASSWORD, REPOSITORY, pack
 from tests.containers import LAMBDA, docker

@@ -8,8 +8,8 @@ import uuid
 
 import pytest
 
-from agent.local.cluster import Cluster
-from agent.local.job import Job
+from agent.tools.cluster.cluster import Cluster
+from agent.tools.cluster.job import Job
 from tests.conftest import PASSWORD, pack
 from tests.containers import docker
 from tests.image.test_packages import build, output, pack_deps

@@ -5,8 +5,8 @@ import tarfile
 
 import pytest
 
-from agent.local.cluster import Cluster
-from agent.local.job import Job
+from agent.tools.cluster.cluster import Cluster
+from agent.tools.cluster.job import Job
 
 pytestmark = pytest.mark.timeout(120)
 

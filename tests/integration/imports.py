@@ -9,8 +9,8 @@ before = set(sys.modules)
 _, file, path, *words = sys.argv
 sys.path += [__file__.rpartition("/tests/")[0], path]
 
-from agent import process  # noqa: E402
-from agent.later import _Later  # noqa: E402
+from agent.engine import process  # noqa: E402
+from agent.engine.lazy import _Later  # noqa: E402
 
 spawn = process.Children.spawn
 

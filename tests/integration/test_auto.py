@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from agent import cgroup, mpi_use
+from agent.launch import cgroup, mpi_use
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -10,7 +10,7 @@ import moto
 import pytest
 import yaml
 
-from agent.local.job import BUCKET
+from agent.tools.cluster.job import BUCKET
 from tests.conftest import PASSWORD, pack
 from tests.faults.s3proxy import FailingS3
 from tests.scar.conftest import EXAMPLES, account_image, api, build, container, deploy

@@ -10,8 +10,8 @@ COUNT = 'import json, sys\nprint(json.dumps({"result": {"length": len(sys.stdin.
 ASK = """
 import os, sys
 from agent import helpers
-from agent.loop import Loop
-from agent.process import Children
+from agent.engine.loop import Loop
+from agent.engine.process import Children
 
 helpers._SCRIPT = sys.argv[1]
 loop = Loop(Children())
@@ -47,8 +47,8 @@ def test_an_answer_of_any_length(tmp_path):
 
 LONG = """
 import time
-from agent.loop import Loop
-from agent.process import Children
+from agent.engine.loop import Loop
+from agent.engine.process import Children
 
 loop, beats, turns = Loop(Children()), [], 0
 loop.every(0.02, lambda: beats.append(1))

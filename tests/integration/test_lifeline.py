@@ -11,9 +11,9 @@ from tests.integration.test_ssh import prepare, server  # noqa: F401
 # A loop takes the signals of the process that it is in, so it has one of its own.
 ASK = """
 import json, os, sys
-from agent.lifeline import Lifeline
-from agent.loop import Loop
-from agent.process import Children
+from agent.multinode.heartbeat_link import Lifeline
+from agent.engine.loop import Loop
+from agent.engine.process import Children
 
 loop, heard = Loop(Children()), []
 line = Lifeline(loop, sys.argv[1:], os.environ, heard.append)

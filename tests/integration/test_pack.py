@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-from agent import archive
+from agent.staging import archive
 from tests.conftest import PASSWORD, REPOSITORY
 
 

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from agent.environ import region
-from agent.local.generate import compose
-from agent.local.job import Job
+from agent.core.environ import region
+from agent.tools.cluster.job import Job
+from agent.tools.generate import compose
 from tests.conftest import pack
 from tests.faults.s3proxy import FailingS3
 from tests.faults.test_s3 import KEY

@@ -10,10 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agent.joining import WorkerMeeting
-from agent.log import Log
-from agent.model import Topology
-from agent.rendezvous import MainMeeting
+from agent.core.model import Topology
+from agent.engine.log import Log
+from agent.multinode.main_side import MainMeeting
+from agent.multinode.worker_side import WorkerMeeting
 from tests.fakes import FakeHelper, FakeLifeline, FakeLoop
 
 HEARTBEAT, SILENCE = 1.0, 5.0

@@ -9,10 +9,10 @@ import jsonschema
 import psutil
 import pytest
 
-from agent.errors import AgentError
-from agent.local import report_cli
-from agent.local.cluster import Cluster
-from agent.local.parsing import Parser
+from agent.core.errors import AgentError
+from agent.tools.cluster.cluster import Cluster
+from agent.tools.commands import report as report_cli
+from agent.tools.commands.options import Parser
 from tests.cluster.conftest import described, make_private, run_json
 from tests.conftest import until
 from tests.unit.test_page import SCHEMA, check_self_contained, strict

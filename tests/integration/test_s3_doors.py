@@ -10,8 +10,8 @@ import uuid
 
 import pytest
 
-from agent.local import s3
-from agent.local.s3 import EmbeddedS3
+from agent.tools.cluster import s3
+from agent.tools.cluster.s3 import EmbeddedS3
 from tests.containers import docker
 
 pytestmark = pytest.mark.timeout(180)

@@ -12,9 +12,9 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from agent import identity
-from agent.errors import AgentError
-from agent.remote import Remote
+from agent.core.errors import AgentError
+from agent.multinode import ssh_keys
+from agent.multinode.sftp import Remote
 from tests.conftest import until
 
 USER = os.environ.get("USER") or "root"
@@ -28,7 +28,7 @@ def free_port():
 
 def prepare(directory, key, port, job="job", attempt=1, env=None):
     (directory / "batch").mkdir(parents=True, exist_ok=True)
-    identity.prepare(
+    ssh_keys.prepare(
         {
             "key_file": str(key),
             "directory": str(directory),
@@ -42,7 +42,7 @@ def prepare(directory, key, port, job="job", attempt=1, env=None):
             "heartbeat": 2,
         }
     )
-    identity.write_environment(str(directory), env or {"PATH": "/only/this:/usr/bin:/bin"})
+    ssh_keys.write_environment(str(directory), env or {"PATH": "/only/this:/usr/bin:/bin"})
     return directory
 
 
@@ -124,7 +124,7 @@ def test_a_session_has_the_node_s_own_environment(server):
         "LONG": "x" * 100_000,
         "SHLVL": "7",
     }
-    identity.write_environment(str(server[0]), env)
+    ssh_keys.write_environment(str(server[0]), env)
     done = subprocess.run(
         ["ssh", "-F", server[0] / "ssh_config", "127.0.0.1", "/usr/bin/env", "-0"],
         capture_output=True,

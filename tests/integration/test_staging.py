@@ -8,9 +8,9 @@ import tarfile
 
 import pytest
 
-from agent import archive
-from agent.errors import AgentError
-from agent.local.s3 import EmbeddedS3
+from agent.core.errors import AgentError
+from agent.staging import archive
+from agent.tools.cluster.s3 import EmbeddedS3
 from tests.conftest import PASSWORD, pack
 
 APP = "#!/bin/sh\necho running; echo kept >$TMP_OUTPUT_DIR/result.txt; exit ${1:-0}\n"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.local.cluster import Cluster
-from agent.local.job import BUCKET, Job
+from agent.tools.cluster.cluster import Cluster
+from agent.tools.cluster.job import BUCKET, Job
 from tests.conftest import LAMBDA_IMAGE, PASSWORD, REPOSITORY, pack
 from tests.containers import Docker, docker
 from tests.function.conftest import api

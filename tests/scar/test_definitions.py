@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from agent.local.job import BUCKET
+from agent.tools.cluster.job import BUCKET
 from tests.scar.conftest import EXAMPLES, REPOSITORY, container
 
 pytestmark = pytest.mark.timeout(600)

@@ -3,8 +3,9 @@
 import math
 import random
 
-from agent import model, report
-from agent.model import Node, Outcome, Span, Topology
+from agent.core import model
+from agent.core.model import Node, Outcome, Span, Topology
+from agent.report import run_json
 
 GIB = 1 << 30
 
@@ -26,7 +27,7 @@ def record(nodes=3, *, seconds=60.0, samples=60, outcome=None, seed=1, command=N
         )
         for index in range(nodes)
     ]
-    text = report.run_json(
+    text = run_json.run_json(
         topology,
         outcome or Outcome(0),
         command or ["/opt/app", "--input", "data set.txt"],
@@ -66,7 +67,7 @@ def _node(index, came, launched, seconds, samples, draw):
     totals = {
         name.removesuffix("_per_second"): sum(values) * every for name, values in rates.items()
     }
-    return report.node_record(
+    return run_json.node_record(
         Node(index, f"10.0.{index // 250}.{index % 250 + 4}", 4, "0.1.0"),
         spans,
         fetched=[{"object": "s3://bucket/batch/private.7z", "size": 300 << 20, "sha256": "0" * 64,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.fastlane import _Arriving
-from agent.integrity import digests
+from agent.staging.checksums import digests
+from agent.staging.s3_fast import _Arriving
 
 
 @given(st.permutations(range(8)))

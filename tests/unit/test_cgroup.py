@@ -6,7 +6,7 @@ The machine that runs the tests has one of the two: there a real container is ki
 
 import pytest
 
-from agent import cgroup
+from agent.launch import cgroup
 
 V2 = {
     "cgroup.controllers": "cpuset cpu io memory pids\n",

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from agent import cli
-from agent.errors import AgentError
-from agent.local import commands
+from agent.core.errors import AgentError
+from agent.tools.commands import parser as commands
 from tests.conftest import REPOSITORY
 
 

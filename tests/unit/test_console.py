@@ -3,7 +3,7 @@
 import json
 import os
 
-from agent.console import LineQueue, Outlet
+from agent.engine.console import LineQueue, Outlet
 from tests.fakes import FakeLoop
 
 

@@ -5,9 +5,9 @@ import shlex
 
 import pytest
 
-from agent.errors import AgentError
-from agent.local import commands
-from agent.model import PHASES
+from agent.core.errors import AgentError
+from agent.core.model import PHASES
+from agent.tools.commands import parser as commands
 from tests.conftest import REPOSITORY
 
 PAGES = sorted(

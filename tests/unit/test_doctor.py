@@ -7,13 +7,14 @@ import time
 
 import pytest
 
-from agent import binary, names
-from agent.doctor import Report
-from agent.errors import AgentError
-from agent.finding import FAIL, PASS, WARN, Check, Finding, first_code
-from agent.model import Topology
-from agent.pairs import ports
-from agent.rounds import judge
+from agent.core import variables
+from agent.core.errors import AgentError
+from agent.core.model import Topology
+from agent.doctor.examine import Report
+from agent.doctor.finding import FAIL, PASS, WARN, Check, Finding, first_code
+from agent.doctor.meeting import judge
+from agent.doctor.pairs import ports
+from agent.launch import elf as binary
 
 LATE = ("look", 71, "df -h")
 
@@ -198,4 +199,4 @@ def test_doors():
 def test_names_that_are_none_of_ours():
     strange = f"ARCHITRAVE_{40 * 'Q'}"
     env = ["ARCHITRAVE_SLOTS", "ARCHITRAVE_SLOT", strange, "PATH"]
-    assert names.unknown(env) == {strange: "", "ARCHITRAVE_SLOT": "ARCHITRAVE_SLOTS"}
+    assert variables.unknown(env) == {strange: "", "ARCHITRAVE_SLOT": "ARCHITRAVE_SLOTS"}

@@ -6,9 +6,9 @@ from urllib.parse import quote_plus
 
 import pytest
 
-from agent import event_env
-from agent.errors import AgentError
-from agent.events import FOLDER_NOTE, TEST_NOTE, Opened, open_event
+from agent.awslambda.events import FOLDER_NOTE, TEST_NOTE, Opened, open_event
+from agent.core import event_variables
+from agent.core.errors import AgentError
 
 KEY = "in/a b+ü.txt"
 OWN = {"params": ["a"]}
@@ -187,20 +187,20 @@ DANGEROUS = (
 @pytest.mark.parametrize("name", DANGEROUS)
 @pytest.mark.parametrize("pattern", ["*", "[A-Z_]*", "?*"])
 def test_no_pattern_opens_what_runs_code(name, pattern):
-    assert not event_env.allows(name, event_env.read({event_env.NAME: pattern}))
-    assert not event_env.allows(name, event_env.DEFAULT)
+    assert not event_variables.allows(name, event_variables.read({event_variables.NAME: pattern}))
+    assert not event_variables.allows(name, event_variables.DEFAULT)
 
 
 @pytest.mark.parametrize("given", ["LD_PRELOAD", "A LD_*", "OMP_TOOL_LIBRARIES", "PATH", "AWS_*"])
 def test_naming_it_is_a_mistake_in_the_settings(given):
     with pytest.raises(AgentError) as caught:
-        event_env.read({event_env.NAME: given})
+        event_variables.read({event_variables.NAME: given})
     assert caught.value.code == 78 and given.split()[-1] in str(caught.value)
 
 
 def test_the_program_is_opened_by_its_exact_name_only():
-    assert not event_env.allows("APP_BIN", ["APP_*"])
-    assert event_env.allows("APP_BIN", ["APP_*", "APP_BIN"])
+    assert not event_variables.allows("APP_BIN", ["APP_*"])
+    assert event_variables.allows("APP_BIN", ["APP_*", "APP_BIN"])
 
 
 @pytest.mark.parametrize(
@@ -213,18 +213,20 @@ def test_the_program_is_opened_by_its_exact_name_only():
 )
 def test_the_hint_leads_on(name, patterns, word):
     """Following it never makes the function refuse to start."""
-    assert word in event_env.advice(name, patterns)
+    assert word in event_variables.advice(name, patterns)
 
 
 @pytest.mark.parametrize("name", ["R_MIN", "NODE_COUNT", "MPI_TYPE", "FI_X", "LUA_N", "JAVAX"])
 def test_a_user_s_own_names_are_left_alone(name):
-    assert event_env.allows(name, ["*"])
+    assert event_variables.allows(name, ["*"])
 
 
 def test_the_default_names():
-    allowed = event_env.read({})
+    allowed = event_variables.read({})
     for name in ("APP_PARAMS", "APP_IN_FILE", "OMP_NUM_THREADS", "OMP_SCHEDULE"):
-        assert event_env.allows(name, allowed)
+        assert event_variables.allows(name, allowed)
     for name in ("OMP_DISPLAY_ENV", "OMP_NEW", "APP_BIN", "APP_PARAMS3", "SCRIPT"):
-        assert not event_env.allows(name, allowed)
-    assert not event_env.allows("APP_PARAMS", event_env.read({event_env.NAME: ""}))
+        assert not event_variables.allows(name, allowed)
+    assert not event_variables.allows(
+        "APP_PARAMS", event_variables.read({event_variables.NAME: ""})
+    )

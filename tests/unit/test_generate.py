@@ -7,16 +7,16 @@ import botocore.session
 import pytest
 from botocore.validate import ParamValidator
 
-from agent import exit_codes, settings
-from agent.errors import AgentError
-from agent.exit_codes import ExitCode
-from agent.local import commands
-from agent.local.generate import job_definition
-from agent.local.generate.job_definition import Wanted, retry_rules
-from agent.local.generate.variables import secrets, variables
-from agent.local.job import Job
-from agent.settings import S3Place
-from agent.supervisor import STOP_SECONDS
+from agent.core import exit_codes, settings
+from agent.core.errors import AgentError
+from agent.core.exit_codes import ExitCode
+from agent.core.settings import S3Place
+from agent.job.supervisor import STOP_SECONDS
+from agent.tools.cluster.job import Job
+from agent.tools.commands import parser as commands
+from agent.tools.generate import job_definition
+from agent.tools.generate.job_definition import Wanted, retry_rules
+from agent.tools.generate.variables import secrets, variables
 from tests.unit.aws_rules import is_tried_again
 
 TABLE = (*exit_codes.OWN, *exit_codes.APPLICATION)

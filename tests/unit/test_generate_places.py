@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agent import settings
-from agent.errors import AgentError
-from agent.local import commands
-from agent.local.generate import compose, iam_policy, scar
-from agent.local.generate.variables import settings_on
-from agent.local.job import Job
-from agent.settings import S3Place
+from agent.core import settings
+from agent.core.errors import AgentError
+from agent.core.settings import S3Place
+from agent.tools.cluster.job import Job
+from agent.tools.commands import parser as commands
+from agent.tools.generate import compose, iam_policy, scar
+from agent.tools.generate.variables import settings_on
 from tests.conftest import REPOSITORY
 from tests.unit.aws_rules import allows
 

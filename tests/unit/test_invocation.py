@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.errors import AgentError
-from agent.invocation import answer, budget, read
-from agent.model import AGENT, Outcome
-from agent.settings import S3Place
+from agent.awslambda.invocation import answer, budget, read
+from agent.core.errors import AgentError
+from agent.core.model import AGENT, Outcome
+from agent.core.settings import S3Place
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(),

@@ -6,8 +6,8 @@ import json
 import pytest
 from rich.console import Console
 
-from agent.local.live import LiveTable
-from agent.local.states import NodeState
+from agent.tools.cluster.live import LiveTable
+from agent.tools.cluster.states import NodeState
 
 
 @pytest.fixture

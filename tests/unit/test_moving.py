@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from agent import archive
-from agent.errors import AgentError
-from agent.runtime_dir import RuntimeDirectory
-from agent.settings import JOURNAL
+from agent.core.errors import AgentError
+from agent.core.settings import JOURNAL
+from agent.job.directories import RuntimeDirectory
+from agent.staging import archive
 
 
 @pytest.fixture

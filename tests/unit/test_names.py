@@ -2,10 +2,10 @@
 
 import re
 
-from agent import names
+from agent.core import variables
 from tests.conftest import REPOSITORY
 
-ALL = [*names.APPLICATION, *names.DATA, *names.SEVERAL_NODES, *names.RUNNING]
+ALL = [*variables.APPLICATION, *variables.DATA, *variables.SEVERAL_NODES, *variables.RUNNING]
 # Set by AWS Batch and Lambda, not by users; the SDK's own.
 PLATFORM = re.compile(
     r"AWS_(BATCH_JOB|LAMBDA|ACCESS|SECRET|SESSION|CONTAINER|REGION|DEFAULT_REGION)\w*"
@@ -14,8 +14,8 @@ PLATFORM = re.compile(
 
 def test_every_name_that_the_settings_read_is_in_the_table():
     text = "".join(
-        (REPOSITORY / f"agent/{name}.py").read_text()
-        for name in ("settings", "environ", "event_env")
+        (REPOSITORY / f"agent/core/{name}.py").read_text()
+        for name in ("settings", "environ", "event_variables")
     )
     read = set(
         re.findall(r'"((?:ARCHITRAVE|APP|AWS|S3|SSH|PRIVATE|TMP|EXEC|INPUT)_[A-Z0-9_]+)"', text)

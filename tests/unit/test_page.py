@@ -8,13 +8,13 @@ from html.parser import HTMLParser
 import jsonschema
 import pytest
 
-from agent import charts, page
-from agent.advice import advice
-from agent.errors import AgentError
-from agent.local import report_text
-from agent.model import AGENT, Outcome
-from agent.reading import outcome, read
-from agent.run_schema import SCHEMA
+from agent.core.errors import AgentError
+from agent.core.model import AGENT, Outcome
+from agent.report import charts, page
+from agent.report import text as report_text
+from agent.report.advice import advice
+from agent.report.reader import outcome, read
+from agent.report.schema import SCHEMA
 from tests.unit.records import record
 
 FAILED = Outcome(3, cause="the application ended with 3", hint="see time.log")

@@ -14,11 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import hostfile, integrity, outputs, packages, plan, report
-from agent.errors import AgentError
-from agent.log import Log
-from agent.model import Node, Outcome, Span, Topology
-from agent.output import time_lines
+from agent.core.errors import AgentError
+from agent.core.model import Node, Outcome, Span, Topology
+from agent.engine.log import Log
+from agent.launch import mpirun
+from agent.launch.output import time_lines
+from agent.multinode import hostfile
+from agent.report import run_json
+from agent.staging import checksums, packages, results
 
 NODES = st.builds(
     Node,
@@ -42,8 +45,8 @@ def test_hostfile_refuses_another_form():
         hostfile.parse("10.0.0.1 slots=two")
 
 
-BASE = plan.MpiRun(4, slots=2)
-ACROSS = plan.MpiRun(
+BASE = mpirun.MpiRun(4, slots=2)
+ACROSS = mpirun.MpiRun(
     4,
     slots=2,
     hostfile="/h",
@@ -55,25 +58,25 @@ ACROSS = plan.MpiRun(
 
 
 def test_mpirun_on_one_node():
-    words = plan.mpirun(BASE, ["/opt/app", "a b"])
+    words = mpirun.mpirun(BASE, ["/opt/app", "a b"])
     quiet = ["--mca", "ess_base_forward_signals", "none"]
     assert words == ["mpirun", *quiet, "--host", "localhost:2", "-np", "2", "/opt/app", "a b"]
 
 
 def test_mpirun_across_nodes():
     """Root is allowed only as root; ssh has its own configuration; 200 hosts don't stall."""
-    words = plan.mpirun(ACROSS, ["/opt/app"])
+    words = mpirun.mpirun(ACROSS, ["/opt/app"])
     line = " ".join(words)
     assert "--allow-run-as-root" in words and words[-1] == "/opt/app"
     assert "/usr/bin/ssh -F /c" in words
     assert "plm_rsh_no_tree_spawn 1" in line and "plm_rsh_num_concurrent 200" in line
     assert "orte_leave_session_attached 1" in line
     assert "btl_tcp_if_include eth0" in line and "oob_tcp_if_include eth0" in line
-    assert "--allow-run-as-root" not in plan.mpirun(BASE, ["x"])
+    assert "--allow-run-as-root" not in mpirun.mpirun(BASE, ["x"])
 
 
 def test_open_mpi_5_has_other_names():
-    five = plan.mpirun(plan.MpiRun(**vars(ACROSS) | {"major": 5}), ["/opt/app"])
+    five = mpirun.mpirun(mpirun.MpiRun(**vars(ACROSS) | {"major": 5}), ["/opt/app"])
     line = " ".join(five)
     assert "--prtemca plm_ssh_agent" in line and "plm_rsh" not in line
     assert "--prtemca prte_if_include eth0" in line
@@ -84,13 +87,13 @@ def test_open_mpi_5_has_other_names():
     ("text", "major"), [("mpirun (Open MPI) 4.1.4\n", 4), ("mpirun (Open MPI) 5.0.7\n", 5)]
 )
 def test_mpi_version(text, major):
-    assert plan.mpi_version(text) == major
+    assert mpirun.mpi_version(text) == major
 
 
 @pytest.mark.parametrize("text", ["", "HYDRA build details:\n", "mpirun (Open MPI) 1.4.3\n"])
 def test_other_mpi_is_refused(text):
     with pytest.raises(AgentError) as caught:
-        plan.mpi_version(text)
+        mpirun.mpi_version(text)
     assert caught.value.code == 78
 
 
@@ -127,8 +130,8 @@ def test_checksums(content, part_size, plain):
     with open(path, "wb") as file:
         file.write(content)
     try:
-        wanted = integrity.expected(head)
-        found = integrity.digests(path, {n: p for n, (_, p) in wanted.items()}, part_size)
+        wanted = checksums.expected(head)
+        found = checksums.digests(path, {n: p for n, (_, p) in wanted.items()}, part_size)
     finally:
         os.unlink(path)
     assert set(wanted) == ({"ETag"} if plain else head.keys() - {"ETag"})
@@ -144,8 +147,8 @@ def encoded(digest):
 
 def test_etag_of_an_encrypted_object_is_no_checksum():
     head = {"ETag": '"0123456789abcdef0123456789abcdef"', "ServerSideEncryption": "aws:kms"}
-    assert integrity.expected(head) == {}
-    assert integrity.expected({"ETag": '"opaque"'}) == {}
+    assert checksums.expected(head) == {}
+    assert checksums.expected({"ETag": '"opaque"'}) == {}
 
 
 def test_results_are_what_is_new_or_changed(tmp_path):
@@ -159,7 +162,7 @@ def test_results_are_what_is_new_or_changed(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("1")
     (tmp_path / "there").symlink_to("/usr")
-    before = outputs.snapshot(str(tmp_path), str(tmp_path), [], breathe)
+    before = results.snapshot(str(tmp_path), str(tmp_path), [], breathe)
     (tmp_path / "changed").write_text("22")
     (tmp_path / "new").write_text("3")
     (tmp_path / "sub").mkdir()
@@ -170,10 +173,10 @@ def test_results_are_what_is_new_or_changed(tmp_path):
     (tmp_path / "latest").symlink_to("sub")
     for name in ("away", "away.tmp"):
         (tmp_path / name).symlink_to("/usr")
-    own, left_out = [str(tmp_path / "batch")], outputs.LeftOut()
-    found = outputs.results(str(tmp_path), before, own, ["*.tmp"], left_out, breathe)
+    own, left_out = [str(tmp_path / "batch")], results.LeftOut()
+    found = results.results(str(tmp_path), before, own, ["*.tmp"], left_out, breathe)
     assert found == ["changed", "new", "sub/deep"]
-    assert left_out == outputs.LeftOut([], [str(tmp_path / "away")])
+    assert left_out == results.LeftOut([], [str(tmp_path / "away")])
     assert len(breaths) == 4 + 8
 
 
@@ -189,9 +192,9 @@ def test_a_directory_for_results_is_taken_whole(tmp_path):
     (tmp_path / "run.json").write_text('{"schema": "architrave-run/1",\n"job": "x"}')
     (tmp_path / "report.html").write_text("<title>the program's own</title>")
     unpacked = [f"{tmp_path}/opt/{name}" for name in ("data", "changed", "sub")]
-    before = outputs.snapshot(str(tmp_path), "/tmp", unpacked, lambda: None)
+    before = results.snapshot(str(tmp_path), "/tmp", unpacked, lambda: None)
     (tmp_path / "opt/changed").write_text("22")
-    found = outputs.results(str(tmp_path), before, [], [], outputs.LeftOut(), lambda: None)
+    found = results.results(str(tmp_path), before, [], [], results.LeftOut(), lambda: None)
     assert found == ["first", "opt/changed", "report.html"]
 
 
@@ -216,7 +219,8 @@ def test_log_hides_secrets_and_never_raises():
 def test_starting_loads_no_asyncio():
     """Structlog's import of asyncio, and with it of ssl, stays undone."""
     code = (
-        "import sys; from agent.log import Log; l = Log(lambda b: None); l.open(); l.info('x');"
+        "import sys; from agent.engine.log import Log; "
+        "l = Log(lambda b: None); l.open(); l.info('x');"
         "print('ssl' in sys.modules, 'asyncio.events' in sys.modules)"
     )
     blocked = "import sys; sys.modules['rich'] = None; " + code
@@ -230,15 +234,15 @@ def test_record_and_manifest():
     topology = Topology("j", 1, 0, 2)
     spans = [Span("run", 1.0, 2.5), Span("upload", 2.5)]
     records = [
-        report.node_record(Node(i, f"10.0.0.{i}", 2), spans, files=[], failed=[]) for i in (1, 0)
+        run_json.node_record(Node(i, f"10.0.0.{i}", 2), spans, files=[], failed=[]) for i in (1, 0)
     ]
-    run = json.loads(report.run_json(topology, Outcome(7), ["/a", "b c"], records, {"real": 1.5}))
+    run = json.loads(run_json.run_json(topology, Outcome(7), ["/a", "b c"], records, {"real": 1.5}))
     assert run["schema"].startswith("architrave-run/")
     assert (run["exit"]["code"], run["exit"]["spoke"]) == (7, "application")
     assert [node["index"] for node in run["nodes"]] == [0, 1]
     assert run["nodes"][0]["phases"][0] == {"phase": "run", "start": 1.0, "end": 2.5}
     file = {"name": "a/b", "size": 3, "sha256": "00"}
-    manifest = json.loads(report.manifest_json(topology, {1: [file], 0: []}))
+    manifest = json.loads(run_json.manifest_json(topology, {1: [file], 0: []}))
     assert manifest["files"] == [{"path": "node-1/a/b", "size": 3, "sha256": "00"}]
 
 

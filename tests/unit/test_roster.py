@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agent.model import Topology
-from agent.roster import Refused, Roster, index_of, parse
+from agent.core.model import Topology
+from agent.multinode.roster import Refused, Roster, index_of, parse
 
 TOPOLOGY = Topology("job", 2, index=1, count=4, main_index=1)
 GOOD = {"index": 2, "address": "10.0.0.2", "slots": 4, "job": "job", "attempt": 2, "version": "1"}

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from agent.sampling import Sampler
+from agent.launch.sampler import Sampler
 
 
 class Scripted(Sampler):

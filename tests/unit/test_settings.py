@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import settings
-from agent.errors import AgentError
+from agent.core import settings
+from agent.core.errors import AgentError
 
 WORDS = st.text(string.ascii_letters + string.digits + "._/=-", min_size=1, max_size=12)
 VALUES = st.text(st.characters(blacklist_characters="\0"), max_size=30)

@@ -1,6 +1,6 @@
 """Several nodes with one output directory: one claims it, and only its claim is its to remove."""
 
-from agent.sharing import claim, release
+from agent.multinode.output_claim import claim, release
 
 
 def test_the_first_has_the_directory_until_it_leaves(tmp_path):

@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from agent import way_in as way_in_
-from agent.way_in import way_in
+from agent.job import attach as way_in_
+from agent.job.attach import way_in
 
 IDENTITY = "0123456789abcdef" * 4
 TASK = {"Cluster": "arn:c", "TaskARN": "arn:t", "Containers": []}

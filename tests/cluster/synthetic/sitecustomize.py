@@ -8,13 +8,14 @@ machine. All else of the agent is what it is.
 import os
 
 try:
-    from agent import loop, uploading
+    from agent.engine import loop
+    from agent.job import upload
 except ImportError:  # another program's interpreter
     loop = None
 
 
 def begin_upload(self):
-    self._files, self._left_out = [], uploading.outputs.LeftOut()
+    self._files, self._left_out = [], upload.outputs.LeftOut()
 
 
 def finish_upload(self):
@@ -56,7 +57,7 @@ def watched(init):
 
 
 if loop is not None and "SYNTHETIC_RESULTS" in os.environ:
-    uploading.Uploading.begin_upload = begin_upload
-    uploading.Uploading.finish_upload = finish_upload
+    upload.Uploading.begin_upload = begin_upload
+    upload.Uploading.finish_upload = finish_upload
 if loop is not None and "SYNTHETIC_AWAY" in os.environ:
     loop.Loop.__init__ = watched(loop.Loop.__init__)

@@ -1,0 +1,1 @@
+"""Run jobs as an AWS Lambda function."""

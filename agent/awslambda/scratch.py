@@ -1,0 +1,54 @@
+"""Keep the /tmp of a Lambda environment as it was before the first call."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from agent.core.errors import NO_PERMISSION, AgentError, why
+from agent.job.directories import remove
+
+
+class Scratch:
+    """A directory whose first content stays and whose later content goes.
+
+    What was there first is written to the file `note` in it: a call that Lambda ended at its
+    deadline takes the agent along, and the next agent finds /tmp as that call left it. Raises
+    AgentError (77) where nothing can be written.
+    """
+
+    def __init__(self, directory: str, note: str) -> None:
+        self._directory = directory
+        self._note = note
+        try:
+            for path in (directory, os.path.dirname(note)):
+                os.makedirs(path, exist_ok=True)
+            self._kept = self._noted()
+            self._write_note()
+        except OSError as error:
+            hint = "make it writable: docker run --tmpfs /tmp"
+            what = f"write to {directory}"
+            raise AgentError(what, why(error), code=NO_PERMISSION, hint=hint) from error
+
+    def empty(self) -> list[str]:
+        """Remove what came later; return the paths that could not be removed."""
+        for name in self._later():
+            remove(os.path.join(self._directory, name))
+        self._write_note()
+        return [os.path.join(self._directory, name) for name in self._later()]
+
+    def _noted(self) -> set[str]:
+        """Return the names that are in the note; the first time, what is there."""
+        try:
+            with open(self._note, encoding="utf-8") as file:
+                return set(json.load(file))
+        except (FileNotFoundError, ValueError, TypeError):
+            return {*os.listdir(self._directory), os.path.basename(self._note)}
+
+    def _write_note(self) -> None:
+        """Write it again each time: an application may empty the whole directory."""
+        with open(self._note, "w", encoding="utf-8") as file:
+            json.dump(sorted(self._kept), file)
+
+    def _later(self) -> list[str]:
+        return sorted(set(os.listdir(self._directory)) - self._kept)

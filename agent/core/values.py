@@ -1,0 +1,61 @@
+"""Parse the values of single variables; an AgentError (78) names the variable and its value."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+from agent.core.errors import BAD_SETTINGS, AgentError, shorten
+
+
+def bad(name: str, value: str, cause: str, hint: str, code: int = BAD_SETTINGS) -> AgentError:
+    """Return the error that a value of a variable is."""
+    return AgentError(f"use {name}={shorten(repr(value))}", cause, code=code, hint=hint)
+
+
+def words(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Return a variable's words, split as a shell splits them."""
+    try:
+        return tuple(shlex.split(env.get(name, "")))
+    except ValueError as error:
+        hint = "close the quotes, as in a shell"
+        raise bad(name, env[name], str(error).lower(), hint) from error
+
+
+def choice(env: Mapping[str, str], name: str, valid: tuple[str, ...], default: str = "auto") -> str:
+    """Return one of the valid values, in lower case."""
+    value = (env.get(name) or default).lower()
+    if value not in valid:
+        raise bad(name, env[name], f"valid are {', '.join(valid)}", "set one of them")
+    return value
+
+
+def integer(
+    env: Mapping[str, str], name: str, default: int | None, *, least: int, most: int | None = None
+) -> int:
+    """Return a whole number within limits; `default` None means that it must be set."""
+    given = env.get(name, "")
+    if not given and default is not None:
+        return default
+    if (
+        not (given.isascii() and given.isdigit())
+        or int(given) < least
+        or int(given) > (most or int(given))
+    ):
+        limits = f"from {least} to {most}" if most is not None else f"of {least} or more"
+        raise bad(name, given, f"it must be a whole number {limits}", f"correct {name}")
+    return int(given)
+
+
+def seconds(env: Mapping[str, str], name: str, default: float, *, zero: bool = False) -> float:
+    """Return a number of seconds; `zero` allows 0."""
+    given = env.get(name, "")
+    if not given:
+        return default
+    try:
+        value = float(given)
+    except ValueError:
+        value = -1.0
+    if not (0 < value < 1e9 or (zero and value == 0)):
+        raise bad(name, given, "it must be a number of seconds", f"for example {name}=30")
+    return value

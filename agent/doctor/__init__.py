@@ -1,0 +1,1 @@
+"""Check everything that a job needs before it runs."""

@@ -1,0 +1,251 @@
+"""Check what comes from S3 and goes there: archives, password, packages, results, clock, disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from email.utils import parsedate_to_datetime
+
+from agent.core.errors import (
+    CANNOT_WRITE,
+    NO_PERMISSION,
+    OS_ERROR,
+    S3_UNREACHABLE,
+    AgentError,
+    NotThere,
+    why,
+)
+from agent.core.settings import LAMBDA, SHELL, S3Place
+from agent.core.units import size as size_words
+from agent.doctor.context import Case
+from agent.doctor.finding import FAIL, PASS, SKIP, WARN, Check, Finding
+from agent.job.record import write_probe
+from agent.staging import archive, stage_in
+
+# S3 is asked twice at most within the first; whole archives come within the second.
+_ASK_SECONDS, _FETCH_SECONDS, _DISK_SECONDS = 15.0, 900.0, 5.0
+# Above the first applications' own clients begin to mind; S3 refuses above the second
+# (RequestTimeTooSkewed): https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+_SKEW_SECONDS, _REFUSED_SECONDS = 5.0, 900.0
+_SPARE = 256 << 20
+
+
+def private(case: Case) -> Finding:
+    """See that private.7z is there and may be read; say its size before it is fetched."""
+    place = case.settings.private
+    if place is None:
+        return _switched_off(case, "S3_BATCH_PRIVATE_REL_PATH")
+    case.private_size = _look(case, place)
+    case.private_there = True
+    return Finding(PASS, f"{place}, {size_words(case.private_size)}")
+
+
+def _look(case: Case, place: S3Place) -> int:
+    size, case.date = case.storage.look(place)
+    case.received = time.time()
+    return size
+
+
+def _switched_off(case: Case, name: str) -> Finding:
+    if case.settings.mode == LAMBDA:
+        return Finding(SKIP, "lambda mode fetches nothing: the image has everything in it")
+    if case.settings.mode == SHELL and not case.settings.staging_asked:
+        return Finding(SKIP, "a shell fetches nothing unless S3_BUCKET is set")
+    return Finding(SKIP, f"{name} switches it off")
+
+
+def unpacking(case: Case) -> Finding:
+    """Fetch private.7z, try the password, unpack it for the checks that look into it."""
+    settings = case.settings
+    if not case.private_there:
+        return Finding(SKIP, "there is no archive to unpack")
+    assert settings.private is not None
+    path = os.path.join(case.scratch, "private.7z")
+    free = shutil.disk_usage(case.scratch).free
+    if case.private_size > free:
+        raise _no_room(settings.path("/tmp"), case.private_size, free)
+    case.storage.fetch(settings.private, path)
+    case.unpacked_size = archive.unpacked_size(path, settings.password, stage_in.OWN_NAMES)
+    size = size_words(case.unpacked_size)
+    free = shutil.disk_usage(case.scratch).free
+    if case.unpacked_size > free:
+        os.unlink(path)
+        what = f"its {size} were not unpacked: {size_words(free)} are free in {case.scratch}"
+        return Finding(WARN, what, f"give {settings.path('/tmp')} more room for this check")
+    archive.unpack_7z(path, case.opt, settings.password, stage_in.OWN_NAMES)
+    os.unlink(path)
+    case.unpacked = True
+    how = "with the password" if settings.password else "without a password"
+    return Finding(PASS, f"it unpacks {how} to {size}")
+
+
+def packages(case: Case) -> Finding:
+    """Fetch the dependencies and lay them out: nothing is installed."""
+    place = case.settings.deps
+    if place is None:
+        return _switched_off(case, "S3_BATCH_DEPS_REL_PATH")
+    if not case.deps_there:
+        return Finding(SKIP, "there are no packages to unpack")
+    unpacked = os.path.join(case.scratch, "unpacked-deps")
+    os.makedirs(unpacked, exist_ok=True)
+    request = {"runtime_dir": case.scratch, "deps_dir": unpacked, "system": False}
+    fetched = stage_in.fetch_deps(case.storage, place, request)
+    case.deps_size = sum(one["size"] for one in fetched)
+    answer = stage_in.install_deps(request)
+    case.path, case.library_path = answer["path"], answer["library_path"]
+    case.deps_unpacked_size = _size_below(unpacked)
+    new, old = len(answer["installed"]), len(answer["skipped"])
+    return Finding(PASS, f"{new} to install, {old} installed already; none was installed now")
+
+
+def _size_below(directory: str) -> int:
+    return sum(
+        os.lstat(os.path.join(folder, name)).st_size
+        for folder, _, names in os.walk(directory)
+        for name in names
+    )
+
+
+def deps_there(case: Case) -> Finding:
+    """See that deps.tar.gz, or the list in its stead, is there and may be read."""
+    place = case.settings.deps
+    if place is None:
+        return _switched_off(case, "S3_BATCH_DEPS_REL_PATH")
+    try:
+        size = _look(case, place)
+    except NotThere as missing:
+        place = stage_in.list_beside(place)
+        try:
+            size = _look(case, place)
+        except NotThere:
+            raise missing from None
+    case.deps_there = True
+    return Finding(PASS, f"{place}, {size_words(size)}")
+
+
+def results(case: Case) -> Finding:
+    """Write an empty object where results will go, and remove it."""
+    settings = case.settings
+    probe = write_probe(settings)
+    if probe is None:
+        return Finding(SKIP, f"nothing is uploaded: results stay in {settings.output_dir}")
+    if not case.date:
+        try:
+            _look(case, probe)
+        except AgentError:
+            pass  # only S3's time was wanted
+    stage_in.probe_place(case.storage, probe)
+    return Finding(PASS, f"{settings.output} can be written")
+
+
+def clock(case: Case) -> Finding:
+    """Compare this machine's clock with S3's, which signatures are checked by."""
+    if not case.date:
+        return Finding(SKIP, "S3 has told no time")
+    skew = case.received - parsedate_to_datetime(case.date).timestamp()
+    # The header has whole seconds.
+    off = max(0.0, abs(skew) - 1)
+    what = f"this clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} S3's"
+    hint = "set this machine's clock (chronyc makestep), or that of the machine it runs on"
+    if off > _REFUSED_SECONDS:
+        what += ", and S3 refuses requests that are 15 minutes off"
+        return Finding(FAIL, what, hint, NO_PERMISSION)
+    if off > _SKEW_SECONDS:
+        return Finding(WARN, what, hint)
+    return Finding(PASS, f"within {_SKEW_SECONDS:.0f} s of S3's")
+
+
+def disk(case: Case) -> list[Finding]:
+    """Compare the room of each file system with what the job puts there."""
+    settings = case.settings
+    needs = {settings.output_dir: 0, **case.needs}
+    rooms: dict[int, list[str]] = {}
+    for path, size in needs.items():
+        if size or path != settings.path("/opt"):
+            rooms.setdefault(os.stat(_nearest(path)).st_dev, []).append(path)
+    # What this doctor has unpacked itself takes the same room; it is given back.
+    given_back = {os.stat(case.scratch).st_dev: _size_below(case.scratch)}
+    return [
+        _room(paths, sum(needs[path] for path in paths), given_back.get(device, 0))
+        for device, paths in rooms.items()
+    ]
+
+
+def _room(paths: list[str], needed: int, given_back: int) -> Finding:
+    names = ", ".join(paths)
+    free = shutil.disk_usage(_nearest(paths[0])).free + given_back
+    what = f"{names}: {size_words(free)} free"
+    if needed:
+        what += f", the archives take {size_words(needed)}"
+    hint = "give the container a larger disk; df -h"
+    if needed > free:
+        return Finding(FAIL, what, hint, OS_ERROR)
+    if free - needed < _SPARE:
+        return Finding(WARN, f"{what}: little is left for results", hint)
+    return Finding(PASS, what)
+
+
+def _no_room(path: str, size: int, free: int) -> AgentError:
+    cause = f"it takes {size_words(size)}, {size_words(free)} are free in {path}"
+    hint = "give the container a larger disk"
+    return AgentError("fetch private.7z", cause, code=OS_ERROR, hint=hint)
+
+
+def writable(case: Case) -> list[Finding]:
+    """See that what the job makes can be made, without making it."""
+    settings = case.settings
+    paths = {
+        "/tmp": NO_PERMISSION,
+        settings.output_dir: CANNOT_WRITE,
+        settings.workdir: CANNOT_WRITE,
+    }
+    if settings.private is not None:
+        paths["/opt"] = NO_PERMISSION
+    wrong = []
+    for path, code in paths.items():
+        where = settings.path(path) if path in ("/tmp", "/opt") else path
+        if not where or os.access(_nearest(where), os.W_OK | os.X_OK):
+            continue
+        cause = f"this user (uid {os.geteuid()}) may not write {_nearest(where)}"
+        hint = f"run as root, or make {_nearest(where)} writable for this user"
+        wrong.append(Finding.of(AgentError(f"write {where}", cause, code=code, hint=hint)))
+    return wrong or [Finding(PASS, "every directory of the job can be written")]
+
+
+def _nearest(path: str) -> str:
+    """Return a path, or the nearest one above it that exists."""
+    while path != "/":
+        try:
+            os.stat(path)
+        except FileNotFoundError:
+            path = os.path.dirname(path)
+        except OSError as error:
+            what, hint = f"look at {path}", f"ls -ld {path}"
+            raise AgentError(what, why(error), code=OS_ERROR, hint=hint) from error
+        else:
+            return path
+    return path
+
+
+_S3_LATE = (
+    "use S3",
+    S3_UNREACHABLE,
+    "check the network and AWS_ENDPOINT_URL_S3: curl -m 5 $AWS_ENDPOINT_URL_S3",
+)
+_DISK_LATE = (
+    "look at the disks",
+    OS_ERROR,
+    "is a network file system dead? mount | grep nfs",
+)
+
+CHECKS = (
+    Check("writable", writable, _DISK_SECONDS, _DISK_LATE),
+    Check("private.7z", private, _ASK_SECONDS, _S3_LATE),
+    Check("deps.tar.gz", deps_there, _ASK_SECONDS, _S3_LATE),
+    Check("results", results, _ASK_SECONDS, _S3_LATE),
+    Check("clock", clock, _DISK_SECONDS, _S3_LATE),
+    Check("archive", unpacking, _FETCH_SECONDS, _S3_LATE),
+    Check("packages", packages, _FETCH_SECONDS, _S3_LATE),
+    Check("disk", disk, _DISK_SECONDS, _DISK_LATE),
+)

@@ -1,0 +1,103 @@
+"""Check what a node needs to meet the others: keys, sshd, a port, an interface."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from agent.core.errors import OS_ERROR, AgentError, why
+from agent.doctor.context import Case
+from agent.doctor.finding import PASS, SKIP, WARN, Check, Finding
+from agent.engine import capture
+from agent.multinode import network, ssh_keys
+from agent.multinode.sshd import PRIVSEP, find_ssh, find_sshd, user_name
+
+_SECONDS = 10.0
+_LATE = ("look at this node", OS_ERROR, "a file system is dead? mount; df -h")
+_ALONE = Finding(SKIP, "a single node meets nobody")
+
+
+def interface(case: Case) -> Finding:
+    """See that this node has an address, and that it is on the way to the main node."""
+    settings = case.settings
+    main = settings.topology.main_address
+    if settings.topology.count == 1:
+        return _ALONE
+    address = network.own_address(settings.address, settings.interface, main)
+    if not address:
+        cause, hint = "this node has no IPv4 address", "ip -4 address; set ARCHITRAVE_INTERFACE"
+        raise AgentError("meet the other nodes", cause, code=OS_ERROR, hint=hint)
+    name = settings.interface or network.interface_of(address)
+    towards = network.address_towards(main) if main else ""
+    if main and not towards:
+        cause, hint = f"no route leads to the main node {main}", f"ip route get {main}"
+        raise AgentError("meet the other nodes", cause, code=OS_ERROR, hint=hint)
+    if settings.interface and towards and network.interface_of(towards) not in (name, "lo"):
+        way = network.interface_of(towards)
+        what = f"{name} is set, but {way} routes to the main node {main}"
+        return Finding(WARN, what, f"ARCHITRAVE_INTERFACE={way}, or leave it out")
+    return Finding(PASS, f"{address} on {name or 'an unknown interface'}")
+
+
+def port(case: Case) -> Finding:
+    """See that sshd can have its port."""
+    settings = case.settings
+    if settings.topology.count == 1:
+        return _ALONE
+    address = network.own_address(
+        settings.address, settings.interface, settings.topology.main_address
+    )
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, settings.ssh_port))
+            probe.listen()
+    except OSError as error:
+        cause = why(error)
+        hint = "set ARCHITRAVE_SSH_PORT to a free port, the same on every node"
+        if error.errno == errno.EACCES:
+            hint = "ports below 1024 are root's: set ARCHITRAVE_SSH_PORT=2222 on every node"
+        what = f"listen on {address} port {settings.ssh_port}"
+        raise AgentError(what, cause, code=OS_ERROR, hint=hint) from error
+    return Finding(PASS, f"{settings.ssh_port} on {address} is free")
+
+
+def key(case: Case) -> Finding:
+    """See that a job's keys can be made from the one in the archive; lay it where they are."""
+    settings = case.settings
+    if settings.topology.count == 1:
+        return _ALONE
+    path = os.path.join(case.opt, settings.key_name)
+    if not os.path.lexists(path):
+        given = settings.path(f"/opt/{settings.key_name}")
+        if settings.private is not None and not case.unpacked and not os.path.exists(given):
+            return Finding(SKIP, "it is looked for when private.7z can be unpacked")
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        os.symlink(given, path)
+    ssh_keys.check_key(path)
+    case.ssh_ready = True
+    return Finding(PASS, f"{settings.key_name} is a private key")
+
+
+def sshd(case: Case) -> Finding:
+    """See that sshd and ssh are here, and what sshd asks of the system."""
+    if case.settings.topology.count == 1:
+        return _ALONE
+    program = find_sshd()
+    find_ssh(case.app_env.get("PATH", os.defpath))
+    user = user_name()
+    if os.geteuid() == 0 and not os.path.isdir(PRIVSEP) and not os.access("/run", os.W_OK):
+        hint = f"docker run --tmpfs /run, or mkdir {PRIVSEP} in the image"
+        raise AgentError("start sshd", f"{PRIVSEP} is missing", code=OS_ERROR, hint=hint)
+    said = capture.run([program, "-V"], seconds=_SECONDS)
+    version = next((line for line in said.err.splitlines() if "OpenSSH" in line), "sshd")
+    return Finding(PASS, f"{version.split(',')[0]} as {user}")
+
+
+CHECKS = (
+    Check("interface", interface, _SECONDS, _LATE),
+    Check("port", port, _SECONDS, _LATE),
+    Check("ssh key", key, _SECONDS, _LATE),
+    Check("sshd", sshd, _SECONDS, _LATE),
+)

@@ -1,0 +1,137 @@
+"""Check the application and its launcher as they would be started, without starting them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from agent.core.errors import (
+    NOT_EXECUTABLE,
+    NOT_FOUND,
+    OS_ERROR,
+    AgentError,
+    why,
+)
+from agent.doctor.context import Case
+from agent.doctor.finding import PASS, SKIP, WARN, Check, Finding
+from agent.engine import capture
+from agent.launch import application, mpi_use, mpirun
+from agent.launch import elf as binary
+
+_ASK_SECONDS, _SECONDS = 10.0, 30.0
+# What the loader ends a program with when a library is there, but too old for it.
+_TOO_OLD = 1
+
+
+def program(case: Case) -> Finding:
+    """See that the program is there, is for this machine, and finds what it needs to start."""
+    settings, env = case.settings, case.app_env
+    word = settings.command[0]
+    here = case.here(word)
+    lost = settings.private is not None and not case.unpacked
+    if lost and word.startswith(settings.path("/opt/")) and not os.path.lexists(here):
+        return Finding(SKIP, f"{word} is looked at when private.7z can be unpacked")
+    try:
+        path = application.locate(here, env.get("PATH", os.defpath))
+    except AgentError as error:
+        raise _wrong(word, error.cause, error.code, error.hint) from error
+    try:
+        _may_run(word, path)
+        found = binary.check(word, path, env.get("PATH", os.defpath), case.here)
+    except OSError as error:
+        raise _wrong(word, why(error), NOT_EXECUTABLE, f"ls -l {word}") from error
+    if isinstance(found, binary.Elf):
+        return _elf(case, word, path, found)
+    return Finding(PASS, f"{word}: a script for {' '.join(found)}")
+
+
+def _wrong(word: str, cause: str, code: int, hint: str) -> AgentError:
+    return AgentError(f"run {word}", cause, code=code, hint=hint)
+
+
+def _may_run(word: str, path: str) -> None:
+    """Raise AgentError (126) where the job could not make the program executable, or noexec."""
+    status = os.stat(path)
+    ours = os.geteuid() in (0, status.st_uid)
+    if not os.access(path, os.X_OK) and not ours:
+        cause = "it is not executable, and belongs to somebody else"
+        raise _wrong(word, cause, NOT_EXECUTABLE, f"chmod +x {word}")
+    # What is to lie in /opt may lie elsewhere now.
+    place = word if word.startswith("/") else path
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    if os.statvfs(place).f_flag & os.ST_NOEXEC:
+        cause = f"the file system of {place} is mounted noexec"
+        raise _wrong(word, cause, NOT_EXECUTABLE, f"mount -o remount,exec {place}")
+
+
+def _elf(case: Case, word: str, path: str, elf: binary.Elf) -> Finding:
+    if not elf.loader:
+        return Finding(PASS, f"{word}: {elf.machine_name}, statically linked")
+    text = _listed(case, case.here(elf.loader), path)
+    if lost := binary.missing(text):
+        cause = f"it needs libraries that are not here: {', '.join(lost)}"
+        raise _wrong(word, cause, NOT_FOUND, binary.MISSING_HINT)
+    if new := binary.too_new(text):
+        cause = f"it wants newer libraries than these: {', '.join(new)}"
+        hint = "build it on an older system, or the image with a newer BASE_IMAGE"
+        raise _wrong(word, cause, _TOO_OLD, hint)
+    return Finding(PASS, f"{word}: {elf.machine_name}, every library is here")
+
+
+def _listed(case: Case, loader: str, path: str) -> str:
+    """Return the loader's list of a program's libraries.
+
+    Directories of /opt that the program itself names are looked for where they lie now.
+    """
+    command, env = binary.listing(loader, path, case.app_env)
+    text = _ask(command, env)
+    if case.unpacked and binary.missing(text):
+        opt = case.settings.path("/opt")
+        tried = _ask(command, env | {"LD_DEBUG": "libs"}).split()
+        files = [word.removeprefix("file=") for word in tried if word.startswith(f"file={opt}/")]
+        found = {os.path.dirname(case.here(file)) for file in files}
+        given = [path for path in [env.get("LD_LIBRARY_PATH", "")] if path]
+        text = _ask(command, env | {"LD_LIBRARY_PATH": ":".join([*given, *sorted(found)])})
+    return text
+
+
+def _ask(words: list[str], env: dict[str, str]) -> str:
+    """Return what a small program says."""
+    said = capture.run(words, env=env, seconds=_ASK_SECONDS)
+    return said.out + said.err
+
+
+def launcher(case: Case) -> Finding:
+    """Say which launcher is used, and ask mpirun for its version."""
+    settings, env = case.settings, case.app_env
+    found = shutil.which("mpirun", path=env.get("PATH", os.defpath))
+    command = [case.here(word) for word in settings.command]
+    chosen = mpirun.launcher(
+        settings.launcher,
+        found,
+        settings.topology.count,
+        bool(settings.slots),
+        lambda: mpi_use.uses_mpi(command, env, _ask),
+    )
+    if settings.launcher in ("direct", "each"):
+        return Finding(PASS, f"{chosen.name}: mpirun is not used")
+    if not found:
+        what = "direct: mpirun is not on PATH"
+        if settings.topology.count == 1:
+            return Finding(PASS, what)
+        hint = "build the image with Open MPI, or set ARCHITRAVE_LAUNCHER=each"
+        return Finding(WARN, f"{what}, so that only the main node runs the application", hint)
+    if chosen.name == "direct":
+        return Finding(PASS, f"direct: {chosen.why}")
+    text = _ask([found, "--version"], env)
+    mpirun.mpi_version(text)
+    case.mpirun = text.splitlines()[0].rpartition(" ")[2]
+    return Finding(PASS, f"mpirun: Open MPI {case.mpirun} ({found})")
+
+
+_LATE = ("look at the program", OS_ERROR, "is a network file system dead? mount | grep nfs")
+CHECKS = (
+    Check("program", program, _SECONDS, _LATE),
+    Check("launcher", launcher, _SECONDS, _LATE),
+)

@@ -1,0 +1,223 @@
+"""Let the doctors of several nodes meet as a job's nodes do, and reach each other by every pair.
+
+The job is the real one, below a root directory of the doctor's own; its application is `pairs`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from agent import __version__
+from agent.core import model
+from agent.core.errors import BAD_SETTINGS, TRY_AGAIN
+from agent.core.model import AGENT, Outcome, Topology
+from agent.core.settings import Settings
+from agent.doctor.context import Case
+from agent.doctor.finding import FAIL, PASS, WARN, Finding
+from agent.engine.console import LineQueue, Outlet
+from agent.engine.log import Log
+from agent.engine.loop import OWN_FAULTS, Loop
+from agent.engine.process import Children
+from agent.job.main_node import MainNode
+from agent.job.single import Job
+from agent.job.worker import Worker
+from agent.launch.output import Output
+from agent.report.writer import NodeFiles, load
+
+_PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pairs.py")
+_RESULT = "pairs.json"
+_KEYS_SECONDS = 60.0
+# A node's own limit, and a second more for each of the others.
+_VISIT_SECONDS = 120.0
+_CLOCK_SECONDS = 2.0
+_ALL_PORTS = "let the nodes reach each other on all ports: security group, firewall"
+_SAME_IMAGE = "start every node from the same image"
+
+
+class _Visit(Job):
+    """What both roles do otherwise than in a job: nothing is fetched, uploaded or shown.
+
+    `account` is what this node says of itself to the main node.
+    """
+
+    account: Mapping[str, Any]
+
+    def stage_in(self) -> None:
+        """Make this attempt's keys; the one they come from lies in this root's /opt already."""
+        self.enter(model.FETCH)
+        request = {"identity": self._identity(), "private": None, "deps": None, "probe": None}
+        self.call("stage_in", "make the keys", request, _KEYS_SECONDS, code=TRY_AGAIN)
+
+    def open_output(self) -> None:
+        """Take the application's output, which is empty, and the lines of its time, and show none.
+
+        Standard output is the report's.
+        """
+        os.makedirs(self.output_dir, exist_ok=True)
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        path = os.path.join(self.output_dir, "time.log")
+        self._output = Output(self.loop, path, Outlet(null))
+        os.close(null)
+
+    def record(self, uploaded: dict[str, Any]) -> dict[str, Any]:
+        """Return what this node tells about itself, with what it has seen of the others."""
+        try:
+            with open(os.path.join(self.output_dir, _RESULT), encoding="utf-8") as file:
+                pairs = json.load(file)
+        except OSError:
+            pairs = []
+        return super().record(uploaded) | {"doctor": {**self.account, "pairs": pairs}}
+
+    def write_exit_code(self, code: int) -> None:
+        """Write nothing: this is no job."""
+
+
+class VisitingWorker(_Visit, Worker):
+    """A worker of the doctor's job."""
+
+
+class VisitingMain(_Visit, MainNode):
+    """The main node of the doctor's job; `found` is what the nodes have told, if all have `met`."""
+
+    found: Sequence[Finding] = ()
+    own: Sequence[Finding] = ()
+    met = False
+
+    def write_record(self, outcome: Outcome, nodes: dict[int, NodeFiles]) -> Outcome:
+        """Judge what the nodes have told; every node ends with the code of the first FAIL."""
+        told = {index: load(node)["doctor"] for index, node in nodes.items()}
+        self.met = not outcome.code
+        self.found = judge(self.settings.topology, told)
+        failed = [one for one in (*self.own, *self.found) if one.verdict == FAIL]
+        if outcome.code or not failed:
+            return outcome
+        first = failed[0]
+        return Outcome(first.code, AGENT, cause=f"{first.name}: {first.what}", hint=first.hint)
+
+
+def meet(case: Case, own: Sequence[Finding], *, logging: bool) -> list[Finding]:
+    """Meet the other nodes; return what is found there.
+
+    `own` is what was found on this node. Signals are the job's from here on.
+    """
+    settings = _settings(case)
+    loop = Loop(Children(), not_ours=OWN_FAULTS)
+    queue = LineQueue(Outlet(2), loop)
+    write = queue.put if logging else _discard
+    log = Log(write, level=settings.log_level)
+    topology = settings.topology
+    log.context = {"job": topology.job, "attempt": topology.attempt, "node": topology.index}
+    node: VisitingMain | VisitingWorker
+    node = (VisitingMain if topology.is_main else VisitingWorker)(settings, loop, log)
+    node.account = {
+        "version": __version__,
+        "machine": os.uname().machine,
+        "mpirun": case.mpirun,
+        "findings": [one.to_json() for one in own if one.verdict in (WARN, FAIL)],
+    }
+    if isinstance(node, VisitingMain):
+        node.own = own
+    node.run()
+    loop.wait(lambda: queue.empty, loop.clock() + 1.0)
+    return _outcome_of(node)
+
+
+def _discard(data: bytes) -> None:
+    pass
+
+
+def _outcome_of(node: VisitingMain | VisitingWorker) -> list[Finding]:
+    outcome = node.outcome
+    found = list(node.found) if isinstance(node, VisitingMain) else []
+    if isinstance(node, VisitingMain) and node.met:
+        return found
+    if outcome.code:
+        return [Finding(FAIL, outcome.cause, outcome.hint, outcome.code, "nodes"), *found]
+    return [Finding(PASS, "all have met; the main node tells what they found", name="nodes")]
+
+
+def _settings(case: Case) -> Settings:
+    """Return the settings of the doctor's job: the node's own, with another application."""
+    settings, topology = case.settings, case.settings.topology
+    output_dir = os.path.join(case.scratch, "output")
+    root = replace(settings, root=case.scratch)
+    request = {
+        "indexes": [topology.main_index, *topology.workers],
+        "job": topology.job,
+        "attempt": topology.attempt,
+        "config": os.path.join(root.runtime_dir, "ssh", "ssh_config"),
+        "result": os.path.join(output_dir, _RESULT),
+    }
+    return replace(
+        root,
+        command=(sys.executable, "-I", _PROGRAM, json.dumps(request)),
+        launcher="each",
+        output_dir=output_dir,
+        workdir="",
+        private=None,
+        deps=None,
+        output=None,
+        timeout=_VISIT_SECONDS + topology.count,
+        hold=0.0,
+    )
+
+
+def judge(topology: Topology, told: Mapping[int, Mapping[str, Any]]) -> list[Finding]:
+    """Return what the main node finds in what all nodes have told, by index."""
+    found = [
+        replace(Finding(**one), name=topology.name(index), what=f"{one['name']}: {one['what']}")
+        for index, node in sorted(told.items())
+        if index != topology.main_index
+        for one in node["findings"]
+    ]
+    found += [_agreement(topology, told, what) for what in ("version", "machine", "mpirun")]
+    return [*found, _clocks(topology, told), *_pairs(topology, told)]
+
+
+def _agreement(topology: Topology, told: Mapping[int, Mapping[str, Any]], what: str) -> Finding:
+    values: dict[str, list[str]] = {}
+    for index, node in sorted(told.items()):
+        values.setdefault(node[what] or "none", []).append(topology.name(index))
+    if len(values) == 1:
+        return Finding(PASS, f"all {len(told)} nodes: {next(iter(values))}", name=what)
+    several = "; ".join(f"{value} on {', '.join(names)}" for value, names in values.items())
+    return Finding(FAIL, f"the nodes differ: {several}", _SAME_IMAGE, BAD_SETTINGS, what)
+
+
+def _clocks(topology: Topology, told: Mapping[int, Mapping[str, Any]]) -> Finding:
+    offsets = [
+        (abs(pair["clock"]), topology.name(index), topology.name(pair["to"]))
+        for index, node in told.items()
+        for pair in node["pairs"]
+    ]
+    most, here, there = max(offsets, default=(0.0, "", ""))
+    if most > _CLOCK_SECONDS:
+        what = f"the clocks of {here} and {there} differ by {most:.0f} s"
+        return Finding(WARN, what, "let chronyd or the hypervisor set the clocks", name="clocks")
+    return Finding(PASS, f"all nodes are within {_CLOCK_SECONDS:.0f} s", name="clocks")
+
+
+def _pairs(topology: Topology, told: Mapping[int, Mapping[str, Any]]) -> list[Finding]:
+    """Return the pairs that can't reach each other, and how many can."""
+    failed, reached = [], 0
+    for index, node in sorted(told.items()):
+        here = topology.name(index)
+        if not node["pairs"]:
+            what, hint = f"{here} has not told whom it reaches", f"look at the log of {here}"
+            failed.append(Finding(FAIL, what, hint, TRY_AGAIN, "pairs"))
+        for pair in node["pairs"]:
+            causes = "; ".join(f"{kind}: {pair[kind]}" for kind in ("ssh", "tcp") if pair[kind])
+            reached += not causes
+            if causes:
+                what = f"{here} cannot reach {topology.name(pair['to'])}: {causes}"
+                failed.append(Finding(FAIL, what, _ALL_PORTS, TRY_AGAIN, "pairs"))
+    whole = topology.count * (topology.count - 1)
+    if reached == whole:
+        return [Finding(PASS, f"{whole} of {whole} reach each other by ssh and TCP", name="pairs")]
+    what = f"{reached} of {whole} reach each other by ssh and TCP"
+    return [*failed, Finding(WARN, what, _ALL_PORTS, name="pairs")]

@@ -1,0 +1,123 @@
+"""Run heavy work in short-lived processes of the agent's own, and hear from them by JSON lines.
+
+What needs boto3, paramiko or cryptography is done there: its memory is given back when it ends,
+and a helper that hangs or is killed can be bounded and tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agent.core.errors import BUG, AgentError, HelperDied
+from agent.engine.loop import Loop
+from agent.engine.pipe import read, spawn
+
+_SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "helper.py")
+_LAST_WORDS = 2000
+
+
+class Helper:
+    """One helper process: its requests go to standard input, its messages come by lines.
+
+    It waits for `begin`; a `spare` one has imported by then what S3 takes.
+    """
+
+    def __init__(self, loop: Loop, env: Mapping[str, str], task: str) -> None:
+        self.task = task
+        self.result: dict[str, Any] | None = None
+        self.error: AgentError | None = None
+        self._loop = loop
+        self._on_message: Callable[[dict[str, Any]], None] = lambda message: None
+        # The pieces of a line whose end has not come yet.
+        self._partial: list[bytes] = []
+        self._last_words = b""
+        command = [sys.executable, "-I", _SCRIPT, task]
+        self.child, self._requests, self._messages, self._complaints = spawn(loop, command, env)
+        loop.watch(self._messages, self._hear)
+        loop.watch(self._complaints, self._hear_complaint)
+
+    def begin(
+        self,
+        task: str,
+        request: Mapping[str, Any],
+        on_message: Callable[[dict[str, Any]], None],
+    ) -> None:
+        """Give it its task; its messages go to `on_message` from now on."""
+        self.task, self._on_message = task, on_message
+        self.ask([task, request])
+
+    def ask(self, request: Any) -> bool:
+        """Send a request; tell whether the helper could take it."""
+        return self._requests.send(json.dumps(request).encode() + b"\n")
+
+    @property
+    def done(self) -> bool:
+        """Tell whether the process has ended and all that it said has been heard."""
+        return not self.child.running and self._messages < 0
+
+    def outcome(self) -> dict[str, Any]:
+        """Return the result of a helper that is done; raise what it failed with."""
+        if self.error is not None:
+            raise self.error
+        if self.result is not None:
+            return self.result
+        words = self.last_words.splitlines()
+        how = f"killed by signal {self.child.signal}" if self.child.signal else "ended too soon"
+        raise HelperDied(
+            f"run the helper {self.task}",
+            f"{how}{': ' + words[-1] if words else ''}",
+            code=BUG,
+            hint="look at the memory limit, and report it with the log if there was memory left",
+        )
+
+    @property
+    def last_words(self) -> str:
+        """Return the end of what the helper wrote to standard error."""
+        return self._last_words.decode("utf-8", "replace").strip()
+
+    def close(self) -> None:
+        """End the process, if it still runs, and forget it."""
+        if self.child.running:
+            self.child.kill_group(9)
+        self._requests.close()
+        for name in ("_messages", "_complaints"):
+            self._close(name)
+
+    def _close(self, name: str) -> None:
+        fd = getattr(self, name)
+        if fd >= 0:
+            self._loop.unwatch(fd)
+            os.close(fd)
+            setattr(self, name, -1)
+
+    def _hear(self) -> None:
+        data = read(self._messages)
+        if data is None:
+            return
+        if not data:
+            self._close("_messages")
+            return
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*self._partial, lines[0]])
+            self._partial = []
+        self._partial.append(rest)
+        for line in lines:
+            message = json.loads(line)
+            if "result" in message:
+                self.result = message["result"]
+            elif "error" in message:
+                self.error = AgentError.from_json(message["error"])
+            else:
+                self._on_message(message)
+
+    def _hear_complaint(self) -> None:
+        data = read(self._complaints)
+        if data:
+            self._last_words = (self._last_words + data)[-_LAST_WORDS:]
+        elif data is not None:
+            self._close("_complaints")

@@ -1,0 +1,134 @@
+"""Log events with structlog: for people on a terminal, as JSON lines everywhere else."""
+
+from __future__ import annotations
+
+import time
+
+from agent.engine.lazy import import_later
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+# Shorter ones would blot out ordinary words.
+_LEAST_SECRET = 4
+
+
+class Log:
+    """Events with the job's context; never raises, never shows a secret.
+
+    structlog is imported by `open`, so that an application can be started first; what was
+    logged before is kept, with its time.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        *,
+        console: bool = False,
+        level: str = "info",
+        secrets: tuple[str, ...] = (),
+    ) -> None:
+        self.context: dict[str, Any] = {}
+        self._write = write
+        self._console = console
+        self._least = _LEVELS[level]
+        self._secrets = [secret for secret in secrets if len(secret) >= _LEAST_SECRET]
+        self._waiting: list[tuple[str, str, dict[str, Any]]] = []
+        self._logger: Any = None
+
+    def open(self) -> None:
+        """Import structlog and write what has waited for it."""
+        if self._logger is None:
+            self._logger = _make_logger(self._write, self._console, self._least)
+            waiting, self._waiting = self._waiting, []
+            for level, event, fields in waiting:
+                self._emit(level, event, fields)
+
+    def debug(self, event: str, **fields: Any) -> None:
+        """Log what only a developer wants to know."""
+        self.at("debug", event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Log what happened."""
+        self.at("info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Log what went wrong and was got over."""
+        self.at("warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Log what decides the job."""
+        self.at("error", event, fields)
+
+    def at(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        """Log at a level that is known by name only."""
+        fields = {"timestamp": _timestamp(), **self.context, **fields}
+        fields = {name: value for name, value in fields.items() if value is not None}
+        if self._logger is None:
+            self._waiting.append((level, event, fields))
+        else:
+            self._emit(level, event, fields)
+
+    def _emit(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        try:
+            fields = self.scrub(fields)
+            # A list of lines is for reading where people read.
+            lines = fields.pop("last_lines", []) if self._console else []
+            getattr(self._logger, level)(self.scrub(event), **fields)
+            if self._least <= _LEVELS[level]:
+                for line in lines:
+                    self._write(f"    | {line}\n".encode("utf-8", "replace"))
+        except Exception as error:  # a log line must not end a job
+            self._write(f"cannot log {type(error).__name__}\n".encode())
+
+    def scrub(self, value: Any) -> Any:
+        """Return the value with every secret in it replaced."""
+        if isinstance(value, str):
+            for secret in self._secrets:
+                value = value.replace(secret, "***")
+            return value
+        if isinstance(value, dict):
+            return {self.scrub(key): self.scrub(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.scrub(item) for item in value]
+        return value
+
+
+def _timestamp() -> str:
+    """Return the time as ISO 8601 has it, in UTC and to the millisecond."""
+    now = time.time()
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+    return f"{seconds}.{int(now * 1000) % 1000:03}Z"
+
+
+class _Writer:
+    """What structlog prints to."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self._write = write
+
+    def msg(self, text: str) -> None:
+        self._write(text.encode("utf-8", "replace") + b"\n")
+
+    debug = info = warning = error = msg
+
+
+def _make_logger(write: Callable[[bytes], None], console: bool, least: int) -> Any:
+    import_later("asyncio")
+    import structlog
+
+    renderer: Any
+    if console:
+        renderer = structlog.dev.ConsoleRenderer(colors=True, pad_event_to=0)
+    else:
+        renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
+    return structlog.wrap_logger(
+        _Writer(write),
+        processors=[structlog.processors.add_log_level, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+        context_class=dict,
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,151 @@
+"""Run a foreign command as it stands: signals forwarded, orphans reaped, exit code passed on."""
+
+from __future__ import annotations
+
+import os
+
+from agent.core.environ import environment, exit_code_file, runtime_dir
+from agent.engine.loop import Loop
+from agent.engine.process import Child, Children, has_terminal, pin_no_directory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Mapping, Sequence
+else:
+    import _signal as signal  # the public one imports enum, a fifth of a start
+
+# Batch and `docker stop` end a container by SIGTERM, then SIGKILL 30 s after it.
+_STOP_SECONDS = 27.0
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run `argv` and return its exit code; raise AgentError 126 or 127 if it can't be started."""
+    loop = Loop(Children())
+    env = environment()
+    inside = _JobInside(env)
+    child = start(loop, argv, env)
+    told: list[tuple[float, int]] = []
+
+    def forward(number: int) -> None:
+        if number in _ENDING:
+            told.append((loop.clock(), number))
+        child.kill_group(number)
+
+    loop.on_signal = forward
+    loop.wait(lambda: not child.running)
+    if told and inside.runs():
+        # It heard the signal too, and takes its time to save what there is. As PID 1 this process
+        # would end it by ending.
+        at, number = told[-1]
+        _tell_other_groups(loop.children.orphans(), child.pid, number)
+        loop.wait(lambda: not inside.runs(), at + _STOP_SECONDS)
+    if has_terminal():
+        give_terminal(os.getpgrp())
+    return child.code or inside.code()
+
+
+def _tell_other_groups(orphans: Sequence[int], group: int, number: int) -> None:
+    """Send a signal to orphans that have not had it: a second one would mean now."""
+    for pid in orphans:
+        try:
+            if os.getpgid(pid) != group:
+                os.kill(pid, number)
+        except OSError:
+            continue  # it has ended
+
+
+class _JobInside:
+    """A job that the command may start: faas-supervisor does, and never asks how it ended.
+
+    A command that ends with 0 although its job failed is a failure, with the job's code.
+    """
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._told = exit_code_file(env)
+        self._lock = runtime_dir(env.get("ARCHITRAVE_ROOT") or "/") + ".lock"
+        self._before = _written(self._told), _written(self._lock)
+
+    def runs(self) -> bool:
+        """Tell whether such a job is still running."""
+        if _written(self._lock) in (0, self._before[1]):
+            return False
+        import fcntl  # at an end by a signal only
+
+        try:
+            with open(self._lock, "rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def code(self) -> int:
+        """Return the code of a job that ran since, 0 if there was none."""
+        told, locked = _written(self._told), _written(self._lock)
+        code, how = 0, "ended with"
+        if locked not in (0, self._before[1]):
+            code, how = 128 + signal.SIGKILL, "was killed or is left behind, which counts as"
+        elif told != self._before[0]:
+            code = _number_in(self._told)
+        if code:
+            line = f"the job {how} {code}, and its command said 0: ending with {code}\n"
+            _say(line)
+        return code
+
+
+def _say(line: str) -> None:
+    """Write a line to standard error, if anybody takes it now."""
+    from agent.engine.console import Outlet  # for a failure only
+
+    try:
+        Outlet(2).send(line.encode())
+    except OSError:
+        pass
+
+
+def _written(path: str) -> int:
+    """Return when a file was written, in ns; 0 if there is none."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _number_in(path: str) -> int:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read(16)) & 0xFF
+    except (OSError, ValueError):
+        return 0
+
+
+def start(loop: Loop, argv: Sequence[str], env: dict[str, str]) -> Child:
+    """Start `argv`, in the foreground where there is a terminal, and forward every signal to it."""
+    terminal = has_terminal()
+    child = loop.children.spawn(argv, env, foreground=terminal)
+    pin_no_directory()
+
+    def stopped(one: Child) -> None:
+        # The shell that started us waits for us to stop as the command did (job control).
+        if one is child and one.running and terminal and not loop.children.is_init:
+            give_terminal(os.getpgrp())
+            os.kill(os.getpid(), signal.SIGSTOP)
+            give_terminal(child.pid)
+            child.kill_group(signal.SIGCONT)
+
+    loop.on_child = stopped
+    loop.on_signal = child.kill_group
+    return child
+
+
+def give_terminal(group: int) -> None:
+    """Make a process group the terminal's foreground; from behind that needs SIGTTOU held."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    try:
+        os.tcsetpgrp(0, group)
+    except OSError:
+        pass
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTTOU})

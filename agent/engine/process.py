@@ -1,0 +1,342 @@
+"""Start processes, and reap every child that ends: this program's own and orphans alike."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import time
+
+from agent.core.errors import NOT_EXECUTABLE, NOT_FOUND, OS_ERROR, AgentError, why
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ctypes
+    import signal
+    from collections.abc import Collection, Mapping, Sequence
+else:
+    import _signal as signal  # the public one imports enum, a fifth of a start
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+# The kernel picks a child and not the agent when memory runs out.
+CHILD_OOM_SCORE = "500"
+_ORPHAN_SECONDS = 0.5
+# Above this the agent has none when it starts the application.
+_HIGH_DESCRIPTOR = 256
+_ALL_SIGNALS = signal.valid_signals()
+_UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
+
+
+class Child:
+    """One process that the agent started; it leads a process group of its own."""
+
+    def __init__(self, pid: int, name: str) -> None:
+        self.pid = pid
+        self.name = name
+        self.status: int | None = None
+        self.stopped_by = 0
+        self.user_seconds = 0.0
+        self.system_seconds = 0.0
+
+    @property
+    def running(self) -> bool:
+        """Tell whether the process has not ended yet."""
+        return self.status is None
+
+    @property
+    def signal(self) -> int:
+        """Return the number of the signal that ended it, 0 if none did."""
+        return os.WTERMSIG(self.status) if self.status and os.WIFSIGNALED(self.status) else 0
+
+    @property
+    def code(self) -> int:
+        """Return the exit code as a shell gives it: 128+N for signal N."""
+        assert self.status is not None, f"{self.name} is still running"
+        return 128 + self.signal if self.signal else os.WEXITSTATUS(self.status)
+
+    def kill_group(self, number: int) -> bool:
+        """Send a signal to the whole process group; tell whether anybody was there."""
+        try:
+            os.killpg(self.pid, number)
+        except OSError as error:
+            return error.errno == errno.EPERM
+        return True
+
+
+class Children:
+    """The table of children: the only place in this process that waits for any."""
+
+    def __init__(self) -> None:
+        self._by_pid: dict[int, Child] = {}
+        self.is_init = os.getpid() == 1
+        self._libc: ctypes.CDLL | None = None
+        self._closed = _occupy_closed_descriptors()
+        _close_descriptors_on_exec()
+        if not self.is_init:
+            import ctypes
+
+            self._libc = ctypes.CDLL(None, use_errno=True)
+            self._libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        cwd: str = "",
+        stdin: int = 0,
+        stdout: int = 1,
+        stderr: int = 2,
+        foreground: bool = False,
+    ) -> Child:
+        """Start `argv` in a process group of its own; raise AgentError 126, 127 or 71.
+
+        It gets the three descriptors and no other, default signal dispositions and an empty
+        mask. With `foreground` its group becomes the terminal's.
+        """
+        try:
+            alive, report = os.pipe()
+        except OSError as error:
+            raise _no_room(argv[0], error) from error
+        agent = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become(agent, argv, env, cwd, (stdin, stdout, stderr), foreground, report)
+        except OSError as error:
+            os.close(alive)
+            raise _no_room(argv[0], error) from error
+        finally:
+            os.close(report)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL_SIGNALS)
+        child = Child(pid, os.path.basename(argv[0]))
+        self._by_pid[pid] = child
+        with os.fdopen(alive, "rb") as pipe:
+            failure = pipe.read()
+        if failure:
+            raise _start_error(argv[0], *map(int, failure.split()))
+        return child
+
+    def reap(self) -> list[Child]:
+        """Collect everything that has ended or stopped; return those of it that are ours."""
+        ours: list[Child] = []
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG | os.WUNTRACED)
+            except ChildProcessError:
+                return ours
+            if pid == 0:
+                return ours
+            child = self._by_pid.get(pid)
+            if child is None:
+                continue
+            if os.WIFSTOPPED(status):
+                child.stopped_by = os.WSTOPSIG(status)
+                ours.append(child)
+                continue
+            child.status = status
+            child.user_seconds, child.system_seconds = usage.ru_utime, usage.ru_stime
+            del self._by_pid[pid]
+            ours.append(child)
+
+    @property
+    def running(self) -> list[Child]:
+        """Return our own children that have not ended."""
+        return list(self._by_pid.values())
+
+    def orphans(self) -> list[int]:
+        """Return the processes that were left to us when the one that started them had ended."""
+        # By its number: proot, in which SCAR runs images, answers for itself at /proc/thread-self.
+        pid = os.getpid()
+        try:
+            with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+                pids = {int(word) for word in file.read().split()}
+        except OSError:
+            pids = _children_by_status()
+        return sorted(pids - self._by_pid.keys())
+
+    def end_orphans(self, spared: Collection[int] = ()) -> list[str]:
+        """Kill every orphan that isn't spared, and what they leave to us; return their names."""
+        ended = set(spared)
+        names = []
+        while left := set(self.orphans()) - ended:
+            for pid in left:
+                names.append(_name(pid))
+                try:
+                    os.kill(pid, signal.SIGKILL)  # ours to reap: the number can't be another's
+                except OSError:
+                    continue  # another user's, and we are not root
+            ended |= left
+            _await_and_reap(left)
+        return names
+
+    def _become(
+        self,
+        agent: int,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str,
+        descriptors: tuple[int, int, int],
+        foreground: bool,
+        report: int,
+    ) -> None:
+        """Turn the forked process into the program. Never returns."""
+        step = 0
+        try:
+            os.setpgid(0, 0)
+            if foreground:
+                os.tcsetpgrp(0, os.getpid())
+            if self._libc:
+                # An agent that is not PID 1 may be killed alone: nothing of its own outlives it.
+                self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+                if os.getppid() != agent:
+                    return  # killed between the fork and this: no signal will come any more
+            _close_all_but({*descriptors, report})
+            self._place(descriptors)
+            if cwd:
+                step = 1
+                os.chdir(cwd)
+            try:
+                with open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
+                    score.write(CHILD_OOM_SCORE)
+            except OSError:
+                pass
+            for number in _ALL_SIGNALS - _UNCATCHABLE:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            step = 2
+            os.execvpe(argv[0], list(argv), env)
+        except OSError as error:
+            os.write(report, f"{error.errno or 0} {step}".encode())
+        except ValueError:  # a NUL among the words, or a name with =
+            os.write(report, f"{errno.EINVAL} {step}".encode())
+        finally:
+            os._exit(NOT_FOUND)
+
+    def _place(self, descriptors: tuple[int, int, int]) -> None:
+        """Put the three descriptors in their places; what was closed for us stays closed."""
+        # Copies first: a source may stand in another one's place.
+        high = [fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, 3) for source in descriptors]
+        for target, (source, copy) in enumerate(zip(descriptors, high, strict=True)):
+            os.dup2(copy, target, inheritable=True)
+            if source in self._closed:
+                os.close(target)
+
+
+def _close_all_but(kept: set[int]) -> None:
+    """Make room for copies of descriptors: a limit of 16 is nearly used up by the agent's own."""
+    low = 3
+    for fd in (*sorted(fd for fd in kept if fd > 2), _HIGH_DESCRIPTOR):
+        os.closerange(low, fd)
+        low = fd + 1
+
+
+def _start_failure_code(number: int) -> int:
+    """Return 127 when there is no such program, else 126, as a shell does."""
+    return NOT_FOUND if number in (errno.ENOENT, errno.ENOTDIR) else NOT_EXECUTABLE
+
+
+def _name(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return str(pid)
+
+
+def _await_and_reap(pids: set[int]) -> None:
+    """Wait for killed orphans, all together; one that hangs in the kernel is left behind."""
+    poll = select.poll()
+    open_ = {}
+    for pid in pids:
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:
+            continue
+        open_[fd] = pid
+        poll.register(fd, select.POLLIN)
+    deadline = time.monotonic() + _ORPHAN_SECONDS
+    while open_ and (left := deadline - time.monotonic()) > 0:
+        for fd, _ in poll.poll(1000 * left):
+            poll.unregister(fd)
+            os.close(fd)
+            try:
+                os.waitpid(open_.pop(fd), os.WNOHANG)
+            except ChildProcessError:
+                pass
+    for fd in open_:
+        os.close(fd)
+
+
+def _children_by_status() -> set[int]:
+    """Return this process's children where the kernel was built without /proc/…/children."""
+    found = set()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                parent = int(file.read().rpartition(b")")[2].split()[1])
+        except OSError:
+            continue
+        if parent == os.getpid():
+            found.add(int(name))
+    return found
+
+
+def _no_room(name: str, error: OSError) -> AgentError:
+    limit = "open files (ulimit -n)" if error.errno == errno.EMFILE else "processes (pids)"
+    hint = f"raise this container's limit of {limit}"
+    return AgentError(f"start {name}", why(error), code=OS_ERROR, hint=hint)
+
+
+def _start_error(name: str, number: int, step: int) -> AgentError:
+    if step < 2:
+        return AgentError(
+            f"start {name}", os.strerror(number), code=OS_ERROR, hint="check ARCHITRAVE_WORKDIR"
+        )
+    cause, hint = os.strerror(number).lower(), "check the name and PATH"
+    if number == errno.ENOENT and os.path.exists(name):
+        cause = "the interpreter that it names does not exist"
+        hint = f"head -1 {name}; ldd {name}"
+    elif number == errno.ENOEXEC:
+        hint = f"file {name}: it must be built for {os.uname().machine}, or begin with #!"
+    elif number == errno.EACCES:
+        hint = f"chmod +x {name}; a directory or a file system without exec cannot be run"
+    return AgentError(f"run {name}", cause, code=_start_failure_code(number), hint=hint)
+
+
+def _occupy_closed_descriptors() -> set[int]:
+    """Open /dev/null where standard descriptors are closed, so that no other file lands there."""
+    closed = set()
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            closed.add(number)
+            os.open(os.devnull, os.O_RDWR)
+    return closed
+
+
+def _close_descriptors_on_exec() -> None:
+    """Keep descriptors that this process inherited from its children."""
+    for name in os.listdir("/proc/self/fd"):
+        number = int(name)
+        if number > 2:
+            try:
+                os.set_inheritable(number, False)
+            except OSError:
+                pass  # the one that listed the directory
+
+
+def pin_no_directory() -> None:
+    """Leave the working directory to the program that was started there: it may be unmounted."""
+    os.chdir("/")
+
+
+def has_terminal() -> bool:
+    """Tell whether standard input is this session's terminal, so that job control applies."""
+    try:
+        return os.isatty(0) and os.tcgetpgrp(0) >= 0
+    except OSError:
+        return False

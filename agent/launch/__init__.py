@@ -1,0 +1,1 @@
+"""Launch the application, take its output, watch it and stop it."""

@@ -1,0 +1,236 @@
+"""Run the application: start it, time it, stop it, and say truly how it ended."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import stat
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from agent.core.errors import NOT_EXECUTABLE, NOT_FOUND, TIME_LIMIT, AgentError, why
+from agent.core.model import AGENT, APPLICATION, Outcome
+from agent.engine.log import Log
+from agent.engine.loop import Loop, Timer
+from agent.engine.process import Child, has_terminal, pin_no_directory
+from agent.launch import cgroup
+from agent.launch.output import Output, time_lines
+from agent.launch.stopping import Stopping
+
+# A process that SIGKILL doesn't end within this is stuck in the kernel.
+_KILL_SECONDS = 2.0
+# What the application has left behind may still write its last words.
+_LAST_WORDS_SECONDS = 0.5
+_CONSOLE_SECONDS = 2.0
+MEMORY_HINT = "give the container more memory, or start fewer processes (ARCHITRAVE_SLOTS)"
+
+
+def locate(program: str, path: str) -> str:
+    """Return the program's path, or that of the file named; raise AgentError 126 or 127."""
+    found = program if "/" in program else shutil.which(program, path=path)
+    what = f"run {program}"
+    if not found or not os.path.lexists(found):
+        cause = "there is no such file" if found else "it is not on PATH"
+        hint = "check APP_BIN, and that private.7z holds it"
+        raise AgentError(what, cause, code=NOT_FOUND, hint=hint)
+    if os.path.isdir(found):
+        hint = "name the program in it"
+        raise AgentError(what, "it is a directory", code=NOT_EXECUTABLE, hint=hint)
+    return found
+
+
+def resolve(program: str, path: str) -> str:
+    """Return the program's path, made executable if it was not; raise AgentError 126 or 127."""
+    found = locate(program, path)
+    try:
+        mode = os.stat(found).st_mode
+        if not os.access(found, os.X_OK):
+            os.chmod(found, stat.S_IMODE(mode) | 0o111)
+    except OSError as error:
+        hint = f"chmod +x {found}"
+        cause = f"it is not executable ({why(error)})"
+        raise AgentError(f"run {program}", cause, code=NOT_EXECUTABLE, hint=hint) from error
+    return found
+
+
+def _mount_of(path: str) -> str:
+    """Return where the file system that holds a path is mounted."""
+    while not os.path.ismount(path):
+        path = os.path.dirname(path)
+    return path
+
+
+class Application:
+    """The one application of this node: all the processes that it has started.
+
+    `own` are the agent's own children. `on_stop` is told the signal and the grace period (seconds)
+    before the application is stopped here; `elsewhere` tells whether other nodes' ranks still run;
+    `on_release` is called when none does.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        log: Log,
+        output: Output,
+        *,
+        grace: float,
+        own: Collection[int],
+        on_stop: Callable[[AgentError, int, float], None] = lambda reason, number, grace: None,
+        elsewhere: Callable[[], bool] = lambda: False,
+        on_release: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.child: Child | None = None
+        self.stopped_for: AgentError | None = None
+        self.real_seconds = 0.0
+        self.finished = False
+        self._loop = loop
+        self._log = log
+        self._output = output
+        self._grace = grace
+        self._on_stop = on_stop
+        self._stopping = Stopping(loop, log, own, elsewhere=elsewhere, on_release=on_release)
+        self._timers: list[Timer] = []
+        self._oom_before = 0
+        self._start = 0.0
+        self._ended_at = 0.0
+
+    def start(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str,
+        time_limit: float,
+        limit_hint: str,
+    ) -> None:
+        """Start it; raise AgentError 126, 127 or 71 when it can't be started.
+
+        `time_limit` is in seconds, 0 for none; `limit_hint` says how to get more.
+        """
+        self._oom_before = cgroup.oom_kills()
+        self._start = self._loop.clock()
+        try:
+            self.child = self._loop.children.spawn(
+                argv,
+                env,
+                cwd=cwd,
+                stdout=self._output.write_end,
+                stderr=self._output.write_end,
+                foreground=has_terminal(),
+            )
+        finally:
+            self._output.started()
+        pin_no_directory()
+        if time_limit:
+            self._timers.append(
+                self._loop.call_at(
+                    self._start + time_limit, lambda: self._out_of_time(time_limit, limit_hint)
+                )
+            )
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether it has ended, or can't be ended: once it is stopped, all its processes."""
+        if self.child is None:
+            return True
+        if (
+            self._stopping.killed_at
+            and self._loop.clock() > self._stopping.killed_at + _KILL_SECONDS
+        ):
+            return True
+        return not self.child.running and (self.stopped_for is None or self._stopping.over)
+
+    def child_ended(self, child: Child) -> None:
+        """Note the time when it is ours; the agent tells of every child."""
+        if child is self.child:
+            self._ended_at = self._loop.clock()
+
+    def forward(self, number: int) -> None:
+        """Pass a signal on to its process group; under a launcher to the ranks on this node."""
+        if self.child is not None and self.child.running and not self._stopping.forward(number):
+            self.child.kill_group(number)
+
+    def stop(
+        self, reason: AgentError, number: int = signal.SIGTERM, most: float = math.inf
+    ) -> None:
+        """Ask it to end, and end it after the grace period; asked again, end it now.
+
+        `most` bounds the grace period, in seconds. Each of its processes gets the signal once.
+        """
+        if self.child is None or self.ended:
+            return
+        if self.stopped_for is not None:
+            self._stopping.kill()
+            return
+        self.stopped_for = reason
+        grace = min(self._grace, most)
+        self._log.info(
+            "stopping the application", signal=number, grace_seconds=grace, cause=reason.cause
+        )
+        self._on_stop(reason, number, grace)
+        self._stopping.begin(number, grace)
+
+    def _out_of_time(self, seconds: float, hint: str) -> None:
+        if self.stopped_for is not None:
+            return  # it has its grace period: a second stop would end it at once
+        cause = f"it ran longer than its limit of {seconds:.4g} s"
+        self.stop(AgentError("finish the application", cause, code=TIME_LIMIT, hint=hint))
+
+    def finish(self, wait: Callable[[Callable[[], object], float], bool]) -> None:
+        """End what it left behind, take its last output, write the time lines."""
+        child = self.child
+        self.finished = True
+        self.real_seconds = (self._ended_at or self._loop.clock()) - self._start
+        for timer in self._timers:
+            timer.cancel()
+        self._stopping.cancel()
+        if child is not None and child.kill_group(0):
+            child.kill_group(signal.SIGTERM)
+        if not self._output.ended:
+            wait(lambda: self._output.ended, self._loop.clock() + _LAST_WORDS_SECONDS)
+        left = self._loop.children.end_orphans()
+        if left:
+            hint = None
+            if child is not None and not child.running and not child.code:
+                hint = "results that were still being written are lost: keep the program in the"
+                hint += " foreground (wait for what it starts)"
+            self._log.warning("ended what the application left behind", processes=left, hint=hint)
+            wait(lambda: self._output.ended, self._loop.clock() + _LAST_WORDS_SECONDS)
+        user, system = (child.user_seconds, child.system_seconds) if child else (0.0, 0.0)
+        self._output.append(time_lines(self.real_seconds, user, system))
+        wait(lambda: not self._output.behind, self._loop.clock() + _CONSOLE_SECONDS)
+        self._output.close()
+        if self._output.missed:
+            self._log.warning("the console missed output", bytes=self._output.missed)
+        if self._output.unwritten:
+            self._log.error(
+                f"cannot write {self._output.path}: {self._output.cause}",
+                hint=f"give the file system {_mount_of(self._output.path)} more room",
+                bytes_lost=self._output.unwritten,
+            )
+
+    def outcome(self, *, launcher_aborts: bool) -> Outcome:
+        """Return how it ended. `launcher_aborts`: mpirun's own code after a stop means nothing."""
+        stop = self.stopped_for
+        if self.child is None or self.child.running:
+            cause = "it can't be killed: it hangs in the kernel (state D)"
+            return Outcome(stop.code if stop else 137, AGENT, cause=cause)
+        code, number = self.child.code, self.child.signal
+        if stop is not None:
+            own = code if code and not number and not launcher_aborts and stop.code > 128 else 0
+            if own:
+                return Outcome(own, APPLICATION, cause=str(stop), hint=stop.hint)
+            return Outcome(stop.code, AGENT, number, cause=str(stop), hint=stop.hint)
+        hint = ""
+        cause = cgroup.out_of_memory(self._oom_before) if code == 137 else ""
+        out_of_memory = bool(cause)
+        if out_of_memory:
+            hint = MEMORY_HINT
+        elif number:
+            cause = f"the application was ended by signal {number} ({signal.strsignal(number)})"
+            hint = f"its last words are in {self._output.path}"
+        elif code:
+            cause = f"the application ended with {code}"
+            hint = f"its last words are in {self._output.path}"
+        return Outcome(code, APPLICATION, number, out_of_memory, cause, hint)

@@ -1,0 +1,161 @@
+"""Read what a program needs from its first bytes: a machine, a loader, an interpreter."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from agent.core.errors import NOT_EXECUTABLE, NOT_FOUND, AgentError
+
+MACHINES = {
+    3: "i386",
+    21: "ppc64",
+    22: "s390x",
+    40: "arm",
+    62: "x86-64",
+    183: "aarch64",
+    243: "riscv",
+}
+_I386, _X86_64 = 3, 62
+_INTERPRETER = 3
+_GLIBC = ("ld-linux", "ld64.so")
+# glibc's and musl's words.
+_MISSING = re.compile(r"^\s*(\S+) => not found|^Error loading shared library ([^:]+):", re.M)
+MISSING_HINT = "architrave pack deps --binary makes deps.tar.gz of them; or set LD_LIBRARY_PATH"
+_TOO_OLD = re.compile(r"version [`'](\S+)' not found \(required by")
+
+
+@dataclass(frozen=True)
+class Elf:
+    """A program for a machine (ELF's number); `loader` is empty for one that needs none."""
+
+    machine: int
+    loader: str
+
+    @property
+    def machine_name(self) -> str:
+        """Return the machine as people call it."""
+        return MACHINES.get(self.machine, f"machine {self.machine}")
+
+
+def elf(path: str) -> Elf | None:
+    """Return what an ELF file says of itself, None for another file.
+
+    Raises AgentError (126) for one that is cut short, OSError. The layout is elf(5)'s.
+    """
+    with open(path, "rb") as file:
+        head = file.read(64)
+        if head[:4] != b"\x7fELF":
+            return None
+        try:
+            order = ">" if head[5] == 2 else "<"
+            wide = head[4] == 2
+            machine = struct.unpack_from(f"{order}H", head, 18)[0]
+            table = struct.unpack_from(f"{order}{'Q' if wide else 'I'}", head, 32 if wide else 28)
+            size, count = struct.unpack_from(f"{order}HH", head, 54 if wide else 42)
+            loader = ""
+            for number in range(count):
+                file.seek(table[0] + number * size)
+                entry = file.read(size)
+                kind = struct.unpack_from(f"{order}I", entry)[0]
+                form, at = ("Q16xQ", 8) if wide else ("I8xI", 4)
+                where, length = struct.unpack_from(order + form, entry, at)
+                if where + length > os.fstat(file.fileno()).st_size:
+                    raise IndexError
+                if kind == _INTERPRETER:
+                    file.seek(where)
+                    loader = os.fsdecode(file.read(length).rstrip(b"\0"))
+        except (struct.error, IndexError) as error:
+            cause, hint = "it is an ELF file that is cut short", "copy it again, and pack it anew"
+            raise AgentError(f"run {path}", cause, code=NOT_EXECUTABLE, hint=hint) from error
+    return Elf(machine, loader)
+
+
+def interpreter(path: str) -> list[str]:
+    """Return the words after `#!` of a script: program and argument; none for another file."""
+    with open(path, "rb") as file:
+        if file.read(2) != b"#!":
+            return []
+        line = os.fsdecode(file.readline(256).rstrip(b"\n"))
+    # As the kernel does: a carriage return belongs to the name.
+    return [word for word in re.split(r"[ \t]+", line.strip(" \t"), maxsplit=1) if word]
+
+
+def check(
+    word: str, path: str, search: str, here: Callable[[str], str] = lambda path: path
+) -> Elf | list[str]:
+    """Return what a program is that the kernel can execute: an ELF file, or a script's first words.
+
+    `word` is how it is called, `search` is PATH, `here` says where a loader lies now.
+    Raises AgentError 126 (another machine's, no program at all) or 127 (its loader or interpreter
+    is missing), OSError.
+    """
+    found = elf(path)
+    if found is None:
+        words = interpreter(path)
+        if not words:
+            cause, hint = "it is neither an ELF program nor a script with #!", f"file {word}"
+            raise AgentError(f"run {word}", cause, code=NOT_EXECUTABLE, hint=hint)
+        _check_interpreter(word, words, search)
+        return words
+    this = elf("/proc/self/exe")
+    assert this is not None
+    if not runs_on(found.machine, this.machine):
+        cause = f"it is for {found.machine_name}, this machine is {this.machine_name}"
+        hint = f"build it for {this.machine_name}, or choose instances with {found.machine_name}"
+        raise AgentError(f"run {word}", cause, code=NOT_EXECUTABLE, hint=hint)
+    if found.loader and not os.path.exists(here(found.loader)):
+        cause, hint = f"its loader {found.loader} is not here", "apt-get install libc6"
+        if "musl" in found.loader:
+            hint = "build it against glibc, or statically; or apt-get install musl"
+        raise AgentError(f"run {word}", cause, code=NOT_FOUND, hint=hint)
+    return found
+
+
+def _check_interpreter(word: str, words: list[str], search: str) -> None:
+    """See that a script's interpreter is there."""
+    first, *rest = words
+    if first.endswith("\r") or (rest and rest[0].endswith("\r")):
+        cause = "its lines end as Windows ends them, so that its interpreter is not found"
+        hint = f"dos2unix {os.path.basename(word)}, and pack it anew"
+        raise AgentError(f"run {word}", cause, code=NOT_FOUND, hint=hint)
+    if not os.path.exists(first):
+        cause, hint = f"its interpreter {first} is not here", "add its package to deps.tar.gz"
+        raise AgentError(f"run {word}", cause, code=NOT_FOUND, hint=hint)
+    if os.path.basename(first) == "env" and rest:
+        named = [one for one in rest[0].split() if not one.startswith("-")]
+        # With a variable of its own before it (-S PATH=… program), only env knows.
+        if named and "=" not in named[0] and not shutil.which(named[0], path=search):
+            cause = f"its interpreter {named[0]} is not on PATH"
+            hint = "add its package to deps.tar.gz, or set PATH"
+            raise AgentError(f"run {word}", cause, code=NOT_FOUND, hint=hint)
+
+
+def runs_on(machine: int, here: int) -> bool:
+    """Tell whether a machine runs programs of another one, or its own."""
+    return machine == here or (machine, here) == (_I386, _X86_64)
+
+
+def listing(loader: str, path: str, env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Return command and environment by which a loader lists a program's libraries.
+
+    The program is not started. Another loader than glibc's would not mind the variable.
+    """
+    if os.path.basename(loader).startswith(_GLIBC):
+        # As ldd does (ld.so(8)); with --list it ends at the first library that is missing.
+        return [loader, path], {**env, "LD_TRACE_LOADED_OBJECTS": "1", "LD_WARN": "yes"}
+    return [loader, "--list", path], dict(env)
+
+
+def missing(text: str) -> list[str]:
+    """Return the libraries that a loader's list says are missing."""
+    return list(dict.fromkeys(one[0] or one[1] for one in _MISSING.findall(text)))
+
+
+def too_new(text: str) -> list[str]:
+    """Return the versions of symbols that the libraries here don't have (GLIBC_2.38)."""
+    return sorted(set(_TOO_OLD.findall(text)))

@@ -1,0 +1,266 @@
+"""Bring the nodes together before the run, and let them part after it: the main node's side."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+from agent.core.errors import TRY_AGAIN, AgentError, why
+from agent.core.model import Node, Outcome
+from agent.engine.helpers import Helper
+from agent.multinode.meeting import (
+    ENDED,
+    LEAVING,
+    LEFT,
+    READY,
+    STOPPED,
+    Meeting,
+)
+from agent.multinode.roster import Refused, Roster, index_of
+from agent.report.writer import LIST_END, NodeFiles
+
+_TELL_SECONDS = 20.0
+# From when the end is told: a worker whose heart beats but whose sshd takes nothing is lost.
+_UNTOLD_SECONDS = 30.0
+
+
+class MainMeeting(Meeting):
+    """The main node's side: take the workers in, watch over them, tell them the end."""
+
+    def __init__(self, *arguments: Any, output_dir: str) -> None:
+        super().__init__(*arguments)
+        self.token = os.urandom(8).hex()
+        self.roster = Roster(self._topology, self._silence)
+        self.parts: dict[int, dict[str, Any]] = {}
+        self.ended: dict[int, Outcome] = {}
+        self.stopped: set[int] = set()
+        self.lost: set[int] = set()
+        self.leaving = False
+        self.told: set[int] = set()
+        # What each worker has announced itself with.
+        self._ready: dict[int, bytes] = {}
+        self.untold: dict[str, str] = {}
+        self._message: dict[str, str] = {}
+        self._seconds = 0.0
+        self._teller: Helper | None = None
+        self._round, self._rounds_done = 0, 0
+        self.on_ended: Callable[[int, Outcome], None] = lambda index, outcome: None
+        self._greeting = os.path.join(self._batch, "main.json")
+        self._count = 0
+        greeting = {
+            "job": self._topology.job,
+            "attempt": self._topology.attempt,
+            "output_dir": output_dir,
+            # Of this very run: a volume may keep what an earlier one has left.
+            "token": self.token,
+        }
+        self._greeting_text = json.dumps(greeting)
+        self._write_greeting()
+        self._untold_since = math.inf
+
+    def _write_greeting(self) -> None:
+        with open(self._greeting, "w", encoding="utf-8") as file:
+            file.write(self._greeting_text)
+
+    def restore(self) -> None:
+        """Make again what workers look at and touch, too."""
+        super().restore()
+        if not os.path.exists(self._greeting):
+            self._write_greeting()
+        for index in self.roster.nodes.keys() - self.parts.keys() - self.lost:
+            path = os.path.join(self._batch, READY, f"{index}.json")
+            if not os.path.exists(path):
+                with open(path, "wb") as file:
+                    file.write(self._ready[index])
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Return the workers that are in, by index."""
+        return [node for _, node in sorted(self.roster.nodes.items())]
+
+    def missing(self) -> AgentError:
+        """Return the error that names who is not there."""
+        names = ", ".join(str(index) for index in self.roster.missing)
+        return AgentError(
+            f"meet {self._topology.count} nodes",
+            f"not joined in time: worker {names}",
+            code=TRY_AGAIN,
+            hint="look at their logs; raise ARCHITRAVE_JOIN_TIMEOUT_SECONDS if they start late",
+        )
+
+    @property
+    def _missed(self) -> bool:
+        return bool(self.roster.nodes)
+
+    def computing(self) -> set[int]:
+        """Return the workers that have not said that nothing computes there any more."""
+        return self.roster.nodes.keys() - self.stopped - self.parts.keys() - self.lost
+
+    def awaited(self) -> list[int]:
+        """Return the workers that have neither said how they parted nor been lost."""
+        return sorted(self.roster.nodes.keys() - self.parts.keys() - self.lost)
+
+    def heard_since(self, when: float) -> bool:
+        """Tell whether every worker has given a sign of life since then, or is lost."""
+        present = self.roster.nodes.keys() - self.lost - self.parts.keys()
+        return all(self.roster.heard(index) >= when for index in present)
+
+    def tell(
+        self, directory: str, name: str, message: dict[str, Any], seconds: float = _TELL_SECONDS
+    ) -> None:
+        """Put a file on every worker, all at once; `telling` until they are told or the bound.
+
+        A worker that can't be reached is tried again for so many seconds.
+        """
+        self.told = set()
+        self._seconds = min(seconds, 2 * self._silence)
+        self._message = {"path": f"{directory}/{name}", "data": json.dumps(message)}
+        self._tell([node for node in self.nodes if node.index not in self.lost])
+
+    def tell_again(self) -> None:
+        """Tell those who could not be told, or came when the others had been told already.
+
+        One that lives but can't be told for so long is lost.
+        """
+        now = self._loop.clock()
+        left = set(self.awaited()) - self.told
+        self._untold_since = min(self._untold_since, now) if left else math.inf
+        if now - self._untold_since > max(_UNTOLD_SECONDS, 2 * self._silence):
+            for index in sorted(left):
+                self._lose_untold(index)
+        untold = self.awaited()
+        if not self.telling and set(untold) - self.told:
+            self._tell([self.roster.nodes[index] for index in untold if index not in self.told])
+
+    def _lose_untold(self, index: int) -> None:
+        self.roster.leave(index)
+        self.lost.add(index)
+        cause = self.untold.get(str(index), "no answer")
+        what, hint = f"tell worker {index} the end", f"look at the log of worker {index}"
+        self._on_failure(AgentError(what, cause, code=TRY_AGAIN, hint=hint))
+
+    def warm(self) -> None:
+        """Start what tells the workers before there is anything to tell: its imports take time."""
+        self._message = {"path": "", "data": ""}
+        self._tell([])
+
+    def cool(self) -> None:
+        """End it again: a long run shall not hold its memory."""
+        if self._teller is not None and not self.leaving and not self.telling:
+            self._teller.close()
+
+    def _tell(self, nodes: list[Node]) -> None:
+        self.untold = {}
+        self._round += 1
+        request = self._message | {
+            "round": self._round,
+            "nodes": [{"index": node.index, "address": node.address} for node in nodes],
+            "seconds": self._seconds,
+        }
+        if self._teller is None or self._teller.done or not self._teller.ask(request):
+            if self._teller is not None:
+                self._teller.close()
+            self._teller = self._start_helper("tell", self._ssh | request, self._hear_teller)
+
+    def _hear_teller(self, message: dict[str, Any]) -> None:
+        if "told" in message:
+            if message["in"] == self._round:  # another message may have been told meanwhile
+                self.told.add(message["told"])
+        elif "round" in message:
+            self.untold, self._rounds_done = message["untold"], message["round"]
+
+    @property
+    def telling(self) -> bool:
+        """Tell whether the workers are still being told something."""
+        waiting = self._rounds_done < self._round
+        return waiting and self._teller is not None and not self._teller.done
+
+    def _take(self, kind: str, name: str, data: bytes) -> None:
+        now = self._loop.clock()
+        index = index_of(name)
+        if kind == READY:
+            if index in self.lost or index in self.parts:
+                return  # a late sign of life of somebody who is not expected any more
+            if not data and index in self._ready:
+                return  # what was removed, and is being made again
+            node = self.roster.offer(name, data, now)
+            assert index is not None
+            self._ready[index] = data
+            if node is not None:
+                joined = len(self.roster.nodes) + 1
+                self._log.info(
+                    "joined",
+                    worker=node.index,
+                    address=node.address,
+                    slots=node.slots,
+                    joined=joined,
+                    nodes=self._topology.count,
+                )
+        elif kind in (LEFT, ENDED, LEAVING, STOPPED):
+            if index is None or index not in self.roster.nodes:
+                raise Refused(f"{name}: no such worker is in")
+            fields = json.loads(data)
+            if not isinstance(fields, dict):
+                raise Refused(f"{name}: it is no object")
+            if kind == ENDED:
+                self.ended[index] = Outcome(**fields)
+                self.on_ended(index, self.ended[index])
+            elif kind == LEAVING:
+                self._leaves(index, fields)
+            elif kind == STOPPED:
+                self.stopped.add(index)
+            else:
+                self._part(index, fields)
+
+    def _part(self, index: int, fields: dict[str, Any]) -> None:
+        record, failure = fields["record"], fields["failure"]
+        if record["index"] != index or not isinstance(record["files"], list):
+            raise Refused(f"{index}.json: its record is another node's")
+        self.roster.leave(index)
+        folder = os.path.join(self._batch, LEFT)
+        # Not its curves: a thousand nodes' take 200 MiB.
+        files = NodeFiles(
+            os.path.join(folder, f"{index}.json"),
+            os.path.join(folder, f"{index}{LIST_END}"),
+            complete=not record.get("failed"),
+        )
+        self.parts[index] = {**fields, "record": None, "files": files}
+        self._log.info("parted", worker=index, files=record.get("file_count", len(record["files"])))
+        if failure:
+            self._leaves(index, failure)
+
+    def _leaves(self, index: int, failure: dict[str, Any]) -> None:
+        if not self.leaving:
+            hint = f"look at the log of worker {index}"
+            error = AgentError.from_json(failure)
+            what = f"keep worker {index}"
+            self._on_failure(AgentError(what, str(error), code=error.code, hint=hint))
+
+    def _beat(self) -> None:
+        # A count and not a time: what a worker looks for is change, whatever the clocks say.
+        self._count += 1
+        try:
+            os.utime(self._greeting, (self._count, self._count))
+        except OSError as error:
+            self._log.warning("cannot show a sign of life", cause=why(error))
+        for index in self.roster.silent(self._loop.clock()):
+            self.roster.leave(index)
+            self.lost.add(index)
+            address = self.roster.nodes[index].address
+            self._on_failure(
+                AgentError(
+                    f"keep worker {index}",
+                    f"node {index} ({address}) has been silent for {self._silence:g} s",
+                    code=TRY_AGAIN,
+                    hint=f"look at the log of worker {index}; was it killed for memory?",
+                )
+            )
+
+    def close(self) -> None:
+        """End what tells the workers too."""
+        super().close()
+        if self._teller is not None:
+            self._teller.close()

@@ -1,0 +1,186 @@
+"""What both sides of a meeting share: readiness files, the watch on them, signs of life."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from agent.core.errors import BAD_SETTINGS, NO_PERMISSION, TRY_AGAIN, AgentError, why
+from agent.core.model import Topology
+from agent.engine.helpers import Helper
+from agent.engine.log import Log
+from agent.engine.loop import Loop
+from agent.multinode.inotify import Watch, read_regular
+from agent.multinode.roster import SIZE_LIMIT, Refused
+from agent.report.writer import LIST_END
+
+SILENT_BEATS = 5
+READY, DONE, LEFT = "workers_ready", "master_done", "workers_done"
+# The launcher `each`: main says go, every node tells how its copy ended. A worker that is told to
+# end says so before it goes.
+GO, ENDED, LEAVING = "launch", "workers_ended", "workers_leaving"
+# Main stops the application; a worker says when nothing computes there any more; when none does
+# anywhere, main lets the launchers' daemons go on.
+STOPPED = "workers_stopped"
+GO_NAME, STOP_NAME = "go.json", "stop.json"
+RELEASE_NAME, SIGNAL_NAME = "release.json", "signal.json"
+_DIRECTORIES = (READY, DONE, LEFT, GO, ENDED, LEAVING, STOPPED)
+_RECORD_LIMIT = 1 << 26
+
+
+class StartHelper(Protocol):
+    """How a helper process is started."""
+
+    def __call__(
+        self, task: str, request: dict[str, Any], on_message: Callable[[dict[str, Any]], None]
+    ) -> Helper:
+        """Start the helper for a task."""
+        ...
+
+
+class Meeting(ABC):
+    """What both sides share: the directory of readiness files and the watch on it."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        log: Log,
+        topology: Topology,
+        batch: str,
+        heartbeat: float,
+        ssh: dict[str, Any],
+        start_helper: StartHelper,
+        on_failure: Callable[[AgentError], None],
+    ) -> None:
+        # Set when this node was stopped for so long that the others have gone on without it.
+        self.given_up = False
+        self._loop = loop
+        self._log = log
+        self._topology = topology
+        self._batch = batch
+        self._heartbeat = heartbeat
+        self._silence = SILENT_BEATS * heartbeat
+        # Port, user, directory and timeout: what every request to another node needs.
+        self._ssh = ssh
+        self._start_helper = start_helper
+        self._on_failure = on_failure
+        _empty(batch)
+        self._make_directories()
+        self._watch: Watch | None = None
+        self._last_beat = loop.clock()
+        self._beats = loop.every(heartbeat, self._tick)
+
+    def _make_directories(self) -> bool:
+        """Make those that are missing; tell whether any was."""
+        missing = False
+        for name in _DIRECTORIES:
+            path = os.path.join(self._batch, name)
+            if not os.path.isdir(path):
+                os.makedirs(path, 0o700)
+                missing = True
+        return missing
+
+    def restore(self) -> None:
+        """Make again what somebody has removed: others could tell this node nothing any more."""
+        if self._watch is None or not self._make_directories():
+            return
+        self._log.warning("readiness files were removed, made again", directory=self._batch)
+        self._loop.unwatch(self._watch.fileno())
+        self._watch.close()
+        self.watch()
+
+    def watch(self) -> None:
+        """Watch first and look second: no file is missed."""
+        directories = [os.path.join(self._batch, name) for name in _DIRECTORIES]
+        self._watch = Watch(directories, self._seen)
+        self._loop.watch(self._watch.fileno(), self._watch.read)
+        self._watch.scan()
+
+    def close(self) -> None:
+        """Stop watching and beating."""
+        self._beats.cancel()
+        if self._watch is not None:
+            self._loop.unwatch(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
+
+    def _seen(self, directory: str, name: str) -> None:
+        kind = os.path.basename(directory)
+        if name.endswith(LIST_END):
+            return  # for a helper, which reads it when the record beside it has come
+        limit = SIZE_LIMIT if kind == READY else _RECORD_LIMIT
+        try:
+            data = read_regular(os.path.join(directory, name), limit)
+            self._take(kind, name, data)
+        except FileNotFoundError:
+            pass
+        except (Refused, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            self._log.warning("refused", file=f"{kind}/{name}", cause=str(error))
+
+    def _tick(self) -> None:
+        """Beat, unless this process was stopped for longer than the others wait for anybody.
+
+        What arrived meanwhile was taken in before: the loop looks at descriptors first.
+        """
+        now = self._loop.clock()
+        gap, self._last_beat = now - self._last_beat, now
+        if self.given_up:
+            return
+        if gap > self._silence and self._missed:
+            self.given_up = True
+            self._on_failure(
+                AgentError(
+                    "stay in the job",
+                    f"this node was stopped for {gap:.1f} s, the others wait {self._silence:g} s",
+                    code=TRY_AGAIN,
+                    hint="was the container paused, or its machine out of processors or memory?",
+                )
+            )
+        else:
+            try:
+                self.restore()
+            except OSError as error:
+                self._log.warning("cannot make the readiness files", cause=why(error))
+            self._beat()
+
+    @property
+    @abstractmethod
+    def _missed(self) -> bool:
+        """Tell whether others wait for this node's signs of life."""
+
+    @abstractmethod
+    def _take(self, kind: str, name: str, data: bytes) -> None:
+        """Take in what another node has written."""
+
+    @abstractmethod
+    def _beat(self) -> None:
+        """Give a sign of life, and look for the others'."""
+
+
+def _empty(batch: str) -> None:
+    """Make the directory of readiness files, with nothing in it from an earlier attempt."""
+    try:
+        status = os.lstat(batch)
+        if not stat.S_ISDIR(status.st_mode):
+            os.unlink(batch)
+        elif status.st_uid != os.geteuid():
+            raise AgentError(
+                f"use {batch}",
+                "it belongs to another user",
+                code=NO_PERMISSION,
+                hint="run one job in a container",
+            )
+        else:
+            shutil.rmtree(batch)
+    except FileNotFoundError:
+        pass
+    try:
+        os.makedirs(batch, mode=0o700)
+    except OSError as error:
+        raise AgentError(
+            f"make {batch}", why(error), code=BAD_SETTINGS, hint="make /tmp writable"
+        ) from error

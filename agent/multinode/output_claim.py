@@ -1,0 +1,48 @@
+"""Find out which node uploads a directory that several of them have."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from agent.launch.log_copy import HIDDEN
+
+
+def _path(directory: str, token: str) -> str:
+    """Return the file that says whose a directory is; `token` is this attempt's own."""
+    return os.path.join(directory, f"{HIDDEN}owner-{token}")
+
+
+def claim(directory: str, token: str, index: int) -> int:
+    """Claim a directory of results for a node; return the index of the one that has it.
+
+    The first comes first, on a network file system too, and the main node comes before all others.
+    Where nothing can be written nothing is shared either.
+    """
+    path = _path(directory, token)
+    try:
+        with open(path, "x", encoding="ascii") as file:
+            file.write(str(index))
+        return index
+    except FileExistsError:
+        return _owner(path, index)
+    except OSError:
+        return index
+
+
+def release(directory: str, token: str, index: int) -> None:
+    """Remove a node's claim, if it has one; another node's stays."""
+    path = _path(directory, token)
+    with contextlib.suppress(OSError):
+        if _owner(path, -1) == index:
+            os.unlink(path)
+
+
+def _owner(path: str, index: int) -> int:
+    """Return what a claim says; one that is not written yet, or never was, is somebody's too."""
+    try:
+        with open(path, encoding="ascii") as file:
+            text = file.read(20)
+    except OSError:
+        return index
+    return int(text) if text.isdigit() else -1

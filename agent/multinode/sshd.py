@@ -1,0 +1,157 @@
+"""Keep this job's own sshd running: a child in the foreground, with its own configuration."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+from collections.abc import Mapping
+from functools import partial
+
+from agent.core.errors import NO_PERMISSION, NOT_FOUND, OS_ERROR, AgentError
+from agent.engine.log import Log
+from agent.engine.loop import Loop
+from agent.engine.process import Child
+
+_RESTARTS, _BACKOFF = 5, 0.2
+PRIVSEP = "/run/sshd"
+
+
+def find_sshd() -> str:
+    """Return sshd's path, which it must know itself; raise AgentError (71) when there is none."""
+    path = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin")
+    if path is None:
+        raise AgentError(
+            "start sshd",
+            "it is not installed",
+            code=OS_ERROR,
+            hint="build the image with --target batch, or apt-get install openssh-server",
+        )
+    return path
+
+
+def find_ssh(path: str) -> str:
+    """Return the program ssh; raise AgentError (127) when it is not on `path`."""
+    program = shutil.which("ssh", path=path)
+    if program is None:
+        hint = "apt-get install openssh-client"
+        raise AgentError("reach the other nodes", "no ssh on PATH", code=NOT_FOUND, hint=hint)
+    return program
+
+
+def user_name() -> str:
+    """Return as whom nodes log in; raise AgentError (77) for a user that the image lacks."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError as error:
+        cause = f"user id {os.geteuid()} has no passwd entry"
+        hint = "run several nodes as a user that the image knows"
+        raise AgentError("start sshd", cause, code=NO_PERMISSION, hint=hint) from error
+
+
+class Sshd:
+    """The SSH server of one node; it is started again when it dies, a bounded number of times."""
+
+    def __init__(
+        self, loop: Loop, log: Log, config: str, env: Mapping[str, str], own_pids: set[int]
+    ) -> None:
+        self.listening = False
+        self.failure: AgentError | None = None
+        self.child: Child | None = None
+        self._loop = loop
+        self._log = log
+        self._config = config
+        self._env = env
+        self._own_pids = own_pids
+        self._words = b""
+        self._last = ""
+        self._pipes: set[int] = set()
+        self._starts = 0
+        self._closing = False
+        self._program = find_sshd()
+        if os.geteuid() == 0:
+            os.makedirs(PRIVSEP, mode=0o755, exist_ok=True)
+        self._start()
+
+    def _start(self) -> None:
+        self._starts += 1
+        pipe, stderr = os.pipe()
+        os.set_blocking(pipe, False)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self.child = self._loop.children.spawn(
+                # sshd must know its own path: it executes itself for every connection.
+                [self._program, "-D", "-e", "-f", self._config],
+                self._env,
+                cwd="/",
+                stdin=null,
+                stdout=null,
+                stderr=stderr,
+            )
+        finally:
+            os.close(null)
+            os.close(stderr)
+        # Sessions keep the pipe of the sshd that began them, so there may be several.
+        self._own_pids.add(self.child.pid)
+        self._pipes.add(pipe)
+        self._loop.watch(pipe, partial(self._hear, pipe))
+
+    def _hear(self, pipe: int) -> None:
+        try:
+            data = os.read(pipe, 1 << 14)
+        except BlockingIOError:
+            return
+        if not data:
+            self._close(pipe)
+            return
+        self._words = (self._words + data)[-4096:]
+        *lines, rest = self._words.split(b"\n")
+        for line in lines:
+            text = line.decode("utf-8", "replace").strip()
+            self.listening = self.listening or text.startswith("Server listening")
+            self._log.debug("sshd", text=text)
+        self._words = rest
+        if lines:
+            self._last = lines[-1].decode("utf-8", "replace").strip()
+
+    def child_ended(self) -> None:
+        """Start sshd again, or give up with `failure`. Called when the child has ended."""
+        if self._closing or self.child is None:
+            return
+        code, killed, self.child = self.child.code, self.child.signal, None
+        for pipe in tuple(self._pipes):
+            self._hear(pipe)
+        # One that was killed may be killed before it listens; one that ends by itself can't.
+        if self._starts > _RESTARTS or not (self.listening or killed):
+            port = "set ARCHITRAVE_SSH_PORT to a free port, or look at the log with level debug"
+            cause = self._last or f"it ended with {code}"
+            self.failure = AgentError("start sshd", cause, code=OS_ERROR, hint=port)
+            return
+        self._log.warning("sshd ended, starting it again", code=code, start=self._starts + 1)
+        self._loop.call_at(
+            self._loop.clock() + _BACKOFF * 2**self._starts,
+            self._start_again,
+        )
+
+    def _start_again(self) -> None:
+        if self._closing:
+            return
+        try:
+            self._start()
+        except (AgentError, OSError) as error:
+            self._log.warning("cannot start sshd again", cause=str(error))
+            self._loop.call_at(self._loop.clock() + _BACKOFF * 2**self._starts, self._start_again)
+
+    def close(self) -> None:
+        """End sshd; its sessions end with the processes in them."""
+        self._closing = True
+        if self.child is not None and self.child.running:
+            self.child.kill_group(signal.SIGTERM)
+        for pipe in tuple(self._pipes):
+            self._close(pipe)
+
+    def _close(self, pipe: int) -> None:
+        self._loop.unwatch(pipe)
+        os.close(pipe)
+        self._pipes.discard(pipe)

@@ -1,0 +1,145 @@
+"""Make run.json and manifest.json of files that the nodes have left, one line a node and a file.
+
+A million results, or the curves of a thousand nodes, take seconds and much memory: where there may
+be so many this runs in a helper process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TextIO
+
+from agent.core.errors import CANNOT_WRITE, AgentError, why
+from agent.core.model import Emit
+from agent.report.run_json import MANIFEST_SCHEMA
+
+# In the runtime directory; STORED is the list of what S3 has, a JSON object a line.
+RESULTS, STORED, RECORD, RUN, MANIFEST = (
+    "results.list", "stored.jsonl", "record.json", "run.json", "manifest.json",
+)  # fmt: skip
+# Among the readiness files: a worker's list, beside its record.
+LIST_END = ".files"
+# More than so many aren't sorted by name.
+_SORTED = 50_000
+
+
+@dataclass(frozen=True)
+class NodeFiles:
+    """Where a node's record and the list of its results are; a list that isn't there is empty."""
+
+    record: str
+    listed: str
+    complete: bool
+
+
+def load(node: NodeFiles) -> dict[str, Any]:
+    """Return a node's record, without its results."""
+    with open(node.record, encoding="utf-8", opener=_no_link) as file:
+        found: dict[str, Any] = json.load(file)["record"]
+    return found
+
+
+def request(
+    head: Mapping[str, Any], nodes: Mapping[int, NodeFiles], directory: str, keep: str
+) -> dict[str, Any]:
+    """Return what `write` is asked. `head` is run.json without its nodes; `keep` is a path for a
+    copy, empty for none. There is a manifest where every node's results are complete.
+    """
+    complete = len(nodes) == head["node_count"] and all(one.complete for one in nodes.values())
+    return {
+        "head": dict(head),
+        "nodes": [[index, asdict(node)] for index, node in sorted(nodes.items())],
+        "run": os.path.join(directory, RUN),
+        "manifest": os.path.join(directory, MANIFEST) if complete else "",
+        "keep": keep,
+    }
+
+
+def record(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Write run.json where nothing is uploaded."""
+    write(request)
+    return {}
+
+
+def write(request: Mapping[str, Any]) -> None:
+    """Write run.json and manifest.json, as `request` has it; raise AgentError (73)."""
+    try:
+        _write(request)
+    except OSError as error:
+        what, hint = f"write {error.filename or RUN}", "check the disk: df -h"
+        raise AgentError(what, why(error), code=CANNOT_WRITE, hint=hint) from error
+
+
+def _write(request: Mapping[str, Any]) -> None:
+    head, nodes = request["head"], [(i, NodeFiles(**node)) for i, node in request["nodes"]]
+    with open(request["run"], "w", encoding="utf-8") as file:
+        file.write(json.dumps(head)[:-1] + ', "nodes": [')
+        for count, (_, node) in enumerate(nodes):
+            known = load(node)
+            inline = known.pop("files", [])
+            file.write(",\n" if count else "\n")
+            file.write(json.dumps(known)[:-1] + ', "files": [')
+            _join(file, ", ", inline or files(node.listed))
+            file.write("]}")
+        file.write("\n]}\n")
+    if request["keep"]:
+        with contextlib.suppress(OSError):
+            shutil.copyfile(request["run"], request["keep"])
+    if request["manifest"]:
+        with open(request["manifest"], "w", encoding="utf-8") as file:
+            start = {
+                "schema": MANIFEST_SCHEMA,
+                "job": head["job"],
+                "attempt": head["attempt"],
+                "nodes": head["node_count"],
+            }
+            file.write(json.dumps(start)[:-1] + ', "files": [\n')
+            _join(file, ",\n", (one for index, node in nodes for one in _paths(index, node)))
+            file.write("\n]}\n")
+
+
+def _paths(index: int, node: NodeFiles) -> Iterator[dict[str, Any]]:
+    for one in files(node.listed):
+        name = one.pop("name")
+        yield {"path": f"node-{index}/{name}"} | one
+
+
+def _join(file: TextIO, between: str, values: Iterator[Any] | Sequence[Any]) -> None:
+    for count, value in enumerate(values):
+        file.write((between if count else "") + json.dumps(value))
+
+
+def files(path: str) -> Iterator[dict[str, Any]]:
+    """Yield what a list of results has; a line that was cut short is left out."""
+    try:
+        with open(path, encoding="utf-8", errors="replace", opener=_no_link) as file:
+            for line in file:
+                with contextlib.suppress(ValueError, TypeError, KeyError):
+                    one = json.loads(line)
+                    plain = {"name": str(one["name"]), "size": int(one["size"])}
+                    plain |= {"sha256": str(one["sha256"])}
+                    yield plain if one.get("final", True) else plain | {"final": False}
+    except FileNotFoundError:
+        return
+
+
+def sort(path: str) -> None:
+    """Sort a list by name, if it isn't too long for that."""
+    found = []
+    for one in files(path):
+        found.append(one)
+        if len(found) > _SORTED:
+            return
+    with open(f"{path}.new", "w", encoding="utf-8") as file:
+        for one in sorted(found, key=lambda one: str(one["name"])):
+            file.write(json.dumps(one) + "\n")
+    os.replace(f"{path}.new", path)
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

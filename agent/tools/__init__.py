@@ -1,0 +1,1 @@
+"""What runs on a person's machine; a job never imports it."""

@@ -1,0 +1,1 @@
+"""Run a job on this machine: nodes as containers or processes, with an S3 server of its own."""

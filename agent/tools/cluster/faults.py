@@ -1,0 +1,61 @@
+"""Read what the user wants to happen to a node: kill it, cut it off, start it late."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.core.errors import USAGE, AgentError
+from agent.core.model import PHASES
+
+KILL, CUT, DELAY = "kill", "cut", "delay"
+
+
+@dataclass(frozen=True)
+class Hurt:
+    """One thing that happens to one node: at the start of a phase, or `seconds` late."""
+
+    kind: str
+    index: int
+    phase: str = ""
+    seconds: float = 0.0
+
+
+def parse(kind: str, text: str, nodes: int, main_index: int) -> Hurt:
+    """Read `NODE@PHASE` (kill, cut) or `NODE=SECONDS` (delay); raise AgentError (64)."""
+    node, separator, rest = text.rpartition("=" if kind == DELAY else "@")
+    example = "worker:1=5" if kind == DELAY else "worker:1@run"
+    if not separator:
+        raise _refused(kind, text, "it names no node", f"for example --{kind} {example}")
+    index = _index(kind, text, node, nodes, main_index)
+    if kind == DELAY:
+        return Hurt(kind, index, seconds=_seconds(text, rest))
+    if rest not in PHASES:
+        raise _refused(kind, text, f"no phase is named {rest!r}", f"phases: {', '.join(PHASES)}")
+    return Hurt(kind, index, phase=rest)
+
+
+def _index(kind: str, text: str, node: str, nodes: int, main_index: int) -> int:
+    if node == "main":
+        return main_index
+    number = node.removeprefix("worker:")
+    if not (number.isascii() and number.isdigit()) or int(number) >= nodes:
+        hint = f"nodes: main, worker:1 or an index from 0 to {nodes - 1}"
+        raise _refused(kind, text, f"no node is named {node!r}", hint)
+    if number != node and int(number) == main_index:
+        raise _refused(kind, text, f"node {number} is the main one", f"say main{text[len(node) :]}")
+    return int(number)
+
+
+def _seconds(text: str, rest: str) -> float:
+    try:
+        value = float(rest)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        hint = "for example --delay worker:1=5"
+        raise _refused(DELAY, text, f"{rest!r} is no number of seconds", hint)
+    return value
+
+
+def _refused(kind: str, text: str, cause: str, hint: str) -> AgentError:
+    return AgentError(f"use --{kind} {text}", cause, code=USAGE, hint=hint)

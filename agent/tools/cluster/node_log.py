@@ -1,0 +1,101 @@
+"""Keep what all nodes of a job said, each line marked with its node, and show it again."""
+
+from __future__ import annotations
+
+import fcntl
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from inotify_simple import INotify, flags
+
+from agent.core.errors import NO_OBJECT, AgentError
+from agent.tools.cluster.states import NodeState
+from agent.tools.cluster.view import Plain
+
+NAME = "job.log"
+# What every record has, and what a line shows in its own places.
+_SHOWN = ("event", "level", "timestamp", "job", "attempt", "node", "phase")
+_LOOK_MILLISECONDS = 1000
+
+
+class NodeLog(Plain):
+    """Every record and every line of output, in the order in which they came.
+
+    The file is locked as long as the job runs: whoever follows it sees by that when to stop.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8", errors="replace")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        super().__init__(self._file)
+
+    def record(self, node: NodeState, record: dict[str, object]) -> None:
+        """Write a record: phase, event, fields; its level if it is a trouble."""
+        level = record.get("level")
+        trouble = f"{level}: " if level in ("warning", "error") else ""
+        fields = " ".join(f"{k}={v}" for k, v in record.items() if k not in _SHOWN)
+        text = f"{record.get('phase', '-')}: {trouble}{record['event']} {fields}".rstrip()
+        self._print(node.name, text)
+
+    def close(self) -> None:
+        """Close the file: the job is over."""
+        self._file.close()
+
+
+def latest(results: Path) -> Path:
+    """Return the results directory of the job that began last; raise AgentError (66)."""
+    found = sorted(results.glob(f"*/logs/{NAME}"), key=lambda path: path.parent.stat().st_mtime)
+    if not found:
+        hint = "start it in the directory of architrave local run, or name one by --results"
+        raise AgentError(f"read {results}", "no job's logs are in it", code=NO_OBJECT, hint=hint)
+    return found[-1].parent.parent
+
+
+def show(
+    results: Path, nodes: Collection[str], *, follow: bool = False, out: TextIO | None = None
+) -> None:
+    """Print what the nodes with these names said, all for none; raise AgentError (66)."""
+    out = out or sys.stdout
+    path = results / "logs" / NAME
+    try:
+        file = path.open(encoding="utf-8", errors="replace")
+    except OSError as error:
+        hint = "give the directory that architrave local run has named"
+        raise AgentError(f"read {path}", "it is not there", code=NO_OBJECT, hint=hint) from error
+    with file:
+        for line in _lines(file, path) if follow else file:
+            if not nodes or line[_NODE].strip() in nodes:
+                out.write(line)
+                out.flush()
+
+
+# Where Plain puts a node's name; longer ones go on to the next blank pair.
+_NODE = slice(11, 21)
+
+
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    """Yield whole lines until the job is over."""
+    with INotify() as events:
+        events.add_watch(path, flags.MODIFY | flags.CLOSE_WRITE)
+        rest = ""
+        while True:
+            over = _is_over(file)  # asked first, so that nothing is written after the last look
+            for line in file:
+                rest += line
+                if rest.endswith("\n"):
+                    yield rest
+                    rest = ""
+            if over:
+                return
+            events.read(timeout=_LOOK_MILLISECONDS)
+
+
+def _is_over(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return True

@@ -1,0 +1,177 @@
+"""Show a job to people: plain lines off a terminal, and the table at the end."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TextIO
+
+from agent.core.model import PHASES
+from agent.tools.cluster.follow import Listener
+from agent.tools.cluster.states import NodeState
+
+
+class View(Listener, Protocol):
+    """Who shows a job while it runs."""
+
+    def opened(self, states: Sequence[NodeState], description: str) -> None:
+        """Learn of the nodes before they start."""
+
+    def started(self, node: NodeState) -> None:
+        """Learn that a node was started."""
+
+    def note(self, text: str) -> None:
+        """Show a line of the cluster's own."""
+
+    def close(self) -> None:
+        """End the show."""
+
+
+class Silent:
+    """Show nothing."""
+
+    def opened(self, states: Sequence[NodeState], description: str) -> None:
+        """Show nothing."""
+
+    def started(self, node: NodeState) -> None:
+        """Show nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Show nothing."""
+
+    def record(self, node: NodeState, record: dict[str, object]) -> None:
+        """Show nothing."""
+
+    def line(self, node: NodeState, text: str, *, error: bool) -> None:
+        """Show nothing."""
+
+    def ended(self, node: NodeState) -> None:
+        """Show nothing."""
+
+
+class Both:
+    """Show a job in two ways."""
+
+    def __init__(self, *views: View) -> None:
+        self._views = views
+
+    def opened(self, states: Sequence[NodeState], description: str) -> None:
+        """Pass it on."""
+        for view in self._views:
+            view.opened(states, description)
+
+    def started(self, node: NodeState) -> None:
+        """Pass it on."""
+        for view in self._views:
+            view.started(node)
+
+    def note(self, text: str) -> None:
+        """Pass it on."""
+        for view in self._views:
+            view.note(text)
+
+    def close(self) -> None:
+        """Pass it on."""
+        for view in self._views:
+            view.close()
+
+    def record(self, node: NodeState, record: dict[str, object]) -> None:
+        """Pass it on."""
+        for view in self._views:
+            view.record(node, record)
+
+    def line(self, node: NodeState, text: str, *, error: bool) -> None:
+        """Pass it on."""
+        for view in self._views:
+            view.line(node, text, error=error)
+
+    def ended(self, node: NodeState) -> None:
+        """Pass it on."""
+        for view in self._views:
+            view.ended(node)
+
+
+class Plain(Silent):
+    """Print one line for each phase change, each error, and each line of the application."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stdout
+        self._began = time.time()
+        self._lock = threading.Lock()
+
+    def opened(self, states: Sequence[NodeState], description: str) -> None:
+        """Say what runs."""
+        count = len(states)
+        self.note(f"{count} node{'s' if count > 1 else ''} as {description}")
+
+    def started(self, node: NodeState) -> None:
+        """Print the node's address."""
+        self._print(node.name, f"starts at {node.address}")
+
+    def note(self, text: str) -> None:
+        """Print a line of the cluster's own."""
+        self._print("", text)
+
+    def record(self, node: NodeState, record: dict[str, object]) -> None:
+        """Print phase changes, warnings and errors."""
+        if record.get("event") == "phase":
+            self._print(node.name, str(record.get("phase")))
+        elif tells(record):
+            self._print(node.name, f"{record['level']}: {record['event']}")
+            if record.get("hint"):
+                self._print(node.name, f"hint: {record['hint']}")
+
+    def line(self, node: NodeState, text: str, *, error: bool) -> None:
+        """Print a line of output, marked."""
+        self._print(node.name, f"{'!' if error else '|'} {text}")
+
+    def ended(self, node: NodeState) -> None:
+        """Print the exit code and who spoke."""
+        self._print(node.name, end_of(node))
+
+    def _print(self, who: str, text: str) -> None:
+        with self._lock:
+            seconds = time.time() - self._began
+            print(f"{seconds:7.1f} s  {who:<10}  {text}".rstrip(), file=self._out, flush=True)
+
+
+def tells(record: dict[str, object]) -> bool:
+    """Tell whether people must see a record: troubles, and not the end, which is shown anyway."""
+    return record.get("level") in ("warning", "error") and record.get("event") != "exit"
+
+
+def end_of(node: NodeState) -> str:
+    """Say how a node ended."""
+    spoke = node.said.get("spoke")
+    told = [str(spoke)] if spoke else []
+    told += [node.hurt] if node.hurt else []
+    told += ["ended by the cluster"] if node.stopped else []
+    return f"exit {node.code}" + (f" ({', '.join(told)})" if told else "")
+
+
+def summary(states: Iterable[NodeState]) -> str:
+    """Return a table of the nodes with the seconds each spent in each phase."""
+    rows = [["node", "address", *PHASES, "total", "exit"]]
+    for node in states:
+        total = f"{node.ended - node.started:.1f}" if node.ended and node.started else "-"
+        code = "-" if node.code is None else str(node.code)
+        seconds = [_spent(node, phase) for phase in PHASES]
+        rows.append([node.name, node.address or "-", *seconds, total, code])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _spent(node: NodeState, phase: str) -> str:
+    spans = [span for span in node.spans if span.phase == phase and span.end is not None]
+    return f"{sum((span.end or 0) - span.start for span in spans):.1f}" if spans else "-"

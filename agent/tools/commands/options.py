@@ -1,0 +1,64 @@
+"""What the command lines of all commands have in common."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+from agent.core.errors import CANNOT_WRITE, USAGE, AgentError, why
+
+Action = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are the agent's own."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise AgentError (64) for words that can't be read."""
+        raise AgentError("read the command line", message, code=USAGE, hint=f"{self.prog} --help")
+
+
+if TYPE_CHECKING:  # argparse's own class is private, and takes no argument at run time
+    Commands: TypeAlias = argparse._SubParsersAction[Parser]
+else:
+    Commands = argparse._SubParsersAction
+
+
+def write(path: Path, text: str) -> None:
+    """Write what was made to the file that --to names; raise AgentError (73)."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        hint = "--to another file"
+        raise AgentError(f"write {path}", why(error), code=CANNOT_WRITE, hint=hint) from error
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help that fits a screen: an option's names and its meaning on one line."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+
+def command(
+    commands: Commands, name: str, summary: str, examples: str = "", action: Action | None = None
+) -> Parser:
+    """Add a command: a line for the list, examples below its help, what it does."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"examples:\n{examples}" if examples else None,
+        formatter_class=_Formatter,
+    )
+    if action is not None:
+        parser.set_defaults(action=action, parser=parser)
+    return parser
+
+
+def group(commands: Commands, name: str, summary: str, examples: str = "") -> Commands:
+    """Add a command that has commands of its own; return the place where they are added."""
+    parser = command(commands, name, summary, examples)
+    return parser.add_subparsers(metavar="COMMAND", required=True)

@@ -1,0 +1,117 @@
+"""Read the words after `architrave report`: make the page, or the text, of a run or of two."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from agent.core.errors import BAD_ARCHIVE, NO_OBJECT, NOT_FOUND, AgentError, why
+from agent.core.settings import S3Place
+from agent.job.upload import has_own_endpoint
+from agent.report import page
+from agent.report import text as report_text
+from agent.report.reader import Run, read
+from agent.tools.cluster import node_log
+from agent.tools.cluster.job import DEFAULT_RESULTS
+from agent.tools.commands.options import Commands, command, write
+
+_RECORD = "run.json"
+_EXAMPLES = """\
+  architrave report                   # of the latest architrave local run here
+  architrave report s3://bucket/output/JOB-ID/attempt-1 --to report.html
+  architrave report run.json --text
+  architrave report first/run.json second/run.json --to compared.html
+PLACE: a directory with run.json, that file, or s3://bucket/prefix of it.
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add `report`."""
+    summary = "make the report of a run from its run.json, or compare two"
+    report = command(commands, "report", summary, _EXAMPLES, _report)
+    report.add_argument("place", metavar="PLACE", nargs="?", help="where run.json is")
+    report.add_argument("other", metavar="OTHER", nargs="?", help="the run to compare it with")
+    report.add_argument("--text", action="store_true", help="text for terminals, not HTML")
+    report.add_argument(
+        "--to",
+        metavar="FILE",
+        type=Path,
+        help="write it there (report.html beside run.json, here for s3:// or two runs; "
+        "text goes to standard output)",
+    )
+
+
+def _report(options: argparse.Namespace) -> int:
+    options.place = options.place or str(node_log.latest(DEFAULT_RESULTS))
+    runs = [_run(place) for place in (options.place, options.other) if place is not None]
+    if options.text:
+        made = report_text.comparison(*runs) if options.other else report_text.text(*runs)
+        if options.to is None:
+            sys.stdout.write(made)
+            return 0
+    else:
+        made = _html(runs)
+    path = options.to or _beside(options)
+    write(path, made)
+    print(path)
+    return 0
+
+
+def _html(runs: list[Run]) -> str:
+    try:
+        page.load()
+    except ImportError as error:
+        hint = f"pip install {error.name}"
+        cause = f"the package {error.name} is missing"
+        raise AgentError("make the page", cause, code=NOT_FOUND, hint=hint) from error
+    return page.comparison(*runs) if len(runs) > 1 else page.page(*runs)
+
+
+def _beside(options: argparse.Namespace) -> Path:
+    """Return where the page goes if nothing is said."""
+    if options.other is not None or options.place.startswith("s3://"):
+        return Path("report.html")
+    return _record_file(options.place).with_name("report.html")
+
+
+def _record_file(place: str) -> Path:
+    path = Path(place)
+    return path / _RECORD if path.is_dir() else path
+
+
+def _run(place: str) -> Run:
+    """Read the record at a place; raise AgentError (65, 66, 69 or 77)."""
+    content = _from_s3(place) if place.startswith("s3://") else _from_file(place)
+    try:
+        record = json.loads(content)
+    except ValueError as error:
+        hint = "name run.json, or the directory that holds it"
+        cause = "it is no JSON record (run.json)"
+        raise AgentError(f"read {place}", cause, code=BAD_ARCHIVE, hint=hint) from error
+    return read(record)
+
+
+def _from_file(place: str) -> bytes:
+    path = _record_file(place)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        hint = "name a directory with run.json; of a job that was lost there may be none"
+        raise AgentError(f"read {path}", why(error), code=NO_OBJECT, hint=hint) from error
+
+
+def _from_s3(place: str) -> bytes:
+    from agent.staging.s3 import Storage
+
+    found = S3Place.parse(place, "PLACE")
+    if not found.key.endswith(".json"):
+        found /= _RECORD
+
+    def quiet(message: dict[str, Any]) -> None:
+        """Say nothing of what a helper would log."""
+
+    return Storage(quiet, path_style=has_own_endpoint(os.environ)).read(found)

@@ -1,0 +1,1 @@
+"""Pack the archives that a job fetches."""
