@@ -63,7 +63,7 @@ def _failed(words: Sequence[str], code: int) -> int:
     """Put the code of a job that could not begin where a surrounding program looks for it."""
     if not words or words[0] == "run":
         from agent.core.environ import environment, exit_code_file
-        from agent.job.supervisor import put_exit_code
+        from agent.job.exit_code_file import put_exit_code
 
         put_exit_code(exit_code_file(environment()), code)
     return code

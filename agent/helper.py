@@ -12,14 +12,13 @@ from typing import Any
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from agent.core.errors import BUG, AgentError
+from agent.core.model import Emit
 
 
 def task_named(name: str) -> Callable[..., dict[str, Any]]:
     """Return the function behind a task's name, importing only what that one needs."""
     if name.startswith("stage_"):
-        from agent.staging import stage_in
-
-        tasks = (stage_in.stage_in, stage_in.stage_input, stage_in.stage_out)
+        tasks = (stage_in, stage_input, stage_out)
         return {task.__name__: task for task in tasks}[name]
     if name == "speak":
         from agent.awslambda import api_client
@@ -36,6 +35,37 @@ def task_named(name: str) -> Callable[..., dict[str, Any]]:
     from agent.multinode import helper_tasks
 
     return {"join": helper_tasks.join, "tell": helper_tasks.tell}[name]
+
+
+def stage_in(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Fetch, unpack and install; then make the keys of a node that will meet others.
+
+    `request`: see `stage_in.stage_in`, and identity (null on a single node, else see
+    `ssh_keys.prepare`).
+    """
+    from agent.staging import stage_in
+
+    answer = stage_in.stage_in(request, emit)
+    if request["identity"]:
+        from agent.multinode import ssh_keys
+
+        ssh_keys.prepare(request["identity"])
+    return answer
+
+
+def stage_input(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Fetch the object of an event."""
+    from agent.staging import stage_in
+
+    return stage_in.stage_input(request, emit)
+
+
+def stage_out(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Upload results and, once it is asked for, the record."""
+    from agent.report import writer
+    from agent.staging import stage_out
+
+    return stage_out.stage_out(request, emit, writer.write)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ RUN apt-get update -qq \\
     && mkdir /debs && mv /var/cache/apt/archives/*.deb /debs && rm -rf /var/lib/apt/lists/*
 """
 AGENT = (
-    "import glob; from agent import packages; "
+    "import glob; from agent.staging import packages; "
     "packages.install(glob.glob('/debs/*.deb'), system=True, laid_out='')"
 )
 WAYS = {

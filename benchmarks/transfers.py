@@ -27,18 +27,18 @@ SMALL = 64 << 10
 
 OURS_DOWN = """
 import sys
-from agent.core.settings import S3Place
+from agent.core.s3place import S3Place
 from agent.staging.s3 import Storage
 Storage(lambda message: None, path_style=True).fetch(S3Place("bench", "large"), sys.argv[1])
 """
 OURS_SMALL_DOWN = """
 import sys
-from agent import staging
-from agent.core.settings import S3Place
+from agent.staging import deps
+from agent.core.s3place import S3Place
 from agent.staging.s3 import Storage
 storage = Storage(lambda message: None, path_style=True)
 place = S3Place("bench", "small/deps_batch.lst")
-fetched = staging.fetch_listed(storage, place, sys.argv[1])
+fetched = deps.fetch_listed(storage, place, storage.read(place), sys.argv[1])
 assert len(fetched) == int(sys.argv[2]), len(fetched)
 """
 # boto3 with its defaults, and tuned as ours is where that uses it: CONFIG down|up SOURCE TARGET

@@ -11,7 +11,7 @@ from agent.awslambda import events
 from agent.core import event_variables
 from agent.core.errors import USAGE, AgentError, shorten
 from agent.core.model import APPLICATION, Outcome
-from agent.core.settings import S3Place
+from agent.core.s3place import S3Place
 
 # From the last moment on for the answer itself; Lambda ends the environment at the deadline.
 _ANSWER_SECONDS = 0.5

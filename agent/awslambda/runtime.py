@@ -23,13 +23,13 @@ from agent.core import event_variables, model
 from agent.core import settings as settings_
 from agent.core.errors import OS_ERROR, S3_UNREACHABLE, TIME_LIMIT, AgentError, HelperDied, known
 from agent.core.model import Outcome, Topology
-from agent.core.settings import LAMBDA, S3Place, Settings
+from agent.core.s3place import S3Place, fields
+from agent.core.settings import LAMBDA, Settings
 from agent.engine.helpers import Helper
 from agent.engine.log import Log
 from agent.engine.loop import Loop
-from agent.job.run import make_directory
+from agent.job.directories import make_directory
 from agent.job.single import Job
-from agent.job.upload import fields
 from agent.launch.application import resolve
 
 # For a word to the API, which is a process on the same machine.

@@ -67,6 +67,11 @@ def why(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
+def bad(name: str, value: str, cause: str, hint: str, code: int = BAD_SETTINGS) -> AgentError:
+    """Return the error that a value of a variable is."""
+    return AgentError(f"use {name}={shorten(repr(value))}", cause, code=code, hint=hint)
+
+
 class HelperDied(AgentError):
     """Say that a helper process ended without an answer."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
-from agent.core.values import bad
+from agent.core.errors import bad
 
 NAME = "ARCHITRAVE_EVENT_ENV"
 # The application's parameters, and of OpenMP's variables (specification 5.2, chapter 21) those that

@@ -83,3 +83,12 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class NodeFiles:
+    """Where a node's record and the list of its results are; a list that isn't there is empty."""
+
+    record: str
+    listed: str
+    complete: bool

@@ -9,16 +9,17 @@ from dataclasses import dataclass, field
 
 from agent.core import event_variables as event_env
 from agent.core.environ import exit_code_file, runtime_dir
-from agent.core.errors import BAD_SETTINGS, NO_PERMISSION, USAGE, AgentError
+from agent.core.errors import BAD_SETTINGS, NO_PERMISSION, USAGE, AgentError, bad
 from agent.core.model import Topology
-from agent.core.values import bad, choice, integer, seconds, words
+from agent.core.s3place import S3Place
+from agent.core.values import choice, integer, seconds, words
 
 LAMBDA, BATCH, SHELL = "lambda", "batch", "shell"
 OFF = ("", "<none>")
-# In the runtime directory: what of /opt came out of private.7z.
-JOURNAL = "unpacked.list"
 LAUNCHERS = ("auto", "mpirun", "direct", "each")
 SLOTS = ("cores", "threads")
+# The object by which a node tries whether it can write its results.
+PROBE = ".write-probe"
 EXAMPLE = "/opt/examples/example"
 LOG_FORMATS = ("auto", "console", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -32,31 +33,6 @@ SECRETS = (
     "AWS_SESSION_TOKEN",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
 )
-
-
-@dataclass(frozen=True)
-class S3Place:
-    """A bucket and a key or key prefix; a prefix has no slash at its ends."""
-
-    bucket: str
-    key: str = ""
-
-    @classmethod
-    def parse(cls, text: str, name: str) -> S3Place:
-        """Read `s3://bucket/prefix` or `bucket/prefix`; raise AgentError (78) otherwise."""
-        bucket, _, key = text.removeprefix("s3://").rstrip("/").partition("/")
-        parts = key.split("/") if key else []
-        if not bucket or "://" in text.removeprefix("s3://") or {"..", "."} & set(parts):
-            raise bad(name, text, "it is no S3 address", "use s3://bucket or s3://bucket/prefix")
-        return cls(bucket, "/".join(part for part in parts if part))
-
-    def __truediv__(self, relative: str) -> S3Place:
-        """Return the place below this one."""
-        return S3Place(self.bucket, "/".join(part for part in (self.key, relative) if part))
-
-    def __str__(self) -> str:
-        """Return the address as people write it."""
-        return f"s3://{self.bucket}/{self.key}".rstrip("/")
 
 
 @dataclass(frozen=True)
@@ -104,6 +80,11 @@ class Settings:
         """Return where this attempt's results go on S3."""
         job = f"{self.topology.job}/attempt-{self.topology.attempt}"
         return self.output / job if self.output else None
+
+    @property
+    def probe(self) -> S3Place | None:
+        """Return the object by which this node tries whether its results can be written."""
+        return self.place / f"node-{self.topology.index}/{PROBE}" if self.place else None
 
     @property
     def runtime_dir(self) -> str:

@@ -5,12 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-from agent.core.errors import BAD_SETTINGS, AgentError, shorten
-
-
-def bad(name: str, value: str, cause: str, hint: str, code: int = BAD_SETTINGS) -> AgentError:
-    """Return the error that a value of a variable is."""
-    return AgentError(f"use {name}={shorten(repr(value))}", cause, code=code, hint=hint)
+from agent.core.errors import bad
 
 
 def words(env: Mapping[str, str], name: str) -> tuple[str, ...]:

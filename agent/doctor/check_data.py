@@ -16,12 +16,13 @@ from agent.core.errors import (
     NotThere,
     why,
 )
-from agent.core.settings import LAMBDA, SHELL, S3Place
+from agent.core.s3place import S3Place
+from agent.core.settings import LAMBDA, SHELL
 from agent.core.units import size as size_words
 from agent.doctor.context import Case
 from agent.doctor.finding import FAIL, PASS, SKIP, WARN, Check, Finding
-from agent.job.record import write_probe
-from agent.staging import archive, stage_in
+from agent.staging import archive, deps
+from agent.staging.probe import probe_place
 
 # S3 is asked twice at most within the first; whole archives come within the second.
 _ASK_SECONDS, _FETCH_SECONDS, _DISK_SECONDS = 15.0, 900.0, 5.0
@@ -66,14 +67,14 @@ def unpacking(case: Case) -> Finding:
     if case.private_size > free:
         raise _no_room(settings.path("/tmp"), case.private_size, free)
     case.storage.fetch(settings.private, path)
-    case.unpacked_size = archive.unpacked_size(path, settings.password, stage_in.OWN_NAMES)
+    case.unpacked_size = archive.unpacked_size(path, settings.password, archive.OWN_NAMES)
     size = size_words(case.unpacked_size)
     free = shutil.disk_usage(case.scratch).free
     if case.unpacked_size > free:
         os.unlink(path)
         what = f"its {size} were not unpacked: {size_words(free)} are free in {case.scratch}"
         return Finding(WARN, what, f"give {settings.path('/tmp')} more room for this check")
-    archive.unpack_7z(path, case.opt, settings.password, stage_in.OWN_NAMES)
+    archive.unpack_7z(path, case.opt, settings.password, archive.OWN_NAMES)
     os.unlink(path)
     case.unpacked = True
     how = "with the password" if settings.password else "without a password"
@@ -90,9 +91,9 @@ def packages(case: Case) -> Finding:
     unpacked = os.path.join(case.scratch, "unpacked-deps")
     os.makedirs(unpacked, exist_ok=True)
     request = {"runtime_dir": case.scratch, "deps_dir": unpacked, "system": False}
-    fetched = stage_in.fetch_deps(case.storage, place, request)
+    fetched = deps.fetch_deps(case.storage, place, request)
     case.deps_size = sum(one["size"] for one in fetched)
-    answer = stage_in.install_deps(request)
+    answer = deps.install_deps(request)
     case.path, case.library_path = answer["path"], answer["library_path"]
     case.deps_unpacked_size = _size_below(unpacked)
     new, old = len(answer["installed"]), len(answer["skipped"])
@@ -115,7 +116,7 @@ def deps_there(case: Case) -> Finding:
     try:
         size = _look(case, place)
     except NotThere as missing:
-        place = stage_in.list_beside(place)
+        place = deps.list_beside(place)
         try:
             size = _look(case, place)
         except NotThere:
@@ -127,7 +128,7 @@ def deps_there(case: Case) -> Finding:
 def results(case: Case) -> Finding:
     """Write an empty object where results will go, and remove it."""
     settings = case.settings
-    probe = write_probe(settings)
+    probe = settings.probe
     if probe is None:
         return Finding(SKIP, f"nothing is uploaded: results stay in {settings.output_dir}")
     if not case.date:
@@ -135,7 +136,7 @@ def results(case: Case) -> Finding:
             _look(case, probe)
         except AgentError:
             pass  # only S3's time was wanted
-    stage_in.probe_place(case.storage, probe)
+    probe_place(case.storage, probe)
     return Finding(PASS, f"{settings.output} can be written")
 
 

@@ -23,8 +23,7 @@ from agent.doctor import check_data, check_nodes, check_program, check_system
 from agent.doctor.context import Case
 from agent.doctor.finding import FAIL, PASS, SKIP, WARN, Check, Finding, Subject, first_code
 from agent.engine.log import Log
-from agent.job.directories import RuntimeDirectory
-from agent.job.run import make_directory
+from agent.job.directories import RuntimeDirectory, make_directory
 
 SCHEMA = "architrave-doctor/1"
 # What a check has found out, the next ones use.

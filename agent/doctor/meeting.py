@@ -15,7 +15,7 @@ from typing import Any
 from agent import __version__
 from agent.core import model
 from agent.core.errors import BAD_SETTINGS, TRY_AGAIN
-from agent.core.model import AGENT, Outcome, Topology
+from agent.core.model import AGENT, NodeFiles, Outcome, Topology
 from agent.core.settings import Settings
 from agent.doctor.context import Case
 from agent.doctor.finding import FAIL, PASS, WARN, Finding
@@ -27,7 +27,7 @@ from agent.job.main_node import MainNode
 from agent.job.single import Job
 from agent.job.worker import Worker
 from agent.launch.output import Output
-from agent.report.writer import NodeFiles, load
+from agent.report.writer import load
 
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pairs.py")
 _RESULT = "pairs.json"

@@ -9,8 +9,8 @@ import shutil
 import stat
 from collections.abc import Iterable
 
-from agent.core.errors import BAD_SETTINGS, NO_PERMISSION, TRY_AGAIN, AgentError, why
-from agent.core.settings import JOURNAL
+from agent.core.errors import BAD_SETTINGS, CANNOT_WRITE, NO_PERMISSION, TRY_AGAIN, AgentError, why
+from agent.staging.journal import journal
 
 
 class RuntimeDirectory:
@@ -103,15 +103,6 @@ class RuntimeDirectory:
         self._lock = -1
 
 
-def journal(directory: str) -> list[str]:
-    """Return the files that private.7z has brought, by the journal in a runtime directory."""
-    with contextlib.suppress(OSError):
-        path = os.path.join(directory, JOURNAL)
-        with open(path, encoding="utf-8", errors="surrogateescape") as list_:
-            return list_.read().split("\0")
-    return []
-
-
 def _is_process(pid: bytes) -> bool:
     """Tell whether this is the number of a process that is there, and not this one's.
 
@@ -164,3 +155,16 @@ def _permit(directory: str) -> None:
     if not os.path.islink(directory):
         with contextlib.suppress(OSError):  # another user's
             os.chmod(directory, 0o700)
+
+
+def make_directory(path: str, name: str) -> None:
+    """Make a directory of the run; raise AgentError (73) naming the variable that chose it."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise AgentError(
+            f"make the directory {path}",
+            why(error),
+            code=CANNOT_WRITE,
+            hint=f"set {name} to something that this user may make",
+        ) from error

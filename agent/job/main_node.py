@@ -11,7 +11,7 @@ from typing import Any
 from agent.core import model
 from agent.core.errors import TIME_LIMIT, TRY_AGAIN, AgentError
 from agent.core.model import AGENT, Outcome
-from agent.job.run import make_directory
+from agent.job.directories import make_directory
 from agent.job.single import Job
 from agent.launch import mpirun
 from agent.launch.application import MEMORY_HINT

@@ -10,17 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.core.errors import CANNOT_WRITE, S3_UNREACHABLE, AgentError, HelperDied, why
-from agent.core.model import AGENT, CREDENTIALS, Node, Outcome
-from agent.core.settings import BATCH, S3Place, Settings
+from agent.core.model import AGENT, CREDENTIALS, Node, NodeFiles, Outcome
+from agent.core.result_files import RECORD
+from agent.core.settings import BATCH
 from agent.engine.helpers import Helper
 from agent.job.upload import Uploading
 from agent.launch import cgroup
 from agent.report import run_json, writer
-from agent.report.writer import RECORD, NodeFiles
 
 _RECORD_SECONDS, _PAGE_SECONDS = 300.0, 20.0
-
-PROBE = ".write-probe"
 
 
 class Delivery(Uploading):
@@ -225,9 +223,3 @@ def _unwritten(error: OSError) -> AgentError:
 def _no_credentials_now(failed: list[dict[str, Any]]) -> bool:
     """Tell whether results stayed here for nothing but credentials that did not come."""
     return all(one["what"] == CREDENTIALS and one.get("code") == S3_UNREACHABLE for one in failed)
-
-
-def write_probe(settings: Settings) -> S3Place | None:
-    """Return the object by which this node tries whether its results can be written."""
-    place = settings.place
-    return place / f"node-{settings.topology.index}/{PROBE}" if place else None

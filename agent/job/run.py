@@ -12,13 +12,14 @@ from agent.core import model
 from agent.core.environ import with_directories
 from agent.core.errors import CANNOT_WRITE, NOT_EXECUTABLE, NOT_FOUND, AgentError, why
 from agent.core.model import AGENT, Node, Outcome
+from agent.core.result_files import NODE_LOG
 from agent.core.settings import EXAMPLE
 from agent.engine.console import Outlet
+from agent.job.directories import make_directory
 from agent.job.record import Delivery
 from agent.job.upload import LOG
 from agent.launch import cgroup, mpirun
 from agent.launch.application import Application, resolve
-from agent.launch.log_copy import NODE_LOG
 from agent.launch.output import Output
 from agent.multinode import hostfile
 from agent.multinode.output_claim import release
@@ -333,16 +334,3 @@ class Runner(Delivery):
                 code=CANNOT_WRITE,
                 hint="set TMP_OUTPUT_DIR to a directory that this user may write",
             ) from error
-
-
-def make_directory(path: str, name: str) -> None:
-    """Make a directory of the run; raise AgentError (73) naming the variable that chose it."""
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise AgentError(
-            f"make the directory {path}",
-            why(error),
-            code=CANNOT_WRITE,
-            hint=f"set {name} to something that this user may make",
-        ) from error

@@ -10,11 +10,10 @@ from agent import __version__
 from agent.core import model
 from agent.core.errors import S3_UNREACHABLE, AgentError
 from agent.core.model import Node, Outcome
+from agent.core.s3place import fields
 from agent.core.settings import BATCH
-from agent.job.directories import point
-from agent.job.record import write_probe
-from agent.job.run import Runner, make_directory
-from agent.job.upload import fields
+from agent.job.directories import make_directory, point
+from agent.job.run import Runner
 from agent.multinode.sshd import Sshd, find_ssh, user_name
 
 _STAGE_SECONDS = 3600.0
@@ -108,7 +107,7 @@ class Job(Runner):
         """Fetch and unpack the archives, install the dependencies."""
         settings = self.settings
         deps_dir = settings.path("/tmp/deps")
-        probe = write_probe(settings)
+        probe = settings.probe
         several = settings.topology.count > 1
         if not (settings.private or settings.deps or probe or several):
             return

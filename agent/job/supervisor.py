@@ -9,12 +9,12 @@ each role does in a phase is in `job`; this is what all roles share.
 from __future__ import annotations
 
 import math
-import os
 import signal
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from agent.core.deadlines import LOST_GRACE_SECONDS, MOST_GRACE_SECONDS, STOP_SECONDS
 from agent.core.errors import (
     BUG,
     CANNOT_WRITE,
@@ -32,16 +32,13 @@ from agent.engine.log import Log
 from agent.engine.loop import Loop
 from agent.engine.process import Child
 from agent.job.directories import RuntimeDirectory
+from agent.job.exit_code_file import put_exit_code
 from agent.launch.application import Application
 from agent.multinode.sshd import Sshd
 
 if TYPE_CHECKING:
     from agent.multinode.heartbeat_link import Lifeline
 
-# From SIGTERM to SIGKILL Batch gives 30 s: out before, results and all (AWS Batch job timeouts).
-STOP_SECONDS = 24.0
-# Of these the application has at most so much, so that its results still go up.
-MOST_GRACE_SECONDS, LOST_GRACE_SECONDS = 15.0, 5.0
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _CLEANUP_SECONDS = 2.0
 _SECOND_TRY_SECONDS = 2.0
@@ -333,17 +330,6 @@ class Supervisor:
         error = put_exit_code(self.settings.exit_code_file, code)
         if error:
             self.log.warning(error, code=CANNOT_WRITE)
-
-
-def put_exit_code(path: str, code: int) -> str:
-    """Write an exit code as a number; return the error's text, if there is one."""
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="ascii") as file:
-            file.write(f"{code}\n")
-    except OSError as error:
-        return f"cannot write {path}: {why(error)}"
-    return ""
 
 
 def _is_done(helper: Helper) -> bool:

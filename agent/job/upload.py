@@ -6,21 +6,20 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
 
 from agent.core.errors import CANNOT_WRITE, AgentError, HelperDied, why
 from agent.core.model import CREDENTIALS
-from agent.core.settings import S3Place
+from agent.core.result_files import KEEP_HINT, RESULTS, STORED
+from agent.core.s3place import S3Place, fields, has_own_endpoint
+from agent.engine import result_list
 from agent.engine.helpers import Helper
-from agent.job.directories import journal
 from agent.job.monitor import Observer
-from agent.report import writer
-from agent.report.writer import RESULTS, STORED
 from agent.staging import results as outputs
+from agent.staging.journal import journal
 
 # For a helper that says nothing: it tells of progress by percents, every ten seconds at most.
 _UPLOAD_SECONDS = 3600.0
@@ -129,7 +128,7 @@ class Uploading(Observer):
             directory=top,
             files=self.unsaved.files[:20],
             count=self.unsaved.count,
-            hint=outputs.KEEP_HINT.format(top),
+            hint=KEEP_HINT.format(top),
         )
 
     def breathe(self) -> None:
@@ -209,7 +208,7 @@ class Uploading(Observer):
     def _stored(self) -> set[str]:
         """Return the names of what S3 has, as far as the helper has noted them."""
         names = set()
-        for file in writer.files(self.stored_list):
+        for file in result_list.files(self.stored_list):
             names.add(str(file["name"]))
             self.breathe()
         return names
@@ -240,7 +239,7 @@ class Uploading(Observer):
             lost = [name for name in self._files if name not in stored]
             failed = [{"name": name, **error.to_json()} for name in lost[:_NAMED]]
             answer |= {"count": len(stored), "lost": len(lost), "failed": failed}
-        answer["files"] = list(islice(writer.files(self.stored_list), _NAMED))
+        answer["files"] = list(islice(result_list.files(self.stored_list), _NAMED))
         answer["lost"] += len(self._left_out.unreadable)
         answer["failed"] += [
             {"name": path, "what": f"read {path}", "cause": "permission denied", "hint": ""}
@@ -288,13 +287,3 @@ class Uploading(Observer):
             if self.wait(what, partial(self._upload_ended, helper), _UPLOAD_SECONDS):
                 return True
         return False
-
-
-def has_own_endpoint(env: Mapping[str, str]) -> bool:
-    """Tell whether S3 is asked with the bucket in the path: a given endpoint has no DNS."""
-    return bool(env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"))
-
-
-def fields(place: S3Place | None) -> dict[str, str] | None:
-    """Return a place as a helper is told it."""
-    return asdict(place) if place else None

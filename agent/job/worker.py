@@ -11,18 +11,17 @@ from functools import partial
 from typing import Any
 
 from agent.core import model
+from agent.core.deadlines import LOST_GRACE_SECONDS
 from agent.core.errors import TRY_AGAIN, AgentError
 from agent.core.model import Node, Outcome
-from agent.job.run import make_directory
+from agent.job.directories import make_directory
 from agent.job.single import Job
-from agent.job.supervisor import LOST_GRACE_SECONDS
 from agent.launch import cgroup
 from agent.launch.application import resolve
 from agent.launch.stopping import Stopping
 from agent.multinode.heartbeat_link import Lifeline
-from agent.multinode.meeting import ENDED, LEAVING, LEFT, STOPPED
+from agent.multinode.meeting import ENDED, LEAVING, LEFT, LIST_END, STOPPED
 from agent.multinode.worker_side import WorkerMeeting
-from agent.report.writer import LIST_END
 
 _PART_SECONDS = 60.0
 _LEAVE_SECONDS = 4.0

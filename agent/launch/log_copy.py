@@ -10,11 +10,9 @@ import os
 import stat
 import time
 
-# Names in the directory of results that begin so are the agent's own.
-HIDDEN = ".architrave-"
+from agent.core.result_files import HIDDEN
+
 OWN_NAME = "architrave-time.log"
-# Where several nodes have one directory: the log of those that don't upload it, with their index.
-NODE_LOG = "architrave-time-node-"
 _BLOCK = 1 << 18
 # The copy follows at this rate, a second's worth at once, and up to this size or share of the free
 # space; at the end it is replaced by the file itself if more than so much is lacking.

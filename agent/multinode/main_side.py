@@ -9,18 +9,18 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.core.errors import TRY_AGAIN, AgentError, why
-from agent.core.model import Node, Outcome
+from agent.core.model import Node, NodeFiles, Outcome
 from agent.engine.helpers import Helper
 from agent.multinode.meeting import (
     ENDED,
     LEAVING,
     LEFT,
+    LIST_END,
     READY,
     STOPPED,
     Meeting,
 )
 from agent.multinode.roster import Refused, Roster, index_of
-from agent.report.writer import LIST_END, NodeFiles
 
 _TELL_SECONDS = 20.0
 # From when the end is told: a worker whose heart beats but whose sshd takes nothing is lost.

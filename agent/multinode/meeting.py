@@ -16,9 +16,10 @@ from agent.engine.log import Log
 from agent.engine.loop import Loop
 from agent.multinode.inotify import Watch, read_regular
 from agent.multinode.roster import SIZE_LIMIT, Refused
-from agent.report.writer import LIST_END
 
 SILENT_BEATS = 5
+# A worker's list of results, beside its record.
+LIST_END = ".files"
 READY, DONE, LEFT = "workers_ready", "master_done", "workers_done"
 # The launcher `each`: main says go, every node tells how its copy ended. A worker that is told to
 # end says so before it goes.

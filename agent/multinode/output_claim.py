@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from agent.launch.log_copy import HIDDEN
+from agent.core.result_files import HIDDEN
 
 
 def _path(directory: str, token: str) -> str:

@@ -103,7 +103,7 @@ def authorized_keys(directory: str, batch: str, user_public: str, files_public: 
     Without SHLVL bash reads the user's start file for each command from outside (bash(1), "Invoked
     by remote shell daemon"), and what that prints, waits for or ends with is the launch's.
     """
-    session = os.path.join(os.path.dirname(__file__), "session.py")
+    session = os.path.join(os.path.dirname(__file__), "ssh_session.py")
     words = [sys.executable, "-I", "-S", session, os.path.join(directory, ENVIRONMENT)]
     start = _quoted(shlex.join(words))
     files = _quoted(f"internal-sftp -d {shlex.quote(batch)}")

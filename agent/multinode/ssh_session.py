@@ -4,7 +4,7 @@ sshd starts this file by itself, as the forced command of the job's key: nothing
 imported. SetEnv and AcceptEnv can't carry an environment: sshd drops values that contain a quote,
 and versions before 7.8 have no SetEnv (sshd_config(5)).
 
-    session.py FILE     FILE holds NAME=VALUE, each ended by a NUL byte
+    ssh_session.py FILE     FILE holds NAME=VALUE, each ended by a NUL byte
 """
 
 import os

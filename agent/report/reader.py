@@ -13,8 +13,8 @@ from typing import Any
 from agent.core import units
 from agent.core.errors import BAD_ARCHIVE, AgentError
 from agent.core.model import APPLICATION, PHASES
+from agent.core.result_files import KEEP_HINT
 from agent.report.run_json import RUN_SCHEMA
-from agent.staging.results import KEEP_HINT
 
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -11,35 +11,19 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, TextIO
 
 from agent.core.errors import CANNOT_WRITE, AgentError, why
-from agent.core.model import Emit
+from agent.core.model import Emit, NodeFiles
+from agent.core.result_files import MANIFEST, RUN
+from agent.engine.result_list import files, open_no_link
 from agent.report.run_json import MANIFEST_SCHEMA
-
-# In the runtime directory; STORED is the list of what S3 has, a JSON object a line.
-RESULTS, STORED, RECORD, RUN, MANIFEST = (
-    "results.list", "stored.jsonl", "record.json", "run.json", "manifest.json",
-)  # fmt: skip
-# Among the readiness files: a worker's list, beside its record.
-LIST_END = ".files"
-# More than so many aren't sorted by name.
-_SORTED = 50_000
-
-
-@dataclass(frozen=True)
-class NodeFiles:
-    """Where a node's record and the list of its results are; a list that isn't there is empty."""
-
-    record: str
-    listed: str
-    complete: bool
 
 
 def load(node: NodeFiles) -> dict[str, Any]:
     """Return a node's record, without its results."""
-    with open(node.record, encoding="utf-8", opener=_no_link) as file:
+    with open(node.record, encoding="utf-8", opener=open_no_link) as file:
         found: dict[str, Any] = json.load(file)["record"]
     return found
 
@@ -112,34 +96,3 @@ def _paths(index: int, node: NodeFiles) -> Iterator[dict[str, Any]]:
 def _join(file: TextIO, between: str, values: Iterator[Any] | Sequence[Any]) -> None:
     for count, value in enumerate(values):
         file.write((between if count else "") + json.dumps(value))
-
-
-def files(path: str) -> Iterator[dict[str, Any]]:
-    """Yield what a list of results has; a line that was cut short is left out."""
-    try:
-        with open(path, encoding="utf-8", errors="replace", opener=_no_link) as file:
-            for line in file:
-                with contextlib.suppress(ValueError, TypeError, KeyError):
-                    one = json.loads(line)
-                    plain = {"name": str(one["name"]), "size": int(one["size"])}
-                    plain |= {"sha256": str(one["sha256"])}
-                    yield plain if one.get("final", True) else plain | {"final": False}
-    except FileNotFoundError:
-        return
-
-
-def sort(path: str) -> None:
-    """Sort a list by name, if it isn't too long for that."""
-    found = []
-    for one in files(path):
-        found.append(one)
-        if len(found) > _SORTED:
-            return
-    with open(f"{path}.new", "w", encoding="utf-8") as file:
-        for one in sorted(found, key=lambda one: str(one["name"])):
-            file.write(json.dumps(one) + "\n")
-    os.replace(f"{path}.new", path)
-
-
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -14,6 +14,8 @@ import zlib
 from agent.core.errors import BAD_ARCHIVE, NO_PERMISSION, OS_ERROR, AgentError, why
 
 _PROGRAMS = ("7zz", "7z", "7za")
+# What the image keeps in /opt and no archive may replace.
+OWN_NAMES = {"architrave", "run.sh", "run_batch.sh"}
 
 
 def seven_zip() -> str:

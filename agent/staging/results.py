@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.launch.log_copy import HIDDEN, NODE_LOG
+from agent.core.result_files import HIDDEN, NODE_LOG
 
 Stamp = tuple[int, int, int, int]
 _LINK: Stamp = (0, 0, 0, 0)  # to a directory
@@ -25,7 +25,6 @@ _SORTED = 10_000
 # How many entries of a working directory are looked at (in some 30 ms, which every job waits for),
 # and how many of its files are named.
 _LOOKS, UNSAVED_NAMED = 5_000, 100
-KEEP_HINT = "let the program run in TMP_OUTPUT_DIR (ARCHITRAVE_WORKDIR), or set TMP_OUTPUT_DIR={}"
 
 
 @dataclass

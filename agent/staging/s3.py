@@ -21,7 +21,7 @@ from agent.core.errors import (
     why,
 )
 from agent.core.model import Emit
-from agent.core.settings import S3Place
+from agent.core.s3place import S3Place
 from agent.staging import s3_fast, signing
 from agent.staging.checksums import digests, expected
 from agent.staging.credentials import Patience

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from agent.core.errors import CANNOT_WRITE, AgentError, why
 from agent.core.model import Emit
-from agent.core.settings import S3Place
+from agent.core.s3place import S3Place
 from agent.staging.checksums import digests
 from agent.staging.progress import Progress
 from agent.staging.s3 import SMALL, Storage

@@ -9,7 +9,7 @@ COUNT = 'import json, sys\nprint(json.dumps({"result": {"length": len(sys.stdin.
 # A loop takes the signals of the process that it is in, so it has one of its own.
 ASK = """
 import os, sys
-from agent import helpers
+from agent.engine import helpers
 from agent.engine.loop import Loop
 from agent.engine.process import Children
 

@@ -8,10 +8,10 @@ import pytest
 from botocore.validate import ParamValidator
 
 from agent.core import exit_codes, settings
+from agent.core.deadlines import STOP_SECONDS
 from agent.core.errors import AgentError
 from agent.core.exit_codes import ExitCode
-from agent.core.settings import S3Place
-from agent.job.supervisor import STOP_SECONDS
+from agent.core.s3place import S3Place
 from agent.tools.cluster.job import Job
 from agent.tools.commands import parser as commands
 from agent.tools.generate import job_definition

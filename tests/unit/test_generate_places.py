@@ -9,7 +9,7 @@ import yaml
 
 from agent.core import settings
 from agent.core.errors import AgentError
-from agent.core.settings import S3Place
+from agent.core.s3place import S3Place
 from agent.tools.cluster.job import Job
 from agent.tools.commands import parser as commands
 from agent.tools.generate import compose, iam_policy, scar

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from agent.awslambda.invocation import answer, budget, read
 from agent.core.errors import AgentError
 from agent.core.model import AGENT, Outcome
-from agent.core.settings import S3Place
+from agent.core.s3place import S3Place
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(),

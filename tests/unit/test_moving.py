@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 from agent.core.errors import AgentError
-from agent.core.settings import JOURNAL
 from agent.job.directories import RuntimeDirectory
 from agent.staging import archive
+from agent.staging.journal import JOURNAL
 
 
 @pytest.fixture

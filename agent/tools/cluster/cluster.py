@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Self
 
 from agent.core.errors import CANNOT_WRITE, USAGE, AgentError
-from agent.core.settings import OFF, S3Place
-from agent.job.upload import has_own_endpoint
+from agent.core.s3place import S3Place, has_own_endpoint
+from agent.core.settings import OFF
 from agent.tools.cluster import leftovers
 from agent.tools.cluster.backend import Place, RunningNode
 from agent.tools.cluster.containers import Containers

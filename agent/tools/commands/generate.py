@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.core import exit_codes
 from agent.core.errors import NOT_FOUND, USAGE, AgentError
-from agent.core.settings import S3Place
+from agent.core.s3place import S3Place
 from agent.tools.cluster.job import DEFAULT_IMAGE, Job
 from agent.tools.commands.options import Commands, Parser, command, group, write
 from agent.tools.generate import compose, iam_policy, job_definition, scar

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.errors import USAGE, AgentError
-from agent.core.settings import S3Place
-from agent.job.upload import has_own_endpoint
+from agent.core.s3place import S3Place, has_own_endpoint
 from agent.staging.packages import LISTING
 from agent.tools.cluster.job import DEFAULT_IMAGE
 from agent.tools.commands.options import Commands, command, group

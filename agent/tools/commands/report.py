@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.errors import BAD_ARCHIVE, NO_OBJECT, NOT_FOUND, AgentError, why
-from agent.core.settings import S3Place
-from agent.job.upload import has_own_endpoint
+from agent.core.s3place import S3Place, has_own_endpoint
 from agent.report import page
 from agent.report import text as report_text
 from agent.report.reader import Run, read

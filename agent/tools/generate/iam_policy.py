@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from agent.core.errors import USAGE, AgentError
-from agent.core.settings import S3Place, Settings
-from agent.job.record import PROBE
+from agent.core.s3place import S3Place
+from agent.core.settings import PROBE, Settings
 from agent.staging.packages import LISTING
 
 _SUFFIX = re.compile(r"-[A-Za-z0-9]{6}$")

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.core import exit_codes
+from agent.core.deadlines import STOP_SECONDS
 from agent.core.errors import BUG, USAGE, AgentError
 from agent.core.exit_codes import ExitCode
 from agent.core.settings import Settings
-from agent.job.supervisor import STOP_SECONDS
 from agent.tools.generate.variables import settings_on
 
 Fields = dict[str, Any]

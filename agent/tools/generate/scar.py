@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.core.errors import USAGE, AgentError
-from agent.core.settings import BATCH, LAMBDA, OFF, S3Place, read
+from agent.core.s3place import S3Place
+from agent.core.settings import BATCH, LAMBDA, OFF, read
 from agent.tools.generate.variables import settings_on
 
 Fields = dict[str, Any]

@@ -27,7 +27,7 @@ from agent.core.errors import (
 )
 from agent.core.settings import OFF
 from agent.staging import archive
-from agent.staging.stage_in import OWN_NAMES
+from agent.staging.archive import OWN_NAMES
 
 KEY = "ssh_host_rsa_key"
 # Nodes wait while it is unpacked: 346 MB take 4.1 s with 7-Zip's own level 5, 2.7 s with this one.

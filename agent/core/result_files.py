@@ -1,0 +1,10 @@
+"""What lies in the directory of results and beside them on S3 that is the agent's own."""
+
+# Names in the directory of results that begin so.
+HIDDEN = ".architrave-"
+# Where several nodes have one directory: the log of those that don't upload it, with their index.
+NODE_LOG = "architrave-time-node-"
+RUN, MANIFEST = "run.json", "manifest.json"
+# In the runtime directory: the names of the results, what S3 has of them, this node's record.
+RESULTS, STORED, RECORD = "results.list", "stored.jsonl", "record.json"
+KEEP_HINT = "let the program run in TMP_OUTPUT_DIR (ARCHITRAVE_WORKDIR), or set TMP_OUTPUT_DIR={}"

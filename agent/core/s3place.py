@@ -1,0 +1,43 @@
+"""Say where an object or a prefix is on S3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from agent.core.errors import bad
+
+
+@dataclass(frozen=True)
+class S3Place:
+    """A bucket and a key or key prefix; a prefix has no slash at its ends."""
+
+    bucket: str
+    key: str = ""
+
+    @classmethod
+    def parse(cls, text: str, name: str) -> S3Place:
+        """Read `s3://bucket/prefix` or `bucket/prefix`; raise AgentError (78) otherwise."""
+        bucket, _, key = text.removeprefix("s3://").rstrip("/").partition("/")
+        parts = key.split("/") if key else []
+        if not bucket or "://" in text.removeprefix("s3://") or {"..", "."} & set(parts):
+            raise bad(name, text, "it is no S3 address", "use s3://bucket or s3://bucket/prefix")
+        return cls(bucket, "/".join(part for part in parts if part))
+
+    def __truediv__(self, relative: str) -> S3Place:
+        """Return the place below this one."""
+        return S3Place(self.bucket, "/".join(part for part in (self.key, relative) if part))
+
+    def __str__(self) -> str:
+        """Return the address as people write it."""
+        return f"s3://{self.bucket}/{self.key}".rstrip("/")
+
+
+def has_own_endpoint(env: Mapping[str, str]) -> bool:
+    """Tell whether S3 is asked with the bucket in the path: a given endpoint has no DNS."""
+    return bool(env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"))
+
+
+def fields(place: S3Place | None) -> dict[str, str] | None:
+    """Return a place as a helper is told it."""
+    return asdict(place) if place else None

@@ -1,0 +1,18 @@
+"""Put the exit code where a surrounding program looks for it."""
+
+from __future__ import annotations
+
+import os
+
+from agent.core.errors import why
+
+
+def put_exit_code(path: str, code: int) -> str:
+    """Write an exit code as a number; return the error's text, if there is one."""
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="ascii") as file:
+            file.write(f"{code}\n")
+    except OSError as error:
+        return f"cannot write {path}: {why(error)}"
+    return ""

@@ -1,0 +1,127 @@
+"""Stage out the results, and the record once it is asked for. Runs in helper processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.core.errors import AgentError
+from agent.core.model import Emit
+from agent.core.result_files import MANIFEST, RUN
+from agent.core.s3place import S3Place
+from agent.engine import result_list
+from agent.staging.s3 import MANY, SMALL, Storage
+from agent.staging.uploader import File, Sender
+
+_TELL_SECONDS = 0.2
+# Of the results that could not be uploaded so many are told one by one.
+_NAMED = 1000
+
+
+def stage_out(
+    request: dict[str, Any], emit: Emit, write: Callable[[Mapping[str, Any]], None]
+) -> dict[str, Any]:
+    """Upload files below one prefix, several at once; one that fails doesn't hold up the rest.
+
+    `request`: place, node (its name below the place), path_style, directory, list (a file of names
+    in it, each with a NUL behind it), stored (the file to which what S3 has is appended, a line
+    {"name", "size", "sha256"} each; what is in it isn't sent again), own (paths of those that lie
+    elsewhere, by name), afresh (remove an older manifest first), patient (wait for credentials).
+    Emits {"stored": count} now and then, at the end {"uploaded": {"count", "lost" (counts),
+    "failed": [{"name", "what", "cause", "code", "hint"}, the first of them]}}. Then two lines on
+    standard input: {"record": what `write` is asked}, answered by {"recorded": true} as
+    soon as run.json can be read, which is uploaded; {"page": a path or null}, which may fail, and
+    after which the manifest is uploaded, if there is to be one.
+    """
+    place = S3Place(**request["place"])
+    patient = request.get("patient", True)
+    storage = Storage(emit, path_style=request["path_style"], patient=patient)
+    if request.get("afresh"):
+        storage.remove(place / "manifest.json")
+    emit({"uploaded": _upload(storage, place / request["node"], request, emit)})
+    asked = json.loads(sys.stdin.readline() or "{}").get("record")
+    if asked is None:
+        return {}
+    write(asked)
+    emit({"recorded": True})
+    _put_document(storage, place / RUN, asked["run"])
+    page = json.loads(sys.stdin.readline() or "{}").get("page")
+    if page:
+        _put_page(storage, place / "report.html", page, emit)
+    if asked["manifest"]:
+        _put_document(storage, place / MANIFEST, asked["manifest"])
+    return {}
+
+
+def _put_document(storage: Storage, place: S3Place, path: str) -> None:
+    if os.path.getsize(path) <= SMALL:
+        storage.put(Path(path).read_bytes(), place)
+        return
+    with open(path, "rb") as file:
+        storage.put_file(file, place, lambda count: None)
+
+
+def _put_page(storage: Storage, place: S3Place, path: str, emit: Emit) -> None:
+    """Write the page where a browser will show it; without it the record is complete."""
+    try:
+        text = Path(path).read_bytes()
+        storage.put(text, place, ContentType="text/html; charset=utf-8")
+    except AgentError as error:
+        emit({"log": "warning", "event": str(error), "hint": error.hint})
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def _upload(
+    storage: Storage, place: S3Place, request: dict[str, Any], emit: Emit
+) -> dict[str, Any]:
+    directory, own = request["directory"], request["own"]
+
+    def path_of(name: str) -> str:
+        return own.get(name) or os.path.join(directory, name)
+
+    names = {os.fsdecode(name) for name in Path(request["list"]).read_bytes().split(b"\0") if name}
+    earlier = {one["name"] for one in result_list.files(request["stored"])}
+    names -= earlier
+    failed: list[File] = []
+    count, lost, told_at = len(earlier), 0, time.monotonic()
+    with open(request["stored"], "a", encoding="utf-8") as list_:
+        list_.write("\n")  # the last line of an earlier try may be cut short
+
+        def stored(file: File) -> None:
+            nonlocal count, told_at
+            count += 1
+            list_.write(json.dumps(file) + "\n")
+            if time.monotonic() - told_at > _TELL_SECONDS:
+                list_.flush()
+                emit({"stored": count})
+                told_at = time.monotonic()
+
+        def fail(file: File) -> None:
+            nonlocal lost
+            lost += 1
+            if lost <= _NAMED:
+                failed.append(file)
+
+        Sender(
+            storage,
+            place,
+            path_of,
+            many=len(names) >= MANY,
+            size=sum(_size(path_of(name)) for name in names),
+            emit=emit,
+            stored=stored,
+            failed=fail,
+        ).send(sorted(names))
+    result_list.sort(request["stored"])
+    return {"count": count, "lost": lost, "failed": failed}
