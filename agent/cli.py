@@ -136,8 +136,8 @@ def _job(way: str, arguments: list[str]) -> int:
             runtime.refuse(loop, api, error)
         raise
     outlet = Outlet(2)
-    queue = LineQueue(outlet, loop)
     console = settings.log_format == "console" or (settings.log_format == "auto" and os.isatty(2))
+    queue = LineQueue(outlet, loop, console=console)
     log = Log(
         queue.put, console=console, level=settings.log_level, secrets=settings_.secrets_of(settings)
     )

@@ -13,6 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from agent.core.errors import BUG, AgentError
 from agent.core.model import Emit
+from agent.engine.process import name_process
 
 
 def task_named(name: str) -> Callable[..., dict[str, Any]]:
@@ -87,6 +88,7 @@ def main() -> None:
 
     try:
         task = sys.argv[1]
+        name_process(f"architrave-{task}")
         if task == "spare":
             from agent.staging import s3
 

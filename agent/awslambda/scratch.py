@@ -6,6 +6,7 @@ import json
 import os
 
 from agent.core.errors import NO_PERMISSION, AgentError, why
+from agent.engine.files import replace
 from agent.job.directories import remove
 
 
@@ -38,17 +39,25 @@ class Scratch:
         return [os.path.join(self._directory, name) for name in self._later()]
 
     def _noted(self) -> set[str]:
-        """Return the names that are in the note; the first time, what is there."""
+        """Return the names that are in the note; the first time, what is there.
+
+        A note that can't be read is not the first time: then nothing is known to be the image's,
+        and nothing that a call has left may be seen by the next one.
+        """
+        own = os.path.basename(self._note)
         try:
             with open(self._note, encoding="utf-8") as file:
-                return set(json.load(file))
-        except (FileNotFoundError, ValueError, TypeError):
-            return {*os.listdir(self._directory), os.path.basename(self._note)}
+                names = json.load(file)
+        except FileNotFoundError:
+            return {*os.listdir(self._directory), own}
+        except ValueError:
+            return {own}
+        known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        return {*names, own} if known else {own}
 
     def _write_note(self) -> None:
         """Write it again each time: an application may empty the whole directory."""
-        with open(self._note, "w", encoding="utf-8") as file:
-            json.dump(sorted(self._kept), file)
+        replace(self._note, json.dumps(sorted(self._kept)).encode())
 
     def _later(self) -> list[str]:
         return sorted(set(os.listdir(self._directory)) - self._kept)

@@ -12,7 +12,7 @@ from agent.core.environ import exit_code_file, runtime_dir
 from agent.core.errors import BAD_SETTINGS, NO_PERMISSION, USAGE, AgentError, bad
 from agent.core.model import Topology
 from agent.core.s3place import S3Place
-from agent.core.values import choice, integer, seconds, words
+from agent.core.values import choice, flaw, integer, is_text, seconds, words
 
 LAMBDA, BATCH, SHELL = "lambda", "batch", "shell"
 OFF = ("", "<none>")
@@ -32,6 +32,12 @@ SECRETS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+)
+# Text in UTF-8, unlike paths.
+_TEXTS = ("ARCHITRAVE_", "AWS_", "S3_", "PRIVATE_", "SSH_PRIV_FILE_KEY")
+_PATHS = (
+    *("ARCHITRAVE_ROOT", "ARCHITRAVE_WORKDIR", "ARCHITRAVE_OUTPUT_EXCLUDE"),
+    *("AWS_BATCH_EXIT_CODE_FILE", "PRIVATE_PASSWD_FILE"),
 )
 
 
@@ -98,6 +104,7 @@ def read(env: Mapping[str, str]) -> Settings:
     Raises AgentError: 64 for EXEC_TYPE, 78 for any other value, 77 for an unreadable password.
     """
     mode = mode_of(env)
+    _check_text(env)
     root = env.get("ARCHITRAVE_ROOT") or "/"
     if not os.path.isabs(root):
         raise bad("ARCHITRAVE_ROOT", root, "it is no absolute path", "use an absolute path")
@@ -145,6 +152,16 @@ def read(env: Mapping[str, str]) -> Settings:
         },
         password=_password(env),
     )
+
+
+def _check_text(env: Mapping[str, str]) -> None:
+    """Raise AgentError (78) for a value of ours that is no text; a path may be any bytes."""
+    for name, value in env.items():
+        if name.startswith(_TEXTS) and name not in _PATHS and not is_text(value):
+            cause, hint = "it is not valid UTF-8", f"set {name} anew, in a UTF-8 locale"
+            if name in SECRETS:
+                raise AgentError(f"use {name}", cause, code=BAD_SETTINGS, hint=hint)
+            raise bad(name, value, cause, hint)
 
 
 def secrets_of(settings: Settings) -> tuple[str, ...]:
@@ -237,10 +254,9 @@ def _password(env: Mapping[str, str]) -> str:
             hint = "check the file named by PRIVATE_PASSWD_FILE"
             raise bad("PRIVATE_PASSWD_FILE", path, cause, hint, NO_PERMISSION) from error
     given = env.get("PRIVATE_PASSWD", "")
-    if "\n" in given or "\r" in given:
-        raise AgentError(
-            "use PRIVATE_PASSWD", "it holds a line break", code=BAD_SETTINGS, hint="take it out"
-        )
+    if cause := flaw(given):
+        hint = "choose another password, and pack private.7z again"
+        raise AgentError("use PRIVATE_PASSWD", cause, code=BAD_SETTINGS, hint=hint)
     return "" if given in OFF else given
 
 

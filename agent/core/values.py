@@ -8,6 +8,18 @@ from collections.abc import Mapping
 from agent.core.errors import bad
 
 
+def flaw(password: str) -> str:
+    """Return why a password can't be used, empty if it can: packing and jobs have the same rule."""
+    if "\n" in password or "\r" in password:
+        return "it has a line break"
+    return "" if is_text(password) else "it is not valid UTF-8"
+
+
+def is_text(value: str) -> bool:
+    """Tell whether the bytes that a variable was given were UTF-8 (PEP 383 keeps others)."""
+    return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
 def words(env: Mapping[str, str], name: str) -> tuple[str, ...]:
     """Return a variable's words, split as a shell splits them."""
     try:

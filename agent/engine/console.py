@@ -53,8 +53,9 @@ class Outlet:
 class LineQueue:
     """Lines on their way to an outlet: a bounded queue that says how many it had to drop."""
 
-    def __init__(self, outlet: Outlet, loop: Loop) -> None:
+    def __init__(self, outlet: Outlet, loop: Loop, *, console: bool = False) -> None:
         self._dropped = 0
+        self._console = console
         self._outlet = outlet
         self._loop = loop
         self._lines: deque[bytes] = deque()
@@ -67,12 +68,19 @@ class LineQueue:
             self._dropped += 1
             return
         if self._dropped:
-            note = {"event": "log lines dropped", "level": "warning", "count": self._dropped}
-            line = json.dumps(note).encode() + b"\n" + line
+            line = self._note() + line
             self._dropped = 0
         self._lines.append(line)
         self._size += len(line)
         self._drain()
+
+    def _note(self) -> bytes:
+        """Return the line that tells of those that were dropped, in the log's own format."""
+        event = "log lines dropped"
+        if self._console:
+            return f"[warning] {event} count={self._dropped}\n".encode()
+        note = {"event": event, "level": "warning", "count": self._dropped}
+        return json.dumps(note).encode() + b"\n"
 
     @property
     def empty(self) -> bool:

@@ -103,13 +103,18 @@ class Loop:
             pass  # full: the loop wakes up anyway
 
     def every(self, seconds: float, action: Callable[[], None]) -> Timer:
-        """Call `action` now and then: `seconds` after each call has returned, until cancelled."""
+        """Call `action` now and then: `seconds` after each call has ended, until cancelled.
+
+        One that raises is called again all the same: the job that it ends still needs its beats.
+        """
         repeating = Timer(0, action)
 
         def again() -> None:
             if not repeating.cancelled:
-                action()
-                self.call_at(self.clock() + seconds, again)
+                try:
+                    action()
+                finally:
+                    self.call_at(self.clock() + seconds, again)
 
         self.call_at(self.clock() + seconds, again)
         return repeating

@@ -21,7 +21,7 @@ else:
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # The kernel picks a child and not the agent when memory runs out.
 CHILD_OOM_SCORE = "500"
-_ORPHAN_SECONDS = 0.5
+_ORPHAN_SECONDS, _ORPHANS_SECONDS = 0.5, 2.0
 # Above this the agent has none when it starts the application.
 _HIGH_DESCRIPTOR = 256
 _ALL_SIGNALS = signal.valid_signals()
@@ -69,6 +69,7 @@ class Children:
 
     def __init__(self) -> None:
         self._by_pid: dict[int, Child] = {}
+        name_process("architrave")
         self.is_init = os.getpid() == 1
         self._libc: ctypes.CDLL | None = None
         self._closed = _occupy_closed_descriptors()
@@ -158,10 +159,14 @@ class Children:
         return sorted(pids - self._by_pid.keys())
 
     def end_orphans(self, spared: Collection[int] = ()) -> list[str]:
-        """Kill every orphan that isn't spared, and what they leave to us; return their names."""
+        """Kill every orphan that isn't spared, and what they leave to us; return their names.
+
+        What forks faster than it can be killed has two seconds: the rest of the job can't wait.
+        """
         ended = set(spared)
-        names = []
-        while left := set(self.orphans()) - ended:
+        names: list[str] = []
+        until = time.monotonic() + _ORPHANS_SECONDS
+        while (left := set(self.orphans()) - ended) and time.monotonic() < until:
             for pid in left:
                 names.append(_name(pid))
                 try:
@@ -327,6 +332,15 @@ def _close_descriptors_on_exec() -> None:
                 os.set_inheritable(number, False)
             except OSError:
                 pass  # the one that listed the directory
+
+
+def name_process(name: str) -> None:
+    """Name this process (at most 15 bytes): `pkill python3` shall not end the job."""
+    try:
+        with open("/proc/self/comm", "w", encoding="ascii") as comm:
+            comm.write(name)
+    except OSError:
+        pass  # proot's /proc, or none at all
 
 
 def pin_no_directory() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 
 from agent.core.errors import why
+from agent.engine.files import replace_or_write
 
 
 def put_exit_code(path: str, code: int) -> str:
     """Write an exit code as a number; return the error's text, if there is one."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="ascii") as file:
-            file.write(f"{code}\n")
+        replace_or_write(path, f"{code}\n".encode())
     except OSError as error:
         return f"cannot write {path}: {why(error)}"
     return ""

@@ -15,6 +15,8 @@ from agent.core.model import AGENT, Node, Outcome
 from agent.core.result_files import NODE_LOG
 from agent.core.settings import EXAMPLE
 from agent.engine.console import Outlet
+from agent.engine.files import replace as replace_file
+from agent.job.ask import ask
 from agent.job.directories import make_directory
 from agent.job.record import Delivery
 from agent.job.upload import LOG
@@ -25,7 +27,6 @@ from agent.multinode import hostfile
 from agent.multinode.output_claim import release
 
 _LOG_SECONDS = 0.2
-_ASK_SECONDS = 10.0
 _LAST_LINES = 50
 _MASTER_PORT = "29500"
 ARGUMENTS = ("APP_PARAMS", "APP_IN_FILE", "APP_PARAMS1", "APP_PARAMS2")
@@ -123,16 +124,8 @@ class Runner(Delivery):
         return mpirun.mpirun(self.mpirun_options(), command)
 
     def ask(self, what: str, argv: list[str], env: dict[str, str]) -> str:
-        """Run a small program and return what it says, in its first 64 KiB."""
-        reader, writer = os.pipe()
-        with os.fdopen(reader, "rb") as pipe:
-            try:
-                child = self.loop.children.spawn(argv, env, cwd="/", stdout=writer, stderr=writer)
-            finally:
-                os.close(writer)
-            self.wait(what, lambda: not child.running, _ASK_SECONDS)
-            os.set_blocking(reader, False)
-            return (pipe.read() or b"").decode("utf-8", "replace")
+        """Run a small program and return what it says; raise AgentError (75) without an answer."""
+        return ask(self, what, argv, env)
 
     def _explained(
         self, outcome: Outcome, program: str, env: dict[str, str], *, by_mpirun: bool
@@ -151,7 +144,10 @@ class Runner(Delivery):
             return outcome
         from agent.launch import elf  # for a failure only
 
-        missing = elf.missing(self.ask("ldd tells what is missing", [ldd, program], env))
+        try:
+            missing = elf.missing(self.ask("ldd tells what is missing", [ldd, program], env))
+        except AgentError:  # a signal, say: the application has ended with its code all the same
+            return outcome
         if not missing:
             return outcome
         cause = f"{program} needs libraries that are not here: {', '.join(missing)}"
@@ -275,15 +271,13 @@ class Runner(Delivery):
         path = self.settings.path(name)
         self._hostfiles[path] = text
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="ascii") as file:
-            file.write(text)
+        replace_file(path, text.encode())
 
     def restore_hostfiles(self) -> None:
         """Write those again that are gone."""
         for path, text in self._hostfiles.items():
             if not os.path.exists(path):
-                with open(path, "w", encoding="ascii") as file:
-                    file.write(text)
+                replace_file(path, text.encode())
 
     def each_env(self) -> dict[str, str]:
         """Return what every copy of the application is told in the launcher `each`."""

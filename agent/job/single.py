@@ -8,7 +8,7 @@ from typing import Any
 
 from agent import __version__
 from agent.core import model
-from agent.core.errors import S3_UNREACHABLE, AgentError
+from agent.core.errors import S3_UNREACHABLE, TRY_AGAIN, AgentError
 from agent.core.model import Node, Outcome
 from agent.core.s3place import fields
 from agent.core.settings import BATCH
@@ -199,7 +199,9 @@ class Job(Runner):
         settings = self.settings
         ssh_keys.write_environment(self._ssh_directory, self.app_env())
         config = f"{self._ssh_directory}/sshd_config"
-        self.sshd = Sshd(self.loop, self.log, config, settings.app_env, self.own_pids)
+        self.sshd = Sshd(
+            self.loop, self.log, config, settings.app_env, self.own_pids, self.sshd_failed
+        )
         return {
             "port": settings.ssh_port,
             "user": user_name(),
@@ -211,7 +213,10 @@ class Job(Runner):
         """Wait until sshd listens; raise what it failed with."""
         sshd = self.sshd
         assert sshd is not None
-        self.wait("sshd listens", lambda: sshd.listening, _SMALL_STEP_SECONDS)
+        if not self.wait("sshd listens", lambda: sshd.listening, _SMALL_STEP_SECONDS):
+            cause = f"it does not listen after {_SMALL_STEP_SECONDS:g} s"
+            hint = "look at the log with ARCHITRAVE_LOG_LEVEL=debug"
+            raise AgentError("start sshd", cause, code=TRY_AGAIN, hint=hint)
 
 
 def _build_date() -> str | None:

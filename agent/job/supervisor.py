@@ -285,8 +285,11 @@ class Supervisor:
             self.application.child_ended(child)
         if self.sshd is not None and child is self.sshd.child:
             self.sshd.child_ended()
-            if self.sshd.failure is not None and not self.shielded:
-                self.fail(self.sshd.failure)
+
+    def sshd_failed(self, error: AgentError) -> None:
+        """Note that sshd can't be kept running; when results go up none is needed."""
+        if not self.shielded:
+            self.fail(error)
 
     # -- the agent's own directory
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from agent.core.errors import TRY_AGAIN, AgentError, why
 from agent.core.model import Node, NodeFiles, Outcome
+from agent.engine.files import replace
 from agent.engine.helpers import Helper
 from agent.multinode.meeting import (
     ENDED,
@@ -62,8 +63,8 @@ class MainMeeting(Meeting):
         self._untold_since = math.inf
 
     def _write_greeting(self) -> None:
-        with open(self._greeting, "w", encoding="utf-8") as file:
-            file.write(self._greeting_text)
+        # A worker may read it at any time, and take half of it for another job's.
+        replace(self._greeting, self._greeting_text.encode())
 
     def restore(self) -> None:
         """Make again what workers look at and touch, too."""
@@ -73,8 +74,7 @@ class MainMeeting(Meeting):
         for index in self.roster.nodes.keys() - self.parts.keys() - self.lost:
             path = os.path.join(self._batch, READY, f"{index}.json")
             if not os.path.exists(path):
-                with open(path, "wb") as file:
-                    file.write(self._ready[index])
+                replace(path, self._ready[index])
 
     @property
     def nodes(self) -> list[Node]:

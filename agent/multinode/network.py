@@ -6,7 +6,7 @@ import fcntl
 import socket
 import struct
 
-from agent.core.errors import BAD_SETTINGS, AgentError
+from agent.core.errors import BAD_SETTINGS, AgentError, bad
 
 SIOCGIFADDR = 0x8915  # linux/sockios.h
 
@@ -66,13 +66,17 @@ def own_address(address: str, interface: str, main: str) -> str:
         return address
     if not interface and main:
         return address_towards(main) or interface_address(default_interface())
-    found = interface_address(interface or default_interface())
+    chosen = interface or default_interface()
+    found = interface_address(chosen)
     if not found:
         names = ", ".join(name for _, name in socket.if_nameindex())
+        if interface:
+            cause = "the interface has no IPv4 address"
+            raise bad("ARCHITRAVE_INTERFACE", interface, cause, f"this node has {names}")
         raise AgentError(
-            f"use ARCHITRAVE_INTERFACE={interface!r}",
-            "it has no IPv4 address",
+            "find this node's address",
+            f"the interface {chosen} has no IPv4 address",
             code=BAD_SETTINGS,
-            hint=f"this node has {names}",
+            hint=f"set ARCHITRAVE_INTERFACE or ARCHITRAVE_ADDRESS; this node has {names}",
         )
     return found

@@ -6,7 +6,7 @@ import os
 import pwd
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from agent.core.errors import NO_PERMISSION, NOT_FOUND, OS_ERROR, AgentError
@@ -54,10 +54,16 @@ class Sshd:
     """The SSH server of one node; it is started again when it dies, a bounded number of times."""
 
     def __init__(
-        self, loop: Loop, log: Log, config: str, env: Mapping[str, str], own_pids: set[int]
+        self,
+        loop: Loop,
+        log: Log,
+        config: str,
+        env: Mapping[str, str],
+        own_pids: set[int],
+        on_failure: Callable[[AgentError], None],
     ) -> None:
         self.listening = False
-        self.failure: AgentError | None = None
+        self._on_failure = on_failure
         self.child: Child | None = None
         self._loop = loop
         self._log = log
@@ -78,8 +84,9 @@ class Sshd:
         self._starts += 1
         pipe, stderr = os.pipe()
         os.set_blocking(pipe, False)
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        null = -1
         try:
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             self.child = self._loop.children.spawn(
                 # sshd must know its own path: it executes itself for every connection.
                 [self._program, "-D", "-e", "-f", self._config],
@@ -89,9 +96,13 @@ class Sshd:
                 stdout=null,
                 stderr=stderr,
             )
+        except BaseException:
+            os.close(pipe)
+            raise
         finally:
-            os.close(null)
             os.close(stderr)
+            if null >= 0:
+                os.close(null)
         # Sessions keep the pipe of the sshd that began them, so there may be several.
         self._own_pids.add(self.child.pid)
         self._pipes.add(pipe)
@@ -116,7 +127,7 @@ class Sshd:
             self._last = lines[-1].decode("utf-8", "replace").strip()
 
     def child_ended(self) -> None:
-        """Start sshd again, or give up with `failure`. Called when the child has ended."""
+        """Start sshd again, or give up. Called when the child has ended."""
         if self._closing or self.child is None:
             return
         code, killed, self.child = self.child.code, self.child.signal, None
@@ -124,9 +135,7 @@ class Sshd:
             self._hear(pipe)
         # One that was killed may be killed before it listens; one that ends by itself can't.
         if self._starts > _RESTARTS or not (self.listening or killed):
-            port = "set ARCHITRAVE_SSH_PORT to a free port, or look at the log with level debug"
-            cause = self._last or f"it ended with {code}"
-            self.failure = AgentError("start sshd", cause, code=OS_ERROR, hint=port)
+            self._give_up(self._last or f"it ended with {code}")
             return
         self._log.warning("sshd ended, starting it again", code=code, start=self._starts + 1)
         self._loop.call_at(
@@ -140,8 +149,15 @@ class Sshd:
         try:
             self._start()
         except (AgentError, OSError) as error:
+            if self._starts > _RESTARTS:
+                self._give_up(str(error))
+                return
             self._log.warning("cannot start sshd again", cause=str(error))
             self._loop.call_at(self._loop.clock() + _BACKOFF * 2**self._starts, self._start_again)
+
+    def _give_up(self, cause: str) -> None:
+        hint = "set ARCHITRAVE_SSH_PORT to a free port, or look at the log with level debug"
+        self._on_failure(AgentError("start sshd", cause, code=OS_ERROR, hint=hint))
 
     def close(self) -> None:
         """End sshd; its sessions end with the processes in them."""

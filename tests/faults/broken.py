@@ -1,11 +1,12 @@
 """Run the agent with one of its functions broken: `broken.py MODULE NAME VALUE WORD…`.
 
-VALUE is a number that takes the place of a constant, or `raise`: then calling NAME is a bug. A bug
+VALUE is a literal that takes the place of a constant, or `raise`: then calling NAME is a bug. A bug
 can't be had otherwise on demand; all around it is real.
 """
 
 import importlib
 import sys
+from ast import literal_eval
 from operator import attrgetter
 
 
@@ -19,7 +20,7 @@ def main():
     owner = importlib.import_module(module)
     owner = attrgetter(".".join(path))(owner) if path else owner
     assert hasattr(owner, last), name
-    setattr(owner, last, broken if value == "raise" else float(value))
+    setattr(owner, last, broken if value == "raise" else literal_eval(value))
     from agent import cli
 
     sys.argv = ["architrave", *words]

@@ -267,6 +267,7 @@ CELLS = [
     ),
     # -- the machine
     Cell("machine.helper", MACHINE, "a helper hangs or is killed", "tried once more, then said"),
+    Cell("machine.hangs", MACHINE, "a program that the agent asks hangs", "asked again, then 75"),
     Cell("machine.bug", MACHINE, "an exception in the agent's own code, in any phase", "70"),
     Cell("machine.read-only", MACHINE, "read-only but /tmp", _GOES_ON),
     Cell("machine.not-root", MACHINE, "not root; a user id without a passwd entry", _GOES_ON),

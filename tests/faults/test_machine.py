@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -156,6 +157,54 @@ def test_a_bug_in_any_phase(broken, batch, root, module, name):
         assert not list((root / "opt").iterdir())
     for word in out.split()[:1]:
         assert not os.path.exists(f"/proc/{word}")
+
+
+@pytest.mark.cell("machine.hangs")
+def test_mpirun_never_tells_its_version(broken, batch, tmp_path):
+    """That is no wrong MPI: nobody knows which one it is, and another attempt may be told."""
+    script(tmp_path / "bin/mpirun", "sleep 1000")
+    nodes = {"AWS_BATCH_JOB_ID": "j", "AWS_BATCH_JOB_NUM_NODES": "2"}
+    nodes |= {"AWS_BATCH_JOB_NODE_INDEX": "0"}
+    nodes |= {"ARCHITRAVE_ADDRESS": "127.0.0.2", "ARCHITRAVE_SSH_PORT": str(free_port())}
+    env = batch | nodes | {"ARCHITRAVE_LAUNCHER": "mpirun"}
+    env["PATH"] = f"{tmp_path}/bin:{os.environ['PATH']}"
+    process = broken("agent.job.ask", "_SECONDS", "(0.5, 0.5)", env=env)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, err
+    assert "mpirun --version: no answer after 1 s" in err
+
+
+@pytest.mark.cell("machine.hangs")
+def test_a_signal_while_a_cause_is_looked_up(agent, tmp_path):
+    """The application has ended with its own code by then."""
+    script(tmp_path / "bin/ldd", f": >{tmp_path}/asked; sleep 1000")
+    env = {"EXEC_TYPE": "lambda", "APP_BIN": "/bin/sh", "APP_PARAMS": "-c 'exit 127'"}
+    process = agent("run", env=env | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"})
+    until((tmp_path / "asked").exists)
+    process.terminate()
+    err = process.communicate(timeout=30)[1]
+    assert process.returncode == 127, err
+
+
+def test_processes_have_names_of_their_own(agent, batch):
+    """A program that ends its own Python workers by name doesn't end the job."""
+    process = agent("run", env=batch | {"APP_PARAMS": "-c 'cat /proc/$PPID/comm'"})
+    helper = until(lambda: harness.helper_of(process))
+    until(lambda: helper.name() == "architrave-stag")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "architrave" in out.splitlines()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        return server.getsockname()[1]
+
+
+def script(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
 
 
 @pytest.mark.cell("machine.no-shm")

@@ -28,3 +28,24 @@ def test_lines_that_are_dropped_are_counted():
     assert json.loads(note)["count"] == 4000 - len(kept)
     assert len(kept) * len(line) < 3 << 20
     os.close(reader)
+
+
+def test_the_note_has_the_log_s_own_format():
+    """On a console it is no JSON."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    loop = FakeLoop()
+    queue = LineQueue(Outlet(writer), loop, console=True)
+    os.close(writer)
+    for _ in range(4000):
+        queue.put(b"x" * 999 + b"\n")
+    text = b""
+    while not queue.empty:
+        text += os.read(reader, 1 << 20)
+        loop.deliver()
+    queue.put(b"the last one\n")
+    text += os.read(reader, 1 << 20)
+    kept = text.count(b"x" * 999)
+    note = text.splitlines()[-2]
+    assert note == f"[warning] log lines dropped count={4000 - kept}".encode()
+    os.close(reader)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from agent.core import settings
 from agent.core.errors import AgentError
+from agent.tools.pack.private import password as pack_password
 
 WORDS = st.text(string.ascii_letters + string.digits + "._/=-", min_size=1, max_size=12)
 VALUES = st.text(st.characters(blacklist_characters="\0"), max_size=30)
@@ -233,3 +234,29 @@ def test_own_root():
     )
     assert one.path("/opt") == "/r/opt"
     assert read(ARCHITRAVE_ROOT="/r", APP_BIN="/bin/sh").command[0] == "/bin/sh"
+
+
+@pytest.mark.parametrize("password", ["a\nb", "a\rb", "a\udcff"])
+def test_packing_and_jobs_refuse_the_same_passwords(password):
+    """What can be packed can be unpacked."""
+    with pytest.raises(AgentError) as packing:
+        pack_password(None, {"PRIVATE_PASSWD": password})
+    with pytest.raises(AgentError) as job:
+        read(PRIVATE_PASSWD=password)
+    assert packing.value.code == job.value.code == 78
+    assert packing.value.cause == job.value.cause
+
+
+@pytest.mark.parametrize(
+    "name", ["S3_BUCKET", "ARCHITRAVE_OUTPUT", "AWS_BATCH_JOB_ID", "AWS_SECRET_ACCESS_KEY"]
+)
+def test_what_is_no_text_is_refused(name):
+    """Bytes that are not UTF-8 are named before anything is fetched, and a secret isn't shown."""
+    with pytest.raises(AgentError) as error:
+        read(**{name: "v\udcff"})
+    assert error.value.code == 78 and name in str(error.value)
+    assert ("udcff" in str(error.value)) == (name != "AWS_SECRET_ACCESS_KEY")
+
+
+def test_paths_may_be_any_bytes():
+    assert read(ARCHITRAVE_WORKDIR="/tmp/\udcff").workdir == "/tmp/\udcff"

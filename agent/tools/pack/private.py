@@ -26,6 +26,7 @@ from agent.core.errors import (
     why,
 )
 from agent.core.settings import OFF
+from agent.core.values import flaw
 from agent.staging import archive
 from agent.staging.archive import OWN_NAMES
 
@@ -81,8 +82,8 @@ def password(file: Path | None, env: dict[str, str]) -> str:
         cause = "the password is empty"
     elif given in OFF:  # the job would unpack without one
         cause = f"the password {given} means none"
-    elif "\n" in given:
-        cause = "the password has a line break"
+    else:
+        cause = flaw(given)
     if cause:
         hint = "choose another one, or say --no-password"
         raise AgentError("encrypt private.7z", cause, code=BAD_SETTINGS, hint=hint)
