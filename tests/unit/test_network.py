@@ -1,4 +1,4 @@
-"""This node's address and interface."""
+"""How a node finds its own address and interface."""
 
 import pytest
 
