@@ -2,11 +2,9 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import hypothesis
@@ -14,11 +12,7 @@ import pytest
 
 from agent.tools.cluster.s3 import EmbeddedS3
 from tests.faults.page import Page
-
-REPOSITORY = Path(__file__).parent.parent
-IMAGE = os.environ.get("ARCHITRAVE_TEST_IMAGE", "architrave:test")
-LAMBDA_IMAGE = f"{IMAGE}-lambda"
-PASSWORD = "geheim, with blanks & $igns"
+from tests.support.basics import IMAGE, LAMBDA_IMAGE, REPOSITORY, engine_answers, make_keys
 
 # A shell starts what it puts into the background with SIGINT ignored, which programs would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -34,11 +28,6 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "cell(name, ...): the faults that a test proves")
     config.pluginmanager.register(Page(config.getoption("--faults-page")))
-
-
-def engine_answers():
-    docker = shutil.which("docker")
-    return bool(docker) and not subprocess.run([docker, "info"], capture_output=True).returncode
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -123,54 +112,16 @@ def job(agent):
     return run
 
 
-def until(condition, seconds=20.0):
-    """Wait until a condition holds; fail the test when it doesn't in time."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
-    return found
-
-
-def read_line(process):
-    """Return the next line of a process's output."""
-    return process.stdout.readline()
-
-
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory):
     """Return a directory with an SSH key pair, as it lies at the root of private.7z."""
     return make_keys(tmp_path_factory.mktemp("keys") / "made")
 
 
-def make_keys(directory):
-    """Make a directory with an SSH key pair and return it."""
-    directory.mkdir()
-    path = directory / "ssh_host_rsa_key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", path], check=True)
-    return directory
-
-
-def pack(directory, archive, password="", *options):
-    """Make a 7z archive of a directory's content, with the password through standard input."""
-    words = ["7zz", "a", "-bso0", "-bsp0", *options]
-    words += ["-mhe=on", "-p"] if password else []
-    subprocess.run(
-        [*words, archive, "."],
-        cwd=directory,
-        input=f"{password}\n{password}\n",
-        text=True,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    return archive
-
-
 @pytest.fixture
 def containers():
     """Return what starts containers; none of them outlives the test."""
-    from tests.containers import Docker
+    from tests.support.containers import Docker
 
     started = Docker()
     yield started

@@ -8,9 +8,9 @@ import pytest
 
 from agent.tools.cluster import processes
 from agent.tools.cluster.faults import DELAY, Hurt
-from tests.cluster.conftest import codes
-from tests.containers import docker
 from tests.faults.harness import leftovers, only_ssh
+from tests.support.clusters import codes
+from tests.support.containers import docker
 
 pytestmark = pytest.mark.timeout(240)
 

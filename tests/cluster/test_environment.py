@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cluster.conftest import codes, errors, ranks
+from tests.support.clusters import codes, errors, ranks
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.cell("application.environment")]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from agent.core.model import APPLICATION
-from tests.cluster.conftest import check_manifest, codes, ranks, run_json
+from tests.support.clusters import check_manifest, codes, ranks, run_json
 
 pytestmark = pytest.mark.timeout(120)
 

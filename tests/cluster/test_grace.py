@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import PROGRAM, check_manifest, codes, errors
-from tests.conftest import PASSWORD, pack, until
+from tests.support.basics import PASSWORD, pack, until
+from tests.support.clusters import PROGRAM, check_manifest, codes, errors
 
 pytestmark = [pytest.mark.timeout(150), pytest.mark.cell("application.grace")]
 
-SOLVER = Path(__file__).parents[1] / "solver.py"
+SOLVER = Path(__file__).parents[1] / "support/solver.py"
 WRAPPED = '#!/bin/bash\n"$(dirname "$0")"/solver "$@"\ntrue\n'
 LIMITED = '#!/bin/bash\nexec timeout 600 "$(dirname "$0")"/solver "$@"\n'
 

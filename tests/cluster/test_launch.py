@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.cluster.conftest import check_manifest, codes, errors, ranks, run_json
+from tests.support.clusters import check_manifest, codes, errors, ranks, run_json
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from agent.tools.cluster.faults import DELAY, Hurt
-from tests.cluster.conftest import codes, errors, ranks, run_json, wait_ready
-from tests.conftest import PASSWORD, pack
+from tests.support.basics import PASSWORD, pack
+from tests.support.clusters import codes, errors, ranks, run_json, wait_ready
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import codes, errors
-from tests.conftest import REPOSITORY
+from tests.support.basics import REPOSITORY
+from tests.support.clusters import codes, errors
 
 SYNTHETIC = Path(__file__).parent / "synthetic"
 HEARTBEAT = 2.0

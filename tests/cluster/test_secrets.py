@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import ranks, wait_ready
-from tests.conftest import PASSWORD
+from tests.support.basics import PASSWORD
+from tests.support.clusters import ranks, wait_ready
 
 pytestmark = pytest.mark.timeout(120)
 

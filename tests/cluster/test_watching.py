@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.job.single import HOLDING
-from tests.conftest import REPOSITORY, until
+from tests.support.basics import REPOSITORY, until
 
 pytestmark = pytest.mark.timeout(120)
 

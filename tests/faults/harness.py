@@ -11,7 +11,7 @@ import time
 import psutil
 
 from agent.tools.cluster.processes import Process
-from tests.cluster.conftest import check_manifest, ranks, run_json
+from tests.support.clusters import check_manifest, ranks, run_json
 
 # Five heartbeats are 2.5 s; grace, upload and a busy machine come on top.
 HEARTBEAT = 0.5

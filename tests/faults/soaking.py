@@ -25,10 +25,10 @@ from typing import Any
 from agent.core.errors import AgentError
 from agent.tools.cluster.cluster import Cluster, Result
 from agent.tools.cluster.faults import DELAY, Hurt
-from tests.cluster.conftest import described, make_private
-from tests.conftest import IMAGE, engine_answers, make_keys
 from tests.faults import harness
-from tests.faults.s3proxy import FailingS3
+from tests.support.basics import IMAGE, engine_answers, make_keys
+from tests.support.clusters import described, make_private
+from tests.support.s3proxy import FailingS3
 
 ALONE = ["fetch", "unpack", "run", "upload"]
 TOGETHER = ["fetch", "unpack", "join", "run", "part", "upload"]

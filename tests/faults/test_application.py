@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import codes, errors, run_json, wait_ready
-from tests.conftest import PASSWORD, pack, read_line, until
-from tests.containers import LAMBDA
+from tests.support.basics import PASSWORD, pack, read_line, until
+from tests.support.clusters import codes, errors, run_json, wait_ready
+from tests.support.containers import LAMBDA
 
 SHELL = LAMBDA | {"APP_BIN": "/bin/sh"}
 FREEZER = Path("/sys/fs/cgroup/freezer")

@@ -12,9 +12,9 @@ import pytest
 
 from agent.tools.cluster.cluster import Cluster
 from agent.tools.cluster.job import Job
-from tests.cluster.conftest import codes, errors
-from tests.conftest import PASSWORD, pack
 from tests.image.test_packages import build, pack_deps
+from tests.support.basics import PASSWORD, pack
+from tests.support.clusters import codes, errors
 
 PRIVATE, DEPS = "batch/private.7z", "batch/deps.tar.gz"
 

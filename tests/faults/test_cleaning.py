@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.cluster.conftest import check_manifest, codes, errors
 from tests.faults.harness import env, leftovers
+from tests.support.clusters import check_manifest, codes, errors
 
 # Cleans /tmp on some nodes, and works on for some beats of everybody's hearts.
 CLEANER = (

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.conftest import pack
 from tests.faults.test_s3 import COMPLETE, KEY, SCRIPT, first_error, records, uploaded
+from tests.support.basics import pack
 
 
 class Endpoint:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from agent.tools.cluster.faults import DELAY, Hurt
-from tests.cluster.conftest import check_manifest, codes, errors
-from tests.conftest import REPOSITORY, pack, until
-from tests.containers import LAMBDA
 from tests.faults import harness
+from tests.support.basics import REPOSITORY, pack, until
+from tests.support.clusters import check_manifest, codes, errors
+from tests.support.containers import LAMBDA
 
 SHELL = LAMBDA | {"APP_BIN": "/bin/sh"}
 BATCH = {

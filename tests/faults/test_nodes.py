@@ -16,9 +16,9 @@ import pytest
 
 from agent.multinode.sftp import Remote
 from agent.tools.cluster.faults import DELAY, Hurt
-from tests.cluster.conftest import codes, errors, wait_ready
-from tests.conftest import until
 from tests.faults import harness
+from tests.support.basics import until
+from tests.support.clusters import codes, errors, wait_ready
 
 PHASES = ["fetch", "unpack", "join", "run", "part", "upload"]
 NODES = pytest.mark.parametrize("hurt", [0, 2], ids=["main", "worker"])

@@ -8,8 +8,8 @@ import time
 import pytest
 import trustme
 
-from tests.conftest import pack
-from tests.faults.s3proxy import FailingS3
+from tests.support.basics import pack
+from tests.support.s3proxy import FailingS3
 
 KEY = "batch/private.7z"
 SCRIPT = "echo ran; cd $TMP_OUTPUT_DIR; echo 1 >one; echo 2 >two; exit ${CODE:-0}"

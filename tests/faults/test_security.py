@@ -10,8 +10,8 @@ import pytest
 
 from agent.core.errors import AgentError
 from agent.multinode.sftp import Remote
-from tests.cluster.conftest import codes, errors, wait_ready
-from tests.conftest import pack, until
+from tests.support.basics import pack, until
+from tests.support.clusters import codes, errors, wait_ready
 
 
 @pytest.mark.cell("security.other-job", "nodes.stranger")

@@ -8,9 +8,9 @@ import time
 import psutil
 import pytest
 
-from tests.cluster.conftest import ranks, run_json
-from tests.conftest import read_line, until
 from tests.faults.harness import kill_helper
+from tests.support.basics import read_line, until
+from tests.support.clusters import ranks, run_json
 
 PHASES = ["fetch", "unpack", "join", "run", "part", "upload"]
 # Batch kills after 30 s; the agents are out before.

@@ -2,20 +2,15 @@
 
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.function.api import RuntimeApi
+from tests.support.basics import REPOSITORY
+from tests.support.runtime_api import api
+
+__all__ = ["api"]
 
 APPLICATION = """#!/bin/sh
 # What a test wants it to do comes as a script in SCRIPT.
 eval "$SCRIPT"
 """
-
-
-@pytest.fixture
-def api():
-    """Start a server of the Runtime API."""
-    with RuntimeApi() as server:
-        yield server
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import re
 
 from agent.awslambda import invocation
 from agent.core.model import Outcome
-from tests.conftest import REPOSITORY
+from tests.support.basics import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples/lambda"
 

@@ -11,8 +11,8 @@ from urllib.parse import quote_plus
 import psutil
 import pytest
 
-from tests.conftest import REPOSITORY, until
-from tests.faults.s3proxy import FailingS3
+from tests.support.basics import REPOSITORY, until
+from tests.support.s3proxy import FailingS3
 
 
 def stored(s3, answer):

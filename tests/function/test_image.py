@@ -6,7 +6,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.conftest import LAMBDA_IMAGE
+from tests.support.basics import LAMBDA_IMAGE
 
 # On the host's network the container reaches the two servers of the test.
 AS_LAMBDA = ["--read-only", "--tmpfs", "/tmp:mode=1777", "--user", "993", "--network", "host"]

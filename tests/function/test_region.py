@@ -1,7 +1,7 @@
 """AWS's region by both of its names, in a function."""
 
-from tests.faults.s3proxy import FailingS3
 from tests.integration.test_region import NAMES
+from tests.support.s3proxy import FailingS3
 
 
 @NAMES

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import LAMBDA_IMAGE
+from tests.support.basics import LAMBDA_IMAGE
 
 
 @pytest.fixture(params=["batch", "lambda"])

@@ -8,10 +8,10 @@ import pytest
 
 from agent.tools.cluster.cluster import Cluster
 from agent.tools.cluster.job import Job
-from tests.cluster.conftest import codes, errors
-from tests.conftest import PASSWORD, REPOSITORY, pack
-from tests.containers import LAMBDA, docker
 from tests.image.test_start import time_log
+from tests.support.basics import PASSWORD, REPOSITORY, pack
+from tests.support.clusters import codes, errors
+from tests.support.containers import LAMBDA, docker
 
 # Whoever comes first makes the bases and the image on them.
 pytestmark = pytest.mark.timeout(600)

@@ -8,8 +8,8 @@ import uuid
 
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.containers import LAMBDA, docker
+from tests.support.basics import REPOSITORY
+from tests.support.containers import LAMBDA, docker
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -10,9 +10,9 @@ import pytest
 
 from agent.tools.cluster.cluster import Cluster
 from agent.tools.cluster.job import Job
-from tests.conftest import PASSWORD, pack
-from tests.containers import docker
 from tests.image.test_packages import build, output, pack_deps
+from tests.support.basics import PASSWORD, pack
+from tests.support.containers import docker
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.cell("archives.any-package")]
 

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from tests.conftest import until
-from tests.containers import LAMBDA
+from tests.support.basics import until
+from tests.support.containers import LAMBDA
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.conftest import read_line, until
+from tests.support.basics import read_line, until
 
 LAMBDA = {"EXEC_TYPE": "lambda", "ARCHITRAVE_LAUNCHER": "direct"}
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PASSWORD, pack, until
-from tests.faults.s3proxy import FailingS3
 from tests.faults.test_application import without_library
+from tests.support.basics import PASSWORD, pack, until
+from tests.support.s3proxy import FailingS3
 
 LIBC = next(Path("/lib").glob("*-linux-gnu/libc.so.6"))
 LAMBDA = {"EXEC_TYPE": "lambda", "ARCHITRAVE_LAUNCHER": "direct"}

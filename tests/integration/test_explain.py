@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.conftest import PASSWORD
+from tests.support.basics import PASSWORD
 
 
 def explained(agent, code=0, **env):

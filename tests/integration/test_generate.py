@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from agent.tools.cluster.job import BUCKET
-from tests.conftest import PASSWORD, pack
-from tests.faults.s3proxy import FailingS3
-from tests.scar.conftest import EXAMPLES, account_image, api, build, container, deploy
-from tests.unit.aws_rules import allows, is_tried_again
+from tests.support.aws_rules import allows, is_tried_again
+from tests.support.basics import PASSWORD, pack
+from tests.support.runtime_api import api
+from tests.support.s3proxy import FailingS3
+from tests.support.scar import EXAMPLES, account_image, build, container, deploy
 
 __all__ = ["account_image", "api", "build", "deploy"]
 

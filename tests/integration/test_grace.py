@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import until
+from tests.support.basics import until
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.cell("application.grace")]
 
-SOLVER = Path(__file__).parents[1] / "solver.py"
+SOLVER = Path(__file__).parents[1] / "support/solver.py"
 BASE = {"EXEC_TYPE": "lambda", "ARCHITRAVE_LAUNCHER": "direct", "APP_BIN": "/bin/bash"}
 # A script in the foreground, one that goes on afterwards, groups and sessions of their own, a
 # leader that has ended long ago, a pipe, two at once.

@@ -7,7 +7,7 @@ import tarfile
 import pytest
 
 from agent.staging import archive
-from tests.conftest import PASSWORD, REPOSITORY
+from tests.support.basics import PASSWORD, REPOSITORY
 
 
 @pytest.fixture

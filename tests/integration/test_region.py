@@ -8,9 +8,9 @@ import pytest
 from agent.core.environ import region
 from agent.tools.cluster.job import Job
 from agent.tools.generate import compose
-from tests.conftest import pack
-from tests.faults.s3proxy import FailingS3
 from tests.faults.test_s3 import KEY
+from tests.support.basics import pack
+from tests.support.s3proxy import FailingS3
 
 NAMES = pytest.mark.parametrize(
     ("given", "wanted"),

@@ -14,7 +14,7 @@ from agent.core.model import Topology
 from agent.engine.log import Log
 from agent.multinode.main_side import MainMeeting
 from agent.multinode.worker_side import WorkerMeeting
-from tests.fakes import FakeHelper, FakeLifeline, FakeLoop
+from tests.support.fakes import FakeHelper, FakeLifeline, FakeLoop
 
 HEARTBEAT, SILENCE = 1.0, 5.0
 INDEXES = st.sampled_from([0, 2, 3])

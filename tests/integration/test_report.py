@@ -13,9 +13,9 @@ from agent.core.errors import AgentError
 from agent.tools.cluster.cluster import Cluster
 from agent.tools.commands import report as report_cli
 from agent.tools.commands.options import Parser
-from tests.cluster.conftest import described, make_private, run_json
-from tests.conftest import until
-from tests.unit.test_page import SCHEMA, check_self_contained, strict
+from tests.support.basics import until
+from tests.support.clusters import described, make_private, run_json
+from tests.unit.report.test_page import SCHEMA, check_self_contained, strict
 
 BATCH = {
     "EXEC_TYPE": "batch",

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from tests.conftest import pack, read_line, until
-from tests.containers import docker
+from tests.support.basics import pack, read_line, until
+from tests.support.containers import docker
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from agent.tools.cluster import s3
 from agent.tools.cluster.s3 import EmbeddedS3
-from tests.containers import docker
+from tests.support.containers import docker
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.conftest import pack
+from tests.support.basics import pack
 
 
 @pytest.fixture

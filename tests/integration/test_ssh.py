@@ -15,7 +15,7 @@ import pytest
 from agent.core.errors import AgentError
 from agent.multinode import ssh_keys
 from agent.multinode.sftp import Remote
-from tests.conftest import until
+from tests.support.basics import until
 
 USER = os.environ.get("USER") or "root"
 

@@ -11,7 +11,7 @@ import pytest
 from agent.core.errors import AgentError
 from agent.staging import archive
 from agent.tools.cluster.s3 import EmbeddedS3
-from tests.conftest import PASSWORD, pack
+from tests.support.basics import PASSWORD, pack
 
 APP = "#!/bin/sh\necho running; echo kept >$TMP_OUTPUT_DIR/result.txt; exit ${1:-0}\n"
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY, read_line, until
+from tests.support.basics import REPOSITORY, read_line, until
 
 CATCHABLE = sorted(set(range(1, 32)) - {9, 17, 19, 20, 21, 22})
 # Those whose default is to end a process: not CHLD, CONT, URG, WINCH, and what stops one.

@@ -5,9 +5,9 @@ import shlex
 
 import pytest
 
-from tests.conftest import PASSWORD
-from tests.containers import docker
-from tests.scar.conftest import EXAMPLES, container
+from tests.support.basics import PASSWORD
+from tests.support.containers import docker
+from tests.support.scar import EXAMPLES, container
 
 # Whoever comes first builds the images.
 pytestmark = pytest.mark.timeout(600)

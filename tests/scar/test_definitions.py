@@ -6,7 +6,7 @@ import json
 import pytest
 
 from agent.tools.cluster.job import BUCKET
-from tests.scar.conftest import EXAMPLES, REPOSITORY, container
+from tests.support.scar import EXAMPLES, REPOSITORY, container
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests.image.test_start import time_log
-from tests.scar.conftest import USER
+from tests.support.scar import USER
 
 # Whoever comes first builds the images and the function.
 pytestmark = pytest.mark.timeout(600)

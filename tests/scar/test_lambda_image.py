@@ -4,9 +4,9 @@ import base64
 
 import pytest
 
-from tests.containers import docker
 from tests.image.test_start import time_log
 from tests.scar.test_lambda import HELPER, script
+from tests.support.containers import docker
 
 # Whoever comes first builds the images.
 pytestmark = pytest.mark.timeout(600)

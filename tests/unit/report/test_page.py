@@ -15,7 +15,7 @@ from agent.report import text as report_text
 from agent.report.advice import advice
 from agent.report.reader import outcome, read
 from agent.report.schema import SCHEMA
-from tests.unit.records import record
+from tests.support.records import record
 
 FAILED = Outcome(3, cause="the application ended with 3", hint="see time.log")
 HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\x07\ud800"

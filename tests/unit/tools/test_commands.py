@@ -9,7 +9,7 @@ import pytest
 from agent import cli
 from agent.core.errors import AgentError
 from agent.tools.commands import parser as commands
-from tests.conftest import REPOSITORY
+from tests.support.basics import REPOSITORY
 
 
 def every(parser):

@@ -14,8 +14,8 @@ from agent.tools.cluster.job import Job
 from agent.tools.commands import parser as commands
 from agent.tools.generate import compose, iam_policy, scar
 from agent.tools.generate.variables import settings_on
-from tests.conftest import REPOSITORY
-from tests.unit.aws_rules import allows
+from tests.support.aws_rules import allows
+from tests.support.basics import REPOSITORY
 
 SECRET = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:pw-a1b2c3"
 

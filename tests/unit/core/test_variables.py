@@ -3,7 +3,7 @@
 import re
 
 from agent.core import variables
-from tests.conftest import REPOSITORY
+from tests.support.basics import REPOSITORY
 
 ALL = [*variables.APPLICATION, *variables.DATA, *variables.SEVERAL_NODES, *variables.RUNNING]
 # Set by AWS Batch and Lambda, not by users; the SDK's own.

@@ -8,7 +8,7 @@ import pytest
 from agent.core.errors import AgentError
 from agent.core.model import PHASES
 from agent.tools.commands import parser as commands
-from tests.conftest import REPOSITORY
+from tests.support.basics import REPOSITORY
 
 PAGES = sorted(
     path.relative_to(REPOSITORY)

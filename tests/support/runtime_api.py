@@ -14,6 +14,8 @@ import uuid
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
 PREFIX = "/2018-06-01/runtime/"
 
 
@@ -115,3 +117,10 @@ class RuntimeApi:
         else:
             _, name, kind = words
             self.answers.put(Answer(name, kind, body, time.monotonic() - self._began[name]))
+
+
+@pytest.fixture
+def api():
+    """Start a server of the Runtime API."""
+    with RuntimeApi() as server:
+        yield server

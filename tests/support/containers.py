@@ -5,7 +5,7 @@ import time
 import uuid
 from pathlib import Path
 
-from tests.conftest import until
+from tests.support.basics import until
 
 LAMBDA = {"EXEC_TYPE": "lambda", "ARCHITRAVE_LAUNCHER": "direct"}
 

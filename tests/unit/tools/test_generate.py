@@ -17,7 +17,7 @@ from agent.tools.commands import parser as commands
 from agent.tools.generate import job_definition
 from agent.tools.generate.job_definition import Wanted, retry_rules
 from agent.tools.generate.variables import secrets, variables
-from tests.unit.aws_rules import is_tried_again
+from tests.support.aws_rules import is_tried_again
 
 TABLE = (*exit_codes.OWN, *exit_codes.APPLICATION)
 SECRET = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:pw-a1b2c3"

@@ -4,7 +4,7 @@ import json
 import os
 
 from agent.engine.console import LineQueue, Outlet
-from tests.fakes import FakeLoop
+from tests.support.fakes import FakeLoop
 
 
 def test_lines_that_are_dropped_are_counted():

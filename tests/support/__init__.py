@@ -1,0 +1,1 @@
+"""What several suites use: programs, servers, stand-ins, and looks at results."""

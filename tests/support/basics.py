@@ -1,0 +1,55 @@
+"""Where things are, and the small things that every suite does."""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+IMAGE = os.environ.get("ARCHITRAVE_TEST_IMAGE", "architrave:test")
+LAMBDA_IMAGE = f"{IMAGE}-lambda"
+PASSWORD = "geheim, with blanks & $igns"
+
+
+def engine_answers():
+    docker = shutil.which("docker")
+    return bool(docker) and not subprocess.run([docker, "info"], capture_output=True).returncode
+
+
+def until(condition, seconds=20.0):
+    """Wait until a condition holds; fail the test when it doesn't in time."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+    return found
+
+
+def read_line(process):
+    """Return the next line of a process's output."""
+    return process.stdout.readline()
+
+
+def make_keys(directory):
+    """Make a directory with an SSH key pair and return it."""
+    directory.mkdir()
+    path = directory / "ssh_host_rsa_key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", path], check=True)
+    return directory
+
+
+def pack(directory, archive, password="", *options):
+    """Make a 7z archive of a directory's content, with the password through standard input."""
+    words = ["7zz", "a", "-bso0", "-bsp0", *options]
+    words += ["-mhe=on", "-p"] if password else []
+    subprocess.run(
+        [*words, archive, "."],
+        cwd=directory,
+        input=f"{password}\n{password}\n",
+        text=True,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    return archive
