@@ -1,6 +1,7 @@
 """Write the page of faults from the list of cells and the tests' results.
 
-scripts/test leaves it in build/faults.md, and docs/reference/faults.md is a copy of that.
+scripts/test leaves it in build/faults.md, and docs/reference/faults.md is a copy of that: a run of
+all tests that all passed fails when the two differ.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pytest
 from tests.faults.matrix import BY_NAME, CELLS
 
 _PROPERTY = "cell"
+COPY = Path(__file__).parents[2] / "docs/reference/faults.md"
 _HEAD = """# Faults, and how a job survives them
 
 Made by the tests: `scripts/test` leaves this page in `build/faults.md`. Each fault is done from
@@ -28,9 +30,10 @@ class Page:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.seconds: dict[str, list[float]] = defaultdict(list)
-        self.bad: dict[str, list[str]] = defaultdict(list)
-        self.skipped: dict[str, int] = defaultdict(int)
+        self.passed: dict[str, set[str]] = defaultdict(set)
+        self.bad: dict[str, set[str]] = defaultdict(set)
+        self.skipped: dict[str, set[str]] = defaultdict(set)
+        self.complete = True
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_makereport(self, item):
@@ -49,18 +52,26 @@ class Page:
     def pytest_runtest_logreport(self, report):
         """Note how a test of a cell ended."""
         for name in {name for key, name in report.user_properties if key == _PROPERTY}:
+            file = report.nodeid.partition("::")[0].removeprefix("tests/")
             if report.skipped:
-                self.skipped[name] += 1
+                self.skipped[name].add(file)
             elif report.failed:
-                self.bad[name].append(report.nodeid)
+                self.bad[name].add(file)
             elif report.when == "call":
-                self.seconds[name].append(report.duration)
+                self.passed[name].add(file)
+        self.complete = self.complete and not (report.skipped or report.failed)
 
-    def pytest_sessionfinish(self):
-        """Write the page."""
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(self.text(), encoding="utf-8")
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session):
+        """Write the page; fail a complete run whose page is not the committed one."""
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        text = self.text()
+        self.path.write_text(text, encoding="utf-8")
+        if self.complete and _is_whole(session.config) and text != COPY.read_text("utf-8"):
+            print(f"\n{COPY.name} is not current: cp {self.path} {COPY.relative_to(Path.cwd())}")
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def text(self) -> str:
         """Return the page."""
@@ -68,7 +79,7 @@ class Page:
         for cell in CELLS:
             if cell.section != section:
                 section = cell.section
-                lines += [f"\n## {section}\n", "| fault | ends as | bound | result |"]
+                lines += [f"\n## {section}\n", "| fault | ends as | bound | proven by |"]
                 lines += ["|---|---|---|---|"]
             result = self._result(cell.name) or f"open: {cell.open or 'no test yet'}"
             lines.append(f"| {cell.fault} | {cell.ends} | {cell.bound} | {result} |")
@@ -76,8 +87,17 @@ class Page:
 
     def _result(self, name: str) -> str:
         if self.bad[name]:
-            return f"**failed**: {', '.join(self.bad[name])}"
-        if self.seconds[name]:
-            passed = len(self.seconds[name])
-            return f"{passed} test{'s' if passed > 1 else ''} passed"
-        return f"skipped ({self.skipped[name]})" if self.skipped[name] else ""
+            return f"**failed**: {_listed(self.bad[name])}"
+        if self.passed[name]:
+            return _listed(self.passed[name])
+        return f"skipped: {_listed(self.skipped[name])}" if self.skipped[name] else ""
+
+
+def _listed(files: set[str]) -> str:
+    return ", ".join(f"`{file}`" for file in sorted(files))
+
+
+def _is_whole(config: pytest.Config) -> bool:
+    """Tell whether all tests were asked for."""
+    chosen = config.getoption("keyword") or config.getoption("markexpr")
+    return list(config.args) == ["tests"] and not chosen

@@ -1,5 +1,6 @@
 """What the pages tell people to type is understood, and their links lead somewhere."""
 
+import configparser
 import re
 import shlex
 
@@ -71,3 +72,29 @@ def test_the_diagram_has_the_phases_of_both_kinds_of_node():
         "worker",
         *PHASES,
     )
+
+
+def test_the_plan_shows_the_layers_and_names_every_module():
+    """The picture of the packages is what import-linter holds; the table has each module."""
+    plan = (REPOSITORY / "docs/explanation/architecture.md").read_text()
+    section = plan.partition("## Packages")[2].partition("\n## ")[0]
+    picture = section.split("```")[1].split("\n")
+    drawn = [sorted(re.findall(r"\w+", line)) for line in picture if line.strip()]
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    layers = setup["importlinter:contract:layers"]["layers"].split("\n")
+    assert drawn == [sorted(re.findall(r"\w+", line)) for line in layers if line.strip()]
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)", section, re.MULTILINE))
+    for package, row in rows.items():
+        names = {
+            path.stem
+            for path in (REPOSITORY / "agent" / package).glob("*.py")
+            if path.stem != "__init__"
+        }
+        written = set(re.findall(r"`(\w+)`", row))
+        if "`check_*`" in row:
+            written |= {name for name in names if name.startswith("check_")}
+        assert names <= written, package
+    assert rows.keys() >= {
+        path.parent.name for path in (REPOSITORY / "agent").glob("*/__init__.py")
+    }
