@@ -18,6 +18,17 @@ def docker(*words, timeout=60, input=None):
     return done.stdout
 
 
+def _minds_signals(process):
+    """Tell whether a process is the container's own, and blocks signals or has handlers."""
+    try:
+        if (process / "cmdline").read_bytes().startswith(b"runc\0init"):
+            return False
+        status = dict(line.split(":\t") for line in (process / "status").read_text().splitlines())
+    except OSError:
+        return True  # it has ended meanwhile
+    return any(int(status[name], 16) for name in ("SigBlk", "SigCgt"))
+
+
 class Docker:
     """What starts containers, and removes those that a test leaves."""
 
@@ -79,13 +90,14 @@ class Container:
         until(lambda: text in self.log, seconds)
 
     def wait_exec(self):
-        """Wait until the image's entry point has taken runc's place: a signal may hit that as well.
+        """Wait until the image's entry point has taken runc's place and blocks or takes signals.
 
-        The engine says that a container runs a little before.
+        The engine says that a container runs a little before. What PID 1 has no handler for is
+        lost, and a process that has not had its first turn has none.
         """
         pid = docker("inspect", "--format", "{{.State.Pid}}", self.name).strip()
-        path = Path(f"/proc/{pid}/cmdline")
-        until(lambda: not path.exists() or not path.read_bytes().startswith(b"runc\0init"))
+        process = Path(f"/proc/{pid}")
+        until(lambda: not process.exists() or _minds_signals(process))
 
     def stop(self):
         """Stop it as Batch does; return its exit code and the seconds that it took."""
