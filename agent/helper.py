@@ -13,7 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from agent.core.errors import BUG, AgentError
 from agent.core.model import Emit
-from agent.engine.process import name_process
+from agent.engine.process_name import name_process
 
 
 def task_named(name: str) -> Callable[..., dict[str, Any]]:

@@ -9,6 +9,7 @@ import select
 import time
 
 from agent.core.errors import NOT_EXECUTABLE, NOT_FOUND, OS_ERROR, AgentError, why
+from agent.engine.process_name import name_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -332,15 +333,6 @@ def _close_descriptors_on_exec() -> None:
                 os.set_inheritable(number, False)
             except OSError:
                 pass  # the one that listed the directory
-
-
-def name_process(name: str) -> None:
-    """Name this process (at most 15 bytes): `pkill python3` shall not end the job."""
-    try:
-        with open("/proc/self/comm", "w", encoding="ascii") as comm:
-            comm.write(name)
-    except OSError:
-        pass  # proot's /proc, or none at all
 
 
 def pin_no_directory() -> None:
