@@ -18,6 +18,10 @@ else:
 # Batch and `docker stop` end a container by SIGTERM, then SIGKILL 30 s after it.
 _STOP_SECONDS = 27.0
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+# Job control's: whoever stops this process means the command, and the other way round.
+_PAUSING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+# What the command leaves behind has so long after SIGTERM.
+_LEFT_SECONDS = 2.0
 
 
 def run(argv: Sequence[str]) -> int:
@@ -28,10 +32,12 @@ def run(argv: Sequence[str]) -> int:
     child = start(loop, argv, env)
     told: list[tuple[float, int]] = []
 
+    pass_on = loop.on_signal
+
     def forward(number: int) -> None:
         if number in _ENDING:
             told.append((loop.clock(), number))
-        child.kill_group(number)
+        pass_on(number)
 
     loop.on_signal = forward
     loop.wait(lambda: not child.running)
@@ -41,9 +47,31 @@ def run(argv: Sequence[str]) -> int:
         at, number = told[-1]
         _tell_other_groups(loop.children.orphans(), child.pid, number)
         loop.wait(lambda: not inside.runs(), at + _STOP_SECONDS)
+    _end_leftovers(loop, child, told)
     if has_terminal():
         give_terminal(os.getpgrp())
     return child.code or inside.code()
+
+
+def _end_leftovers(loop: Loop, child: Child, told: Sequence[object]) -> None:
+    """Give what the command leaves behind a SIGTERM and two seconds; a signal ends these.
+
+    As PID 1 this process ends all of it by ending. Elsewhere it is only the command's group: what
+    has left that, as a daemon does, is meant to stay.
+    """
+    children = loop.children
+
+    def left() -> bool:
+        return bool(children.orphans()) if children.is_init else child.kill_group(0)
+
+    if not left():
+        return
+    if not told:  # else it has had its signal
+        child.kill_group(signal.SIGTERM)
+        if children.is_init:
+            _tell_other_groups(children.orphans(), child.pid, signal.SIGTERM)
+    before = len(told)
+    loop.wait(lambda: len(told) > before or not left(), loop.clock() + _LEFT_SECONDS)
 
 
 def _tell_other_groups(orphans: Sequence[int], group: int, number: int) -> None:
@@ -127,8 +155,22 @@ def start(loop: Loop, argv: Sequence[str], env: dict[str, str]) -> Child:
     terminal = has_terminal()
     child = loop.children.spawn(argv, env, foreground=terminal)
     pin_no_directory()
+    paused = False
+
+    def forward(number: int) -> None:
+        nonlocal paused
+        if number == signal.SIGCONT and paused:
+            paused = False
+            if terminal:
+                give_terminal(child.pid)
+        child.kill_group(number)
+        if number in _PAUSING and not loop.children.is_init:
+            paused = True
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     def stopped(one: Child) -> None:
+        if paused:
+            return  # this process has been stopped with it
         # The shell that started us waits for us to stop as the command did (job control).
         if one is child and one.running and terminal and not loop.children.is_init:
             give_terminal(os.getpgrp())
@@ -137,7 +179,7 @@ def start(loop: Loop, argv: Sequence[str], env: dict[str, str]) -> Child:
             child.kill_group(signal.SIGCONT)
 
     loop.on_child = stopped
-    loop.on_signal = child.kill_group
+    loop.on_signal = forward
     return child
 
 

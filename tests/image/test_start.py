@@ -206,6 +206,15 @@ def test_no_zombies(containers, lambda_image, options):
     assert code == 143 and seconds < 10
 
 
+@pytest.mark.cell("signals.orphans")
+def test_what_a_command_leaves_behind(containers, lambda_image):
+    """As PID 1 the agent tells daemons too, in sessions of their own, and ends with the code."""
+    daemon = "trap 'echo saved; exit' TERM; echo up; while :; do sleep 0.05; done"
+    script = f'setsid sh -c "{daemon}" & sleep 1; exit 7'
+    done = containers.run(lambda_image, "sh", "-c", script)
+    assert (done.returncode, done.stdout) == (7, "up\nsaved\n")
+
+
 @pytest.mark.cell("signals.end")
 def test_stop_a_command(containers, target):
     """`docker stop` ends a foreign command at once with 143."""

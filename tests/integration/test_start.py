@@ -5,6 +5,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -90,15 +91,69 @@ def test_every_signal_is_forwarded(agent, number):
 @pytest.mark.parametrize("number", [20, 21, 22])
 @pytest.mark.cell("signals.job-control", "signals.forwarded")
 def test_stop_and_go_on(agent, number):
-    """Without a terminal TSTP, TTIN and TTOU stop the command, and CONT lets it go on."""
+    """TSTP, TTIN and TTOU stop the command and the agent after it; CONT lets both go on."""
     process = agent("sh", "-c", "echo $$; exec sleep 60")
     pid = int(read_line(process))
-    process.send_signal(number)
-    until(lambda: state(pid) == "T")
-    process.send_signal(signal.SIGCONT)
-    until(lambda: state(pid) != "T")
+    for _ in range(2):
+        process.send_signal(number)
+        until(lambda: state(pid) == "T" and state(process.pid) == "T")
+        process.send_signal(signal.SIGCONT)
+        until(lambda: state(pid) != "T" and state(process.pid) != "T")
     process.terminate()
     assert process.wait(20) == 143
+
+
+@pytest.mark.cell("signals.job-control")
+def test_a_command_that_does_not_stop(agent):
+    """The agent stops all the same, and passes on what comes when it goes on."""
+    program = "trap '' TSTP; trap 'echo on' CONT; echo up; while :; do sleep 0.01; done"
+    process = agent("sh", "-c", program)
+    assert read_line(process) == "up\n"
+    process.send_signal(signal.SIGTSTP)
+    until(lambda: state(process.pid) == "T")
+    process.send_signal(signal.SIGCONT)
+    assert read_line(process) == "on\n"
+    process.terminate()
+    assert process.wait(20) == 143
+
+
+@pytest.mark.cell("signals.orphans")
+@pytest.mark.parametrize(
+    ("leftover", "seconds", "said"),
+    [("trap 'echo saved; exit' TERM", (0, 1.5), "saved\n"), ("trap '' TERM", (2, 10), "")],
+)
+def test_what_the_command_leaves_behind_is_told(agent, leftover, seconds, said):
+    """It gets SIGTERM, and two seconds; the code is the command's."""
+    script = f"({leftover}; echo up; for i in $(seq 80); do sleep 0.05; done) & read line; exit 7"
+    process = agent("sh", "-c", script, stdin=subprocess.PIPE)
+    assert read_line(process) == "up\n"
+    start = time.monotonic()
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.wait(20) == 7
+    least, most = seconds
+    assert least <= time.monotonic() - start < most
+    assert process.stdout.read() == said
+
+
+@pytest.mark.cell("signals.orphans")
+def test_a_signal_ends_the_time_of_what_is_left(agent):
+    """Whoever tells the agent to end while it waits means now."""
+    script = "(trap '' TERM; echo up; exec sleep 5) & read line; exit 7"
+    process = agent("sh", "-c", script, stdin=subprocess.PIPE)
+    assert read_line(process) == "up\n"
+    start = time.monotonic()
+    process.stdin.write("\n")
+    process.stdin.flush()
+    until(lambda: not children_of(process.pid, "sh"))
+    process.terminate()
+    assert process.wait(20) == 7
+    assert time.monotonic() - start < 2
+
+
+def children_of(pid, name):
+    ps = ["ps", "--ppid", str(pid), "-o", "comm="]
+    return name in subprocess.run(ps, capture_output=True, text=True).stdout.split()
 
 
 def state(pid):

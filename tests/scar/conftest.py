@@ -1,6 +1,31 @@
 """What the tests with SCAR's parts share."""
 
 from tests.support.runtime_api import api
-from tests.support.scar import account_image, batch, build, deploy, node_image
+from tests.support.scar import (
+    account_image,
+    archive,
+    batch,
+    bucket,
+    build,
+    deploy,
+    function,
+    function_image,
+    lambda_file,
+    node_image,
+    submit,
+)
 
-__all__ = ["account_image", "api", "batch", "build", "deploy", "node_image"]
+__all__ = [
+    "account_image",
+    "api",
+    "archive",
+    "batch",
+    "bucket",
+    "build",
+    "deploy",
+    "function",
+    "function_image",
+    "lambda_file",
+    "node_image",
+    "submit",
+]

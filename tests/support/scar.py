@@ -1,6 +1,7 @@
 """Images with SCAR's parts, and what `scar init` makes of examples/scar."""
 
 import base64
+import contextlib
 import fcntl
 import json
 import os
@@ -34,19 +35,26 @@ def build(image, tmp_path_factory):
     """Return what builds a target of the Dockerfile; the images go after the session."""
     tags = []
 
+    @contextlib.contextmanager
+    def alone():
+        # Removing an image takes the layers away that another worker's build has just found.
+        with (tmp_path_factory.getbasetemp().parent / "scar.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def one(*words, base=image, context=HERE):
         tag = f"architrave-scar:{uuid.uuid4().hex[:12]}"
         words = ("-q", "--label", "architrave", "-t", tag, *words, "--build-arg", f"IMAGE={base}")
         # Who comes second finds all of it in the engine's cache.
-        with (tmp_path_factory.getbasetemp().parent / "scar.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with alone():
             tags.append(tag)
             docker("build", *words, str(context), timeout=600)
         return tag
 
     yield one
     if tags:
-        subprocess.run(["docker", "rmi", "-f", *tags], capture_output=True, timeout=120)
+        with alone():
+            subprocess.run(["docker", "rmi", "-f", *tags], capture_output=True, timeout=120)
 
 
 @pytest.fixture(scope="session")
