@@ -18,7 +18,7 @@ else:
 # Batch and `docker stop` end a container by SIGTERM, then SIGKILL 30 s after it.
 _STOP_SECONDS = 27.0
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-# Job control's: whoever stops this process means the command, and the other way round.
+# Job control's: what stops the agent stops the command too.
 _PAUSING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 # What the command leaves behind has so long after SIGTERM.
 _LEFT_SECONDS = 2.0
