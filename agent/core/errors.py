@@ -24,18 +24,30 @@ NOT_FOUND = 127
 
 
 class AgentError(Exception):
-    """Say that `what` could not be done: `cannot <what>: <cause>`."""
+    """An action failed: `cannot <what>: <cause>`.
 
-    def __init__(self, what: str, cause: str, *, code: int, hint: str = "") -> None:
-        super().__init__(f"cannot {what}: {cause}")
+    With an `event` of its own (an id of `core.events`) it is what happened: `<what>: <cause>`.
+    """
+
+    def __init__(
+        self, what: str, cause: str, *, code: int, hint: str = "", event: str = "error"
+    ) -> None:
+        super().__init__(f"cannot {what}: {cause}" if event == "error" else f"{what}: {cause}")
         self.what = what
         self.cause = cause
         self.code = code
         self.hint = hint
+        self.event = event
 
     def to_json(self) -> dict[str, object]:
         """Return the fields, as a helper process sends them."""
-        return {"what": self.what, "cause": self.cause, "code": self.code, "hint": self.hint}
+        fields = {"what": self.what, "cause": self.cause, "code": self.code, "hint": self.hint}
+        return fields | {"event": self.event}
+
+    def fields(self) -> dict[str, object]:
+        """Return the fields of its log event."""
+        fields = {"what": self.what, "cause": self.cause, "code": self.code}
+        return fields | {"hint": self.hint or None}
 
     @classmethod
     def from_json(cls, fields: dict[str, object]) -> "AgentError":
@@ -46,6 +58,7 @@ class AgentError(Exception):
             str(fields.get("cause")),
             code=code if isinstance(code, int) else BUG,
             hint=str(fields.get("hint", "")),
+            event=str(fields.get("event", "error")),
         )
 
 

@@ -17,7 +17,7 @@ _LEAST_SECRET = 4
 
 
 class Log:
-    """Events with the job's context; never raises, never shows a secret.
+    """Events of `core.events` with the job's context; never raises, never shows a secret.
 
     structlog is imported by `open`, so that an application can be started first; what was
     logged before is kept, with its time.
@@ -47,24 +47,24 @@ class Log:
             for level, event, fields in waiting:
                 self._emit(level, event, fields)
 
-    def debug(self, event: str, **fields: Any) -> None:
+    def debug(self, event: str, /, **fields: Any) -> None:
         """Log what only a developer wants to know."""
         self.at("debug", event, fields)
 
-    def info(self, event: str, **fields: Any) -> None:
+    def info(self, event: str, /, **fields: Any) -> None:
         """Log what happened."""
         self.at("info", event, fields)
 
-    def warning(self, event: str, **fields: Any) -> None:
-        """Log what went wrong and was got over."""
+    def warning(self, event: str, /, **fields: Any) -> None:
+        """Log what went wrong and was handled."""
         self.at("warning", event, fields)
 
-    def error(self, event: str, **fields: Any) -> None:
+    def error(self, event: str, /, **fields: Any) -> None:
         """Log what decides the job."""
         self.at("error", event, fields)
 
     def at(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        """Log at a level that is known by name only."""
+        """Log an event, by its id, at a level that is known by name only."""
         fields = {"timestamp": _timestamp(), **self.context, **fields}
         fields = {name: value for name, value in fields.items() if value is not None}
         if self._logger is None:
@@ -73,11 +73,19 @@ class Log:
             self._emit(level, event, fields)
 
     def _emit(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        from agent.core.events import message
+
         try:
             fields = self.scrub(fields)
-            # A list of lines is for reading where people read.
-            lines = fields.pop("last_lines", []) if self._console else []
-            getattr(self._logger, level)(self.scrub(event), **fields)
+            text, shown = message(event, fields)
+            text, lines = self.scrub(text), []
+            if self._console:
+                # A list of lines is for reading where people read.
+                lines = fields.pop("last_lines", [])
+                rest = {name: value for name, value in fields.items() if name not in shown}
+                getattr(self._logger, level)(text, **rest)
+            else:
+                getattr(self._logger, level)(self.scrub(event), message=text, **fields)
             if self._least <= _LEVELS[level]:
                 for line in lines:
                     self._write(f"    | {line}\n".encode("utf-8", "replace"))
