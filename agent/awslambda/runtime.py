@@ -175,7 +175,7 @@ class Runtime:
             refuse(self._loop, self._settings.runtime_api, known(error))
             raise
         if self._settings.output is None:
-            self._log.warning("no results are kept", hint="set ARCHITRAVE_OUTPUT=s3://…")
+            self._log.warning("results_not_kept", hint="set ARCHITRAVE_OUTPUT=s3://…")
         while not (left := scratch.empty()):
             self._idle()
             if self._settings.output is not None:
@@ -223,10 +223,10 @@ class Runtime:
             call = self._call(came, request, until)
             answer = call.answer()
         except AgentError as error:
-            self._log.error(str(error), hint=error.hint, code=error.code)
+            self._log.at("error", error.event, error.fields())
             return invocation.refusal(error)
         except Exception as error:
-            self._log.error("bug", traceback="".join(traceback.format_exception(error)))
+            self._log.error("internal_error", traceback="".join(traceback.format_exception(error)))
             return invocation.refusal(known(error))
         self._ended_by = call.ending
         return answer
@@ -261,7 +261,9 @@ class Runtime:
         try:
             return self._ask_once(line, seconds)
         except HelperDied as error:
-            self._log.warning("trying once more", cause=error.cause)
+            self._log.warning(
+                "helper_retried", what="call the Lambda Runtime API", cause=error.cause
+            )
             self._spares.pids.discard(self._speaker.child.pid)
             self._speaker.close()
             self._speaker = self._new_speaker()

@@ -22,6 +22,7 @@ EVENTS: dict[str, str] = {
     "container_held": "keeping the container alive for debugging, {seconds} s",
     "exit_code_not_written": "cannot write {path}: {cause}",
     "job_exited": "job exited with {code}",
+    "log_lines_dropped": "{count} log lines dropped",
     # Errors. The first one of a job has the level error, and decides its exit code.
     "error": "cannot {what}: {cause}",
     "job_stopped": "{what}: {cause}",

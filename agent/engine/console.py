@@ -75,12 +75,14 @@ class LineQueue:
         self._drain()
 
     def _note(self) -> bytes:
-        """Return the line that tells of those that were dropped, in the log's own format."""
-        event = "log lines dropped"
+        """Return the line that names how many were dropped, in the log's own format."""
+        from agent.core.events import message
+
+        note = {"event": "log_lines_dropped", "level": "warning", "count": self._dropped}
+        text = message("log_lines_dropped", note)[0]
         if self._console:
-            return f"[warning] {event} count={self._dropped}\n".encode()
-        note = {"event": event, "level": "warning", "count": self._dropped}
-        return json.dumps(note).encode() + b"\n"
+            return f"[warning] {text}\n".encode()
+        return json.dumps(note | {"message": text}).encode() + b"\n"
 
     @property
     def empty(self) -> bool:

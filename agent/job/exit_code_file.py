@@ -9,10 +9,10 @@ from agent.engine.files import replace_or_write
 
 
 def put_exit_code(path: str, code: int) -> str:
-    """Write an exit code as a number; return the error's text, if there is one."""
+    """Write an exit code as a number; return the cause if it can't be written, else ""."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         replace_or_write(path, f"{code}\n".encode())
     except OSError as error:
-        return f"cannot write {path}: {why(error)}"
+        return why(error)
     return ""

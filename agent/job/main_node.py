@@ -87,7 +87,7 @@ class MainNode(Job):
         if not joined:
             raise meeting.missing()
         self.write_hostfiles(meeting.nodes)
-        self.log.info("all nodes joined", nodes=settings.topology.count)
+        self.log.info("nodes_joined", nodes=settings.topology.count)
 
     def ask_version(self) -> None:
         """Learn Open MPI's version while the workers are on their way."""
@@ -103,7 +103,7 @@ class MainNode(Job):
         by_mpirun = self.settings.launcher == "auto" and self.launcher(env) == "mpirun"
         if by_mpirun and not self.uses_mpi(env):
             self.log.warning(
-                "the program names no MPI, and mpirun starts it once for each slot",
+                "mpi_not_used",
                 program=self.command[0],
                 hint="ARCHITRAVE_LAUNCHER=each starts it once on every node,"
                 " ARCHITRAVE_LAUNCHER=direct on the main node only",
@@ -172,9 +172,9 @@ class MainNode(Job):
     def _copy_ended(self, index: int, outcome: Outcome) -> None:
         """End this node's copy of the application when a worker's has failed, as mpirun would."""
         if outcome.code and self.application is not None:
-            cause = f"its copy on worker {index} ended with {outcome.code}"
+            cause = f"its copy on worker {index} exited with {outcome.code}"
             hint = f"look at the log of worker {index}"
-            error = AgentError("finish the application", cause, code=outcome.code, hint=hint)
+            error = _stopped(cause, outcome.code, hint)
             if not self.stopping:
                 self.stop(error)
 
@@ -217,12 +217,8 @@ class MainNode(Job):
         limit = settings.timeout + settings.grace + _TELL_SECONDS if settings.timeout else math.inf
         if not self.wait("the application ends on every node", decided, limit):
             left = ", ".join(str(index) for index in workers if index not in meeting.ended)
-            raise AgentError(
-                "finish the application",
-                f"its copy on worker {left} did not end in time",
-                code=TIME_LIMIT,
-                hint="raise ARCHITRAVE_TIMEOUT_SECONDS",
-            )
+            cause = f"its copy on worker {left} did not exit in time"
+            raise _stopped(cause, TIME_LIMIT, "raise ARCHITRAVE_TIMEOUT_SECONDS")
         for index, one in meeting.ended.items():
             if one.code:
                 return replace(one, cause=f"on worker {index} {one.cause}")
@@ -282,7 +278,8 @@ class MainNode(Job):
         for index, part in sorted(self.meeting.parts.items()):
             if told := part.get("out_of_memory"):
                 cause = f"worker {index} ran {told}"
-                self.tell(cause, MEMORY_HINT)
+                fields = {"worker": index, "cause": f"ran {told}", "code": outcome.code}
+                self.tell("worker_out_of_memory", **fields, hint=MEMORY_HINT)
                 return replace(outcome, out_of_memory=True, cause=cause, hint=MEMORY_HINT)
         return outcome
 
@@ -307,3 +304,9 @@ class MainNode(Job):
         for error in errors:
             self.fail(error)
         return self.outcome_of(errors[0]) if errors and not outcome.code else outcome
+
+
+def _stopped(cause: str, code: int, hint: str) -> AgentError:
+    return AgentError(
+        "application stopped", cause, code=code, hint=hint, event="application_stopped"
+    )

@@ -36,7 +36,7 @@ class Observer(Supervisor):
                     self._end_leavings(leavings.look(self.loop.clock(), self.sampler.seen))
             except Exception as error:  # curves must not end a job
                 self.stop_sampling()
-                self.log.warning("cannot sample the job's processes", cause=str(error))
+                self.log.warning("sampling_failed", cause=str(error))
 
         self._sampling = self.loop.every(SAMPLE_SECONDS, one)
 
@@ -45,7 +45,7 @@ class Observer(Supervisor):
         if pids:
             children = self.loop.children
             left = children.end_orphans(spared=set(children.orphans()) - pids)
-            self.log.info("ended what the application left behind", processes=left)
+            self.log.info("stragglers_ended", processes=left)
 
     def stop_sampling(self) -> None:
         """Take no more samples."""

@@ -72,7 +72,7 @@ class Delivery(Uploading):
         assert self.failure is not None
         files = self.results()
         self.log.warning(
-            "results left alone", directory=self.output_dir, files=files[:20], count=len(files)
+            "results_not_uploaded", directory=self.output_dir, files=files[:20], count=len(files)
         )
         return outcome if outcome.code else self.outcome_of(self.failure)
 
@@ -188,7 +188,7 @@ class Delivery(Uploading):
         try:
             self._page_maker = self.start_helper("report", {"path": path}, self.hear)
         except AgentError as error:
-            self.log.warning("no report.html", cause=str(error), hint=error.hint)
+            self.log.warning("report_failed", cause=str(error), hint=error.hint)
 
     def _page(self, run: str) -> str | None:
         """Return the path of the page of a record, once it lies beside the results, or None."""
@@ -208,7 +208,7 @@ class Delivery(Uploading):
                 with contextlib.suppress(OSError):
                     shutil.copyfile(path, kept)
         except (AgentError, OSError) as error:
-            self.log.warning("no report.html", cause=str(error), hint=getattr(error, "hint", None))
+            self.log.warning("report_failed", cause=str(error), hint=getattr(error, "hint", None))
             return None
         finally:
             helper.close()

@@ -80,7 +80,7 @@ class Runner(Delivery):
         )
         self.application = application
         self.log.info(
-            "launch",
+            "application_starting",
             command=argv,
             launcher=launcher,
             why=self._chosen.why if self._chosen else None,
@@ -102,7 +102,7 @@ class Runner(Delivery):
         application.finish(self.wait_for_output)
         if self._output.taken:
             self.log.warning(
-                f"the application has a {LOG} of its own",
+                "time_log_renamed",
                 its=os.path.join(self.output_dir, LOG),
                 agents=self._output.path,
                 hint="the agent's log of its output goes to S3 under the second name",
@@ -110,7 +110,7 @@ class Runner(Delivery):
         outcome = application.outcome(launcher_aborts=launcher == "mpirun")
         outcome = self._explained(outcome, program, env, by_mpirun=launcher == "mpirun")
         self.log.info(
-            "application ended",
+            "application_exited",
             code=outcome.code,
             real_seconds=round(application.real_seconds, 3),
             out_of_memory=outcome.out_of_memory,

@@ -18,7 +18,6 @@ from agent.multinode.sshd import Sshd, find_ssh, user_name
 
 _STAGE_SECONDS = 3600.0
 _SMALL_STEP_SECONDS = 60.0
-HOLDING = "holding this container for a debugger"
 
 
 class Job(Runner):
@@ -35,11 +34,14 @@ class Job(Runner):
         self._hostfiles = {}
         self.output_dir = self.settings.output_dir
         self.command = self.settings.command
-        self.log.info("start", mode=self.settings.mode, version=__version__, built=_build_date())
+        self.log.info(
+            "job_started", mode=self.settings.mode, version=__version__, built=_build_date()
+        )
         outcome = self._guarded(self.work)
         if outcome.code and self.failure is None:
             # Not before: on several nodes a lost one may be the cause, and one line shall name it.
-            self.tell(outcome.cause, outcome.hint)
+            fields = {"cause": outcome.cause, "code": outcome.code, "hint": outcome.hint or None}
+            self.tell("application_failed", **fields)
         if self.alone:
             outcome = self._guarded(lambda: self.end(outcome), outcome)
             self.write_exit_code(outcome.code)
@@ -58,15 +60,15 @@ class Job(Runner):
         from agent.job.attach import way_in
 
         hint = f"{way_in(self.settings.helper_env)}; SIGTERM ends it"
-        self.log.warning(HOLDING, seconds=self.settings.hold, hint=hint)
+        self.log.warning("container_held", seconds=self.settings.hold, hint=hint)
         self.loop.wait(lambda: self.ending, self.loop.clock() + self.settings.hold)
 
     def _say_exit(self, outcome: Outcome) -> None:
         """Log the last line of all; for a failure with its cause and the application's end."""
-        told = {"code": outcome.code, "spoke": outcome.spoke, "cause": outcome.cause}
+        told = {"code": outcome.code, "source": outcome.spoke, "cause": outcome.cause or None}
         if outcome.code:
             told |= {"hint": outcome.hint or None, "last_lines": self.last_lines() or None}
-        self.log.at("error" if outcome.code else "info", "exit", told)
+        self.log.at("error" if outcome.code else "info", "job_exited", told)
 
     def _guarded(self, step: Any, before: Outcome | None = None) -> Outcome:
         """Return a step's outcome; whatever it raises becomes one, and the first failure stays."""

@@ -82,7 +82,7 @@ class Supervisor:
             self.spans[-1].end = now
         self.spans.append(Span(phase, now))
         self.log.context["phase"] = phase
-        self.log.info("phase")
+        self.log.info("phase_started")
 
     def wait(
         self,
@@ -100,18 +100,17 @@ class Supervisor:
         if self.last_moment is not None:
             deadline = min(deadline, self.last_moment)
         bound = None if deadline == math.inf else round(deadline - start, 1)
-        told = {"bounded_by": "heartbeats"} if bound is None else {"at_most_seconds": bound}
-        self.log.info("waiting", what=what, **told)
+        limit = {"bounded_by": "heartbeats"} if bound is None else {"max_seconds": bound}
+        self.log.info("wait_started", what=what, **limit)
         self.loop.wait(lambda: done() or self._must_stop() or self._too_late(), deadline)
         came = bool(done())
         took = round(self.loop.clock() - start, 3)
         if self._must_stop():
-            self.log.info("gave up waiting", what=what, seconds=took, missing=missing())
+            self.log.info("wait_aborted", what=what, seconds=took, missing=missing())
             assert self.failure is not None
             raise self.failure
-        self.log.info(
-            "came" if came else "did not come", what=what, seconds=took, missing=missing()
-        )
+        event = "wait_finished" if came else "wait_timed_out"
+        self.log.info(event, what=what, seconds=took, missing=missing())
         return came
 
     def _too_late(self) -> bool:
@@ -129,7 +128,7 @@ class Supervisor:
 
     def fail(self, error: AgentError) -> None:
         """Note a failure; the first one decides, and ends the application if it runs."""
-        self.tell(str(error), error.hint, code=error.code)
+        self.tell(error.event, **error.fields())
         if self.failure is None:
             self.failure = error
             if not self.stopping:
@@ -157,16 +156,16 @@ class Supervisor:
         """Tell whether the application is being stopped, or was."""
         return self.application is not None and self.application.stopped_for is not None
 
-    def tell(self, text: str, hint: str, **fields: object) -> None:
-        """Log what failed: one line names the cause, what follows from it makes less noise."""
+    def tell(self, event: str, /, **fields: object) -> None:
+        """Log what failed: the first failure as an error, what follows from it as a warning."""
         level, self.told = "warning" if self.told else "error", True
-        self.log.at(level, text, {"hint": hint or None, **fields})
+        self.log.at(level, event, fields)
 
     def bug(self, error: Exception) -> None:
         """Note an exception that nobody expected: the job ends with 70, and its end is walked."""
         import traceback
 
-        self.log.error("bug", traceback="".join(traceback.format_exception(error)))
+        self.log.error("internal_error", traceback="".join(traceback.format_exception(error)))
         self.fail(known(error))
 
     # -- helpers
@@ -215,12 +214,12 @@ class Supervisor:
                 return helper.outcome()
             except AgentError as error:
                 if error.code == BUG and helper.last_words:
-                    self.log.error("bug", traceback=helper.last_words)
+                    self.log.error("internal_error", traceback=helper.last_words)
                 if not isinstance(error, HelperDied):
                     raise
                 if not again or self.hurried:
                     raise AgentError(what, error.cause, code=code, hint=error.hint) from error
-                self.log.warning("trying once more", what=what, cause=error.cause)
+                self.log.warning("helper_retried", what=what, cause=error.cause)
                 self._clear_away(helper)
             finally:
                 helper.close()
@@ -241,7 +240,7 @@ class Supervisor:
             self.enter(message["phase"])
             return
         level = message.pop("log", "info")
-        self.log.at(level, str(message.pop("event", "helper")), message)
+        self.log.at(level, str(message.pop("event", "helper_message")), message)
 
     # -- signals and children
 
@@ -251,12 +250,13 @@ class Supervisor:
             return
         name = signal.Signals(number).name
         phase = self.spans[-1].phase if self.spans else ""
-        self.log.warning("signal", signal=name, phase_now=phase)
+        self.log.warning("signal_received", signal=name, phase_now=phase)
         error = AgentError(
-            "finish the job",
-            f"{name} told this node to end",
+            "job stopped",
+            f"received {name}",
             code=128 + number,
-            hint="who sent it says why: a time limit, a cancelled job, docker stop",
+            hint="check for a job timeout, a cancelled job or `docker stop`",
+            event="job_stopped",
         )
         first = not self.ending
         self.ending = self.ending or number
@@ -274,7 +274,7 @@ class Supervisor:
             if self.stopping:
                 return  # held by the agent itself, for a moment
             self.log.warning(
-                "stopped by a signal",
+                "process_stopped",
                 process=child.name,
                 signal=child.stopped_by,
                 hint="kill -CONT",
@@ -330,9 +330,9 @@ class Supervisor:
 
     def write_exit_code(self, code: int) -> None:
         """Put the exit code where a surrounding program looks for it."""
-        error = put_exit_code(self.settings.exit_code_file, code)
-        if error:
-            self.log.warning(error, code=CANNOT_WRITE)
+        path = self.settings.exit_code_file
+        if cause := put_exit_code(path, code):
+            self.log.warning("exit_code_not_written", path=path, cause=cause, code=CANNOT_WRITE)
 
 
 def _is_done(helper: Helper) -> bool:

@@ -124,7 +124,7 @@ class Uploading(Observer):
         if self.unsaved is None:
             return
         self.log.warning(
-            "files in the working directory are not uploaded",
+            "workdir_not_uploaded",
             directory=top,
             files=self.unsaved.files[:20],
             count=self.unsaved.count,
@@ -148,8 +148,7 @@ class Uploading(Observer):
         self._files += self._logs
         if links := self._left_out.links:
             hint = "copy what they lead to into the output directory"
-            what = "links to directories are not followed"
-            self.log.warning(what, links=links[:20], count=len(links), hint=hint)
+            self.log.warning("links_not_followed", links=links[:20], count=len(links), hint=hint)
         if not self._files and not self.settings.topology.is_main:
             return  # a worker has no record to write either
         try:
@@ -248,10 +247,14 @@ class Uploading(Observer):
         for failed_one in answer["failed"]:
             # Each is named; the line with the job's cause is that of `judged`, or there already.
             self.log.warning(
-                f"cannot {failed_one['what']}: {failed_one['cause']}",
+                "result_not_uploaded",
+                what=failed_one["what"],
+                cause=failed_one["cause"],
                 hint=failed_one["hint"] or f"it stays in {self.output_dir}",
             )
-        self.log.info("uploaded", files=answer["count"], failed=answer["lost"], to=str(self.place))
+        self.log.info(
+            "upload_finished", files=answer["count"], failed=answer["lost"], to=str(self.place)
+        )
         return answer
 
     def _upload_ended(self, helper: Helper) -> bool:
@@ -275,7 +278,7 @@ class Uploading(Observer):
             except HelperDied as error:
                 if not again or self.hurried:
                     raise
-                self.log.warning("trying once more", cause=error.cause)
+                self.log.warning("helper_retried", what=what, cause=error.cause)
                 self._upload_rest()
         raise AssertionError("unreachable")
 

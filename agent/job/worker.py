@@ -129,7 +129,7 @@ class Worker(Job):
             )
         self.owner = meeting.owner
         if self.shares:
-            self.log.info("the output directory is another node's too", node=self.owner)
+            self.log.info("output_directory_shared", owner=self.owner)
         self.node = Node(self.node.index, meeting.address, self.node.slots, self.node.version)
 
     def cleanup(self) -> None:
@@ -169,7 +169,7 @@ class Worker(Job):
         else:
             grace = min(self.settings.grace, most)
             self.log.info(
-                "stopping the application", signal=number, grace_seconds=grace, cause=reason.cause
+                "application_stopping", signal=number, grace_seconds=grace, cause=reason.cause
             )
             self._ranks = Stopping(
                 self.loop,
@@ -201,9 +201,7 @@ class Worker(Job):
         super().stop_application()
         if self._has_ranks and self.meeting is not None and self.meeting.joined:
             if not self.stopping:
-                cause = "the job has ended on the main node"
-                reason = AgentError("finish the application", cause, code=143)
-                self.stop(reason, most=LOST_GRACE_SECONDS)
+                self.stop(_job_over(143), most=LOST_GRACE_SECONDS)
             ranks = self._ranks
             assert ranks is not None
             bound = self.settings.grace + _LEAVE_SECONDS
@@ -213,10 +211,7 @@ class Worker(Job):
     def _main_ended(self, outcome: Outcome) -> None:
         """End this node's copy of the application: the job is over."""
         if self.application is not None and not self.stopping:
-            cause = "the job has ended on the main node"
-            hint = "look at the main node's log"
-            code = outcome.code or 143
-            self.stop(AgentError("finish the application", cause, code=code, hint=hint))
+            self.stop(_job_over(outcome.code or 143, "look at the main node's log"))
 
     def on_started(self) -> None:
         """Look at what the main node told before the application ran here."""
@@ -286,3 +281,10 @@ class Worker(Job):
         if meeting.main_lost and not judged.code and self.failure is not None:
             return self.outcome_of(self.failure)
         return judged
+
+
+def _job_over(code: int, hint: str = "") -> AgentError:
+    cause = "the job has ended on the main node"
+    return AgentError(
+        "application stopped", cause, code=code, hint=hint, event="application_stopped"
+    )

@@ -61,6 +61,10 @@ def _mount_of(path: str) -> str:
     return path
 
 
+# Also after SIGKILL: only the kernel can end it.
+UNKILLABLE = "application survived SIGKILL (uninterruptible sleep, state D)"
+
+
 class Application:
     """The one application of this node: all the processes that it has started.
 
@@ -166,7 +170,7 @@ class Application:
         self.stopped_for = reason
         grace = min(self._grace, most)
         self._log.info(
-            "stopping the application", signal=number, grace_seconds=grace, cause=reason.cause
+            "application_stopping", signal=number, grace_seconds=grace, cause=reason.cause
         )
         self._on_stop(reason, number, grace)
         self._stopping.begin(number, grace)
@@ -174,8 +178,8 @@ class Application:
     def _out_of_time(self, seconds: float, hint: str) -> None:
         if self.stopped_for is not None:
             return  # it has its grace period: a second stop would end it at once
-        cause = f"it ran longer than its limit of {seconds:.4g} s"
-        self.stop(AgentError("finish the application", cause, code=TIME_LIMIT, hint=hint))
+        what, cause = "application stopped", f"it exceeded its time limit of {seconds:.4g} s"
+        self.stop(AgentError(what, cause, code=TIME_LIMIT, hint=hint, event="application_stopped"))
 
     def finish(self, wait: Callable[[Callable[[], object], float], bool]) -> None:
         """End what it left behind, take its last output, write the time lines."""
@@ -195,17 +199,19 @@ class Application:
             if child is not None and not child.running and not child.code:
                 hint = "results that were still being written are lost: keep the program in the"
                 hint += " foreground (wait for what it starts)"
-            self._log.warning("ended what the application left behind", processes=left, hint=hint)
+            self._log.warning("stragglers_ended", processes=left, hint=hint)
             wait(lambda: self._output.ended, self._loop.clock() + _LAST_WORDS_SECONDS)
         user, system = (child.user_seconds, child.system_seconds) if child else (0.0, 0.0)
         self._output.append(time_lines(self.real_seconds, user, system))
         wait(lambda: not self._output.behind, self._loop.clock() + _CONSOLE_SECONDS)
         self._output.close()
         if self._output.missed:
-            self._log.warning("the console missed output", bytes=self._output.missed)
+            self._log.warning("console_output_missed", bytes=self._output.missed)
         if self._output.unwritten:
             self._log.error(
-                f"cannot write {self._output.path}: {self._output.cause}",
+                "output_lost",
+                path=self._output.path,
+                cause=self._output.cause,
                 hint=f"give the file system {_mount_of(self._output.path)} more room",
                 bytes_lost=self._output.unwritten,
             )
@@ -214,8 +220,7 @@ class Application:
         """Return how it ended. `launcher_aborts`: mpirun's own code after a stop means nothing."""
         stop = self.stopped_for
         if self.child is None or self.child.running:
-            cause = "it can't be killed: it hangs in the kernel (state D)"
-            return Outcome(stop.code if stop else 137, AGENT, cause=cause)
+            return Outcome(stop.code if stop else 137, AGENT, cause=UNKILLABLE)
         code, number = self.child.code, self.child.signal
         if stop is not None:
             own = code if code and not number and not launcher_aborts and stop.code > 128 else 0
@@ -228,9 +233,9 @@ class Application:
         if out_of_memory:
             hint = MEMORY_HINT
         elif number:
-            cause = f"the application was ended by signal {number} ({signal.strsignal(number)})"
-            hint = f"its last words are in {self._output.path}"
+            cause = f"application was killed by signal {number} ({signal.strsignal(number)})"
+            hint = f"see the end of {self._output.path}"
         elif code:
-            cause = f"the application ended with {code}"
-            hint = f"its last words are in {self._output.path}"
+            cause = f"application exited with {code}"
+            hint = f"see the end of {self._output.path}"
         return Outcome(code, APPLICATION, number, out_of_memory, cause, hint)

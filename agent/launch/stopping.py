@@ -95,7 +95,8 @@ class Stopping:
             return
         left = process_tree.computing(process_tree.halt(self._find))
         if left:
-            self._log.warning("killing the application", processes=[one.name for one in left][:8])
+            names = [one.name for one in left][:8]
+            self._log.warning("application_killed", processes=names)
         self.killed_at = self._loop.clock()
         for process in left:
             process_tree.send(process, signal.SIGKILL)
@@ -179,7 +180,7 @@ class Stopping:
             left = process_tree.computing(held)
             if streams.make_room(left) and not self._dropped:
                 self._dropped = True
-                self._log.warning("dropped output of ranks that outlive another one")
+                self._log.warning("rank_output_dropped")
             process_tree.proceed(left)
 
     def _end_turn(self) -> None:

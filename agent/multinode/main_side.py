@@ -138,9 +138,10 @@ class MainMeeting(Meeting):
     def _lose_untold(self, index: int) -> None:
         self.roster.leave(index)
         self.lost.add(index)
-        cause = self.untold.get(str(index), "no answer")
-        what, hint = f"tell worker {index} the end", f"look at the log of worker {index}"
-        self._on_failure(AgentError(what, cause, code=TRY_AGAIN, hint=hint))
+        cause = f"cannot announce the end to it: {self.untold.get(str(index), 'no answer')}"
+        what = f"lost worker {index} ({self.roster.nodes[index].address})"
+        hint = f"look at the log of worker {index}"
+        self._on_failure(AgentError(what, cause, code=TRY_AGAIN, hint=hint, event="worker_lost"))
 
     def warm(self) -> None:
         """Start what tells the workers before there is anything to tell: its imports take time."""
@@ -192,7 +193,7 @@ class MainMeeting(Meeting):
             if node is not None:
                 joined = len(self.roster.nodes) + 1
                 self._log.info(
-                    "joined",
+                    "worker_joined",
                     worker=node.index,
                     address=node.address,
                     slots=node.slots,
@@ -228,7 +229,8 @@ class MainMeeting(Meeting):
             complete=not record.get("failed"),
         )
         self.parts[index] = {**fields, "record": None, "files": files}
-        self._log.info("parted", worker=index, files=record.get("file_count", len(record["files"])))
+        count = record.get("file_count", len(record["files"]))
+        self._log.info("record_received", worker=index, files=count)
         if failure:
             self._leaves(index, failure)
 
@@ -236,8 +238,10 @@ class MainMeeting(Meeting):
         if not self.leaving:
             hint = f"look at the log of worker {index}"
             error = AgentError.from_json(failure)
-            what = f"keep worker {index}"
-            self._on_failure(AgentError(what, str(error), code=error.code, hint=hint))
+            what = f"worker {index} failed"
+            self._on_failure(
+                AgentError(what, str(error), code=error.code, hint=hint, event="worker_failed")
+            )
 
     def _beat(self) -> None:
         # A count and not a time: what a worker looks for is change, whatever the clocks say.
@@ -245,17 +249,18 @@ class MainMeeting(Meeting):
         try:
             os.utime(self._greeting, (self._count, self._count))
         except OSError as error:
-            self._log.warning("cannot show a sign of life", cause=why(error))
+            self._log.warning("heartbeat_failed", cause=why(error))
         for index in self.roster.silent(self._loop.clock()):
             self.roster.leave(index)
             self.lost.add(index)
             address = self.roster.nodes[index].address
             self._on_failure(
                 AgentError(
-                    f"keep worker {index}",
-                    f"node {index} ({address}) has been silent for {self._silence:g} s",
+                    f"lost worker {index} ({address})",
+                    f"no heartbeat for {self._silence:g} s",
                     code=TRY_AGAIN,
                     hint=f"look at the log of worker {index}; was it killed for memory?",
+                    event="worker_lost",
                 )
             )
 

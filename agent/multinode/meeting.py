@@ -89,7 +89,7 @@ class Meeting(ABC):
         """Make again what somebody has removed: others could tell this node nothing any more."""
         if self._watch is None or not self._make_directories():
             return
-        self._log.warning("readiness files were removed, made again", directory=self._batch)
+        self._log.warning("readiness_files_restored", directory=self._batch)
         self._loop.unwatch(self._watch.fileno())
         self._watch.close()
         self.watch()
@@ -120,7 +120,7 @@ class Meeting(ABC):
         except FileNotFoundError:
             pass
         except (Refused, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            self._log.warning("refused", file=f"{kind}/{name}", cause=str(error))
+            self._log.warning("readiness_file_refused", file=f"{kind}/{name}", cause=str(error))
 
     def _tick(self) -> None:
         """Beat, unless this process was stopped for longer than the others wait for anybody.
@@ -135,17 +135,18 @@ class Meeting(ABC):
             self.given_up = True
             self._on_failure(
                 AgentError(
-                    "stay in the job",
-                    f"this node was stopped for {gap:.1f} s, the others wait {self._silence:g} s",
+                    f"this node was frozen for {gap:.1f} s",
+                    f"peers declare a node lost after {self._silence:g} s",
                     code=TRY_AGAIN,
                     hint="was the container paused, or its machine out of processors or memory?",
+                    event="node_frozen",
                 )
             )
         else:
             try:
                 self.restore()
             except OSError as error:
-                self._log.warning("cannot make the readiness files", cause=why(error))
+                self._log.warning("readiness_files_not_restored", cause=why(error))
             self._beat()
 
     @property

@@ -121,7 +121,7 @@ class Sshd:
         for line in lines:
             text = line.decode("utf-8", "replace").strip()
             self.listening = self.listening or text.startswith("Server listening")
-            self._log.debug("sshd", text=text)
+            self._log.debug("sshd_output", text=text)
         self._words = rest
         if lines:
             self._last = lines[-1].decode("utf-8", "replace").strip()
@@ -137,7 +137,7 @@ class Sshd:
         if self._starts > _RESTARTS or not (self.listening or killed):
             self._give_up(self._last or f"it ended with {code}")
             return
-        self._log.warning("sshd ended, starting it again", code=code, start=self._starts + 1)
+        self._log.warning("sshd_exited", code=code, start=self._starts + 1)
         self._loop.call_at(
             self._loop.clock() + _BACKOFF * 2**self._starts,
             self._start_again,
@@ -152,7 +152,7 @@ class Sshd:
             if self._starts > _RESTARTS:
                 self._give_up(str(error))
                 return
-            self._log.warning("cannot start sshd again", cause=str(error))
+            self._log.warning("sshd_not_restarted", cause=str(error))
             self._loop.call_at(self._loop.clock() + _BACKOFF * 2**self._starts, self._start_again)
 
     def _give_up(self, cause: str) -> None:

@@ -100,13 +100,13 @@ class WorkerMeeting(Meeting):
             left = self._deadline - self._loop.clock()
             if self._starts > 1 or left <= 0:
                 raise AgentError(what, error.cause, code=TRY_AGAIN, hint=error.hint) from error
-            self._log.warning("trying once more", what=what, cause=error.cause)
+            self._log.warning("helper_retried", what=what, cause=error.cause)
             self._start_joining(left)
             return
         self.joined, self._heard = True, self._loop.clock()
         self.address = greeting["own_address"]
         self.owner = greeting.get("owner")
-        self._log.info("joined", main=self._topology.main_address, address=self.address)
+        self._log.info("main_joined", main=self._topology.main_address, address=self.address)
         self._beat()
 
     @property
@@ -182,14 +182,14 @@ class WorkerMeeting(Meeting):
             return None
         if line is not None:
             self._line_cause = line.cause
-            self._log.debug("link broken", cause=line.cause)
+            self._log.debug("heartbeat_link_broken", cause=line.cause)
         # Jitter: a thousand workers must not come back in the same instant.
         self._next_line = now + _AGAIN_SECONDS * random.uniform(0.5, 1.0)
         try:
             self._lifeline = self._start_lifeline(self._hear)
         except (AgentError, OSError) as error:
             self._line_cause = str(error)
-            self._log.warning("cannot start the link", cause=str(error))
+            self._log.warning("heartbeat_link_failed", cause=str(error))
             return None
         return self._lifeline
 
@@ -201,11 +201,12 @@ class WorkerMeeting(Meeting):
             self.main_lost = True
             self._on_failure(
                 AgentError(
-                    "keep the main node",
-                    f"{self._topology.main_address} has been silent for {self._silence:g} s"
+                    f"lost the main node ({self._topology.main_address})",
+                    f"no heartbeat for {self._silence:g} s"
                     + (f" ({self._line_cause})" if self._line_cause else ""),
                     code=TRY_AGAIN,
                     hint="look at the main node's log; was it killed for memory?",
+                    event="main_lost",
                 )
             )
 

@@ -74,7 +74,7 @@ def _run(program: str, arguments: list[str], path: str, password: str) -> str:
     if "No space left" in words:
         raise _no_space(name, "no space left on the device")
     lines = [line.strip() for line in words.splitlines() if "ERROR" in line or "Error" in line]
-    cause = lines[0] if lines else f"7-Zip ended with {done.returncode}"
+    cause = lines[0] if lines else f"7-Zip exited with {done.returncode}"
     raise AgentError(
         f"unpack {name}", cause, code=BAD_ARCHIVE, hint="pack and upload it again (7z t checks it)"
     )
@@ -95,13 +95,17 @@ def _check_listing(listing: str, path: str, forbidden: set[str]) -> int:
 
 
 def _own_name(path: str, name: str) -> AgentError:
-    return _bad(path, f"{name} is the agent's own name", "leave it out of the archive")
+    return _bad(path, f"member {name!r} is reserved for the agent", "leave it out of the archive")
 
 
 def check_name(name: str, path: str) -> None:
     """Raise AgentError (65) for a name that leads out of the directory it is unpacked in."""
     if name.startswith("/") or ".." in name.split("/") or "\0" in name:
-        raise _bad(path, f"the name {name!r} leads out of it", "pack it with relative names")
+        raise _bad(
+            path,
+            f"member {name!r} would be extracted outside the target directory",
+            "pack it with relative names",
+        )
 
 
 def _check_tree(target: str, path: str) -> None:

@@ -66,7 +66,7 @@ class Patience:
                 if cause is None:
                     raise
                 if pause == _FIRST_PAUSE_SECONDS and self._seconds:
-                    event = {"log": "warning", "event": "waiting for AWS credentials"}
+                    event = {"log": "warning", "event": "credentials_awaited"}
                     self._emit(event | {"cause": cause, "gives_up_after_seconds": self._seconds})
                 # Full jitter: all nodes of a job ask at the same moment.
                 wait = random.uniform(pause / 2, pause)
@@ -78,7 +78,7 @@ class Patience:
                 continue
             if pause > _FIRST_PAUSE_SECONDS:
                 seconds = round(time.monotonic() - start, 3)
-                self._emit({"event": "AWS credentials came", "seconds": seconds})
+                self._emit({"event": "credentials_received", "seconds": seconds})
             return found
 
 

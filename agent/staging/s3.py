@@ -115,7 +115,9 @@ class Storage:
         the checksum stays wrong, 69 or 77.
         """
         what = os.path.basename(place.key)
-        self._emit({"event": "fetch", "what": str(place), "gives_up_after_seconds": self._patience})
+        self._emit(
+            {"event": "fetch_started", "what": str(place), "gives_up_after_seconds": self._patience}
+        )
         for attempt in range(_CHECK_ATTEMPTS):
             try:
                 head = self._head(place)
@@ -158,7 +160,7 @@ class Storage:
                     place.bucket, place.key, path, size, etag, progress, check
                 )
             except Exception as error:  # boto3 finds out what it is, or gets over it
-                self._emit({"event": "fetching another way", "what": what, "cause": _line(error)})
+                self._emit({"event": "fetch_fallback", "what": what, "cause": _line(error)})
                 progress = Progress(self._emit, what, size)
         self._client.download_file(
             place.bucket, place.key, path, Config=self._transfer, Callback=progress
@@ -166,7 +168,7 @@ class Storage:
         return check(lambda end: None)
 
     def _again(self, what: str, wrong: list[str], attempt: int, cause: str | None = None) -> None:
-        event = {"log": "warning", "event": "checksum wrong", "what": what, "checksums": wrong}
+        event = {"log": "warning", "event": "checksum_mismatch", "what": what, "checksums": wrong}
         self._emit(event | {"attempt_of_transfer": attempt + 1, "cause": cause})
 
     def _head(self, place: S3Place) -> dict[str, Any]:
@@ -207,7 +209,7 @@ class Storage:
                 found = self._fast.get(place.bucket, place.key, SMALL)
             except Exception as error:  # boto3 finds out what it is, or gets over it
                 what = os.path.basename(place.key)
-                self._emit({"event": "fetching another way", "what": what, "cause": _line(error)})
+                self._emit({"event": "fetch_fallback", "what": what, "cause": _line(error)})
         # An ETag that is no MD5 (parts, encryption): what else S3 keeps must do.
         if found is None or md5(found[0], usedforsecurity=False).hexdigest() != found[1]:
             return self.fetch(place, path)
@@ -241,7 +243,7 @@ class Storage:
             try:
                 return self._fast.put(place.bucket, place.key, data)
             except Exception as error:  # boto3 finds out what it is, or gets over it
-                self._emit({"log": "debug", "event": "writing another way", "cause": _line(error)})
+                self._emit({"log": "debug", "event": "upload_fallback", "cause": _line(error)})
         return self.put(data, place)
 
     def put(self, data: bytes, place: S3Place, **more: str) -> None:

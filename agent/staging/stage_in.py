@@ -81,7 +81,7 @@ def _timed(action: Callable[[], dict[str, Any]], emit: Emit) -> dict[str, Any]:
     emit(
         {
             "log": "info",
-            "event": "unpacked",
+            "event": "archive_unpacked",
             "seconds": round(time.monotonic() - start, 3),
             **answer,
         }

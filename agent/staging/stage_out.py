@@ -72,7 +72,7 @@ def _put_page(storage: Storage, place: S3Place, path: str, emit: Emit) -> None:
         text = Path(path).read_bytes()
         storage.put(text, place, ContentType="text/html; charset=utf-8")
     except AgentError as error:
-        emit({"log": "warning", "event": str(error), "hint": error.hint})
+        emit({"log": "warning", "event": "report_not_uploaded", **error.fields()})
 
 
 def _size(path: str) -> int:

@@ -80,7 +80,7 @@ class Sender:
                 self._failed({"name": name, **error.to_json()})
             except FileNotFoundError:
                 # A temporary file of somebody's who was still cleaning up: no result.
-                self._emit({"log": "warning", "event": "vanished", "file": name})
+                self._emit({"log": "warning", "event": "file_vanished", "file": name})
             except Exception as error:
                 cause = why(error) if isinstance(error, OSError) else str(error)
                 wrong = AgentError(f"upload {name!r}", cause, code=CANNOT_WRITE)
@@ -88,8 +88,8 @@ class Sender:
             else:
                 if not file.get("final", True):
                     hint = "end what still writes to it before the program ends"
-                    line = {"log": "warning", "event": "not final", "file": name, "hint": hint}
-                    self._emit(line | {"cause": "it kept changing while it was sent"})
+                    line = {"log": "warning", "event": "file_not_final", "file": name, "hint": hint}
+                    self._emit(line)
                 self._stored(file)
 
     def _send_one(self, name: str) -> File:

@@ -17,6 +17,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 from agent.core import exit_codes, variables
+from agent.core.events import EVENTS
 from agent.core.exit_codes import ExitCode
 from agent.report.schema import SCHEMA
 from agent.tools.commands import parser as commands
@@ -36,7 +37,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     # argparse folds its lines by the terminal's width, and colours them for it.
     os.environ.update(COLUMNS="80", NO_COLOR="1")
     makers = {
-        maker.__name__: maker for maker in (command_line, environment, exit_codes_of, run_json)
+        maker.__name__: maker
+        for maker in (command_line, environment, exit_codes_of, events, run_json)
     }
 
     def source_read(app: Sphinx, docname: str, content: list[str]) -> None:
@@ -89,6 +91,12 @@ def exit_codes_of(*, man: bool) -> Iterator[str]:
         rows = [(f"`{row.code}`", _text(row.meaning), _what_to_do(row)) for row in table]
         head = ("code", "meaning", "what to do")
         yield from _list(rows, "; ") if man else _table(head, rows)
+
+
+def events(*, man: bool) -> Iterator[str]:
+    """Yield each log event: its id and its message, with the names of the fields in it."""
+    rows = [(f"`{event}`", f"`{template}`") for event, template in EVENTS.items()]
+    yield from _list(rows) if man else _table(("event", "message"), rows)
 
 
 def run_json(*, man: bool) -> Iterator[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.job.single import HOLDING
 from tests.support.basics import REPOSITORY, until
 
 pytestmark = pytest.mark.timeout(120)
@@ -35,7 +34,7 @@ def held(node):
     """Return the hint of a node that is held, once it is."""
 
     def hint():
-        return next((r["hint"] for r in node.records if r["event"] == HOLDING), None)
+        return next((r["hint"] for r in node.records if r["event"] == "container_held"), None)
 
     return until(hint, 60)
 
@@ -104,7 +103,7 @@ def test_logs_of_every_node(cluster):
     followed = follower.communicate(timeout=20)[0]
     code, every, _ = architrave("local", "logs", "--results", results)
     assert (code, every) == (0, followed)
-    assert " main        fetch: phase\n" in every and " worker 1    join: phase\n" in every
+    assert " main        fetch: phase" in every and " worker 1    join: phase" in every
     assert " main        exit 3 (application)" in every
     chosen = architrave("local", "logs", "--results", results, "worker:1")[1]
     assert chosen and set(chosen.splitlines()) < set(every.splitlines())
@@ -116,7 +115,7 @@ def test_the_end_of_a_failed_job(cluster, tmp_path):
     with cluster(None, "exit 3", nodes=1, env={"ARCHITRAVE_LAUNCHER": "direct"}) as running:
         result = running.wait()
     last = result.nodes[0].records[-1]
-    assert last["event"] == "exit" and last["cause"] == "the application ended with 3"
+    assert (last["event"], last["code"], last["source"]) == ("job_exited", 3, "application")
     assert last["hint"] and last["last_lines"][-4:-3] == [""]
     assert last["last_lines"][-3].startswith("real\t")
 

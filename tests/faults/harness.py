@@ -50,10 +50,13 @@ def check(running, result, *, hurt, allowed, named=()):
         check_manifest(result)
     for node in others:
         # A worker that only follows the main node's word has the cause in its last line.
-        *lines, last = [record for record in node.errors if record["event"] != "exit"] or [{}, {}]
+        *lines, last = [record for record in node.errors if record["event"] != "job_exited"] or [
+            {},
+            {},
+        ]
         assert lines in ([], [{}]), lines
         assert last.get("hint") or not last
-        ends = [str(record["cause"]) for record in node.errors if record["event"] == "exit"]
+        ends = [str(record["cause"]) for record in node.errors if record["event"] == "job_exited"]
         assert node.code == 0 or (ends and ends[0]), node.name
         if node.code == 75 and named:
             assert any(name in ends[0] for name in named), ends
@@ -166,5 +169,5 @@ def phases(node_state):
     return [
         json.loads(line)["phase"]
         for line in node_state.stderr.decode().splitlines()
-        if '"event": "phase"' in line
+        if '"event": "phase_started"' in line
     ]

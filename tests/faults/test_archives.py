@@ -88,15 +88,13 @@ def test_broken(run, tmp_path, content, tar, key, how):
     path.write_bytes(BROKEN[how](path.read_bytes()))
     code, error, err = run(key, path)
     assert code == 65, err
-    assert os.path.basename(key) in error["event"] and error["hint"]
+    assert os.path.basename(key) in error["what"] and error["hint"]
 
 
 @pytest.mark.cell("archives.password")
 @pytest.mark.parametrize("options", [["-mhe=on"], ["-mhe=off"]], ids=["header", "plain header"])
-@pytest.mark.parametrize(
-    ("password", "said"), [("not this", "wrong password"), ("", "no password is given")]
-)
-def test_password(run, tmp_path, content, options, password, said):
+@pytest.mark.parametrize("password", ["not this", ""])
+def test_password(run, tmp_path, content, options, password):
     path = tmp_path / "private.7z"
     subprocess.run(
         ["7zz", "a", "-bso0", "-p", *options, path, "."],
@@ -108,7 +106,7 @@ def test_password(run, tmp_path, content, options, password, said):
     )
     code, error, err = run(PRIVATE, path, password)
     assert code == 77, err
-    assert said in error["event"] and "PRIVATE_PASSWD" in error["hint"]
+    assert "private.7z" in error["what"] and "PRIVATE_PASSWD" in error["hint"]
     assert "not this" not in err
     assert run(PRIVATE, path, PASSWORD)[0] == 0
 
@@ -162,7 +160,7 @@ def tar_with(path, name, kind=tarfile.REGTYPE, link=""):
 def test_deps_that_lead_out(run, tmp_path, member):
     code, error, err = run(DEPS, tar_with(tmp_path / "deps.tar.gz", *member))
     assert code == 65, err
-    assert "deps.tar.gz" in error["event"]
+    assert "deps.tar.gz" in error["message"]
 
 
 @pytest.mark.cell("archives.lead-out")
@@ -174,7 +172,7 @@ def test_links_that_lead_out(run, tmp_path, content, target):
     subprocess.run(["7zz", "a", "-bso0", "-snl", path, "."], cwd=content, check=True)
     code, error, err = run(PRIVATE, path)
     assert code == 65, err
-    assert "link" in error["event"]
+    assert "link" in error["cause"]
 
 
 @pytest.mark.cell("archives.lead-out")
@@ -183,7 +181,7 @@ def test_names_that_lead_out(run, tmp_path, content, name):
     """7-Zip itself packs no such name, so a name of the same length is put in its place."""
     code, error, err = run(PRIVATE, pack_as(name, content, tmp_path / "private.7z"))
     assert code == 65, err
-    assert "leads out" in error["event"]
+    assert repr(name) in error["cause"]
 
 
 def pack_as(name, content, path):
@@ -216,7 +214,7 @@ def test_names_of_the_agent(run, tmp_path, content, name):
     (content / name).write_text("#!/bin/sh\n")
     code, error, err = run(PRIVATE, pack(content, tmp_path / "private.7z"))
     assert code == 65, err
-    assert "agent's own name" in error["event"]
+    assert name in error["cause"]
 
 
 @pytest.mark.cell("archives.lead-out")
@@ -225,7 +223,7 @@ def test_names_of_the_agent_otherwise_written(run, tmp_path, content, name):
     """7-Zip unpacks these to the same place."""
     code, error, err = run(PRIVATE, pack_as(name, content, tmp_path / "private.7z"))
     assert code == 65, err
-    assert "agent's own name" in error["event"]
+    assert name in error["cause"]
 
 
 @pytest.mark.cell("archives.no-room")
@@ -251,7 +249,7 @@ def test_no_room(image, tmp_path, kind):
     with Cluster(described) as running:
         result = running.wait()
     assert codes(result) == [71], errors(result.nodes[0])
-    assert "it needs 67108864 bytes" in errors(result.nodes[0])
+    assert "67108864" in errors(result.nodes[0])
     assert "disk" in result.nodes[0].errors[0]["hint"]
 
 
@@ -262,7 +260,7 @@ def test_no_7zip(run, tmp_path, content):
     path = pack(content, tmp_path / "private.7z")
     code, error, err = run(PRIVATE, path, PATH=str(empty))
     assert code == 71, err
-    assert "7zz" in error["event"] and "7zip" in error["hint"]
+    assert "7zz" in error["message"] and "7zip" in error["hint"]
 
 
 @pytest.mark.cell("archives.packages")
@@ -298,7 +296,7 @@ def test_a_list_that_leads_out(run, tmp_path, s3, name):
     listed.write_text(f"{name}\n")
     code, error, err = run("batch/deps_batch.lst", listed, S3_BATCH_DEPS_REL_PATH=LISTED, **NONE)
     assert code == 66, err
-    assert "/batch/" in error["event"] and ".." not in error["event"]
+    assert "/batch/" in error["message"] and ".." not in error["message"]
 
 
 def test_a_package_that_is_not_beside_its_list(run, tmp_path):
@@ -307,7 +305,7 @@ def test_a_package_that_is_not_beside_its_list(run, tmp_path):
     listed.write_text("libmissing_1_amd64.deb\n")
     code, error, err = run(LISTED, listed, **NONE)
     assert code == 66, err
-    assert "batch/libmissing_1_amd64.deb" in error["event"]
+    assert "batch/libmissing_1_amd64.deb" in error["message"]
 
 
 LISTED = "batch/deps_batch.lst"

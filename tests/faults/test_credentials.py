@@ -141,7 +141,7 @@ def test_at_the_end(run, endpoint, s3, batch, tmp_path, answers):
     code, _, err = run([*answers])
     assert code == 0, err
     assert set(uploaded(s3, batch, tmp_path)) == COMPLETE
-    waited = [line for line in records(err) if line["event"] == "waiting for AWS credentials"]
+    waited = [line for line in records(err) if line["event"] == "credentials_awaited"]
     assert waited and waited[0]["gives_up_after_seconds"] > 100
 
 
@@ -153,9 +153,9 @@ def test_throttled_for_ever(run, root, endpoint):
     code, out, err = run(AWS_MAX_ATTEMPTS="1")
     assert code == 69 and out == "", err
     # Once: the end of the job doesn't wait for them again.
-    (told,) = (line for line in records(err) if line["event"] == "waiting for AWS credentials")
+    (told,) = (line for line in records(err) if line["event"] == "credentials_awaited")
     assert time.monotonic() - start < told["gives_up_after_seconds"]
-    assert "429" in first_error(err)["event"] and first_error(err)["hint"]
+    assert "429" in first_error(err)["message"] and first_error(err)["hint"]
 
 
 @pytest.mark.cell("s3.credentials")
@@ -165,7 +165,7 @@ def test_throttled_for_ever_at_the_end(run, root, s3, batch, endpoint, tmp_path)
     assert code == 69, err
     assert (root / "tmp/output/one").read_text() == "1\n"
     assert "manifest.json" not in uploaded(s3, batch, tmp_path)
-    assert "one" in first_error(err)["event"] and "429" in first_error(err)["event"]
+    assert "one" in first_error(err)["message"] and "429" in first_error(err)["message"]
 
 
 @pytest.mark.cell("s3.credentials")
@@ -177,7 +177,7 @@ def test_refused(run, endpoint, status):
     code, out, err = run()
     assert code == 77 and out == "", err
     assert time.monotonic() - start < 30
-    assert str(status) in first_error(err)["event"] and "role" in first_error(err)["hint"]
+    assert str(status) in first_error(err)["message"] and "role" in first_error(err)["hint"]
 
 
 @pytest.mark.cell("s3.credentials")
@@ -186,4 +186,4 @@ def test_nobody_there(run, endpoint):
     gone = "http://127.0.0.1:9/role"
     code, _, err = run(AWS_CONTAINER_CREDENTIALS_FULL_URI=gone, AWS_MAX_ATTEMPTS="1")
     assert code == 69, err
-    assert "credentials" in first_error(err)["event"]
+    assert "credentials" in first_error(err)["message"]

@@ -47,9 +47,12 @@ def test_helper_is_killed(agent, batch, times):
         killed[-1].kill()
     err = process.communicate(timeout=60)[1]
     assert process.returncode == (4 if times == 1 else 69), err
-    again = [line for line in map(json.loads, err.splitlines()) if "once more" in line["event"]]
+    again = [
+        line for line in map(json.loads, err.splitlines()) if line["event"] == "helper_retried"
+    ]
     assert "killed by signal 9" in again[0]["cause"]
-    assert ("cannot stage in: killed by signal 9" in err) == (times == 2)
+    failed = [line for line in map(json.loads, err.splitlines()) if line["event"] == "error"]
+    assert bool(failed) == (times == 2) and all("signal 9" in one["cause"] for one in failed)
 
 
 @pytest.mark.cell("machine.helper")
@@ -61,7 +64,7 @@ def test_helper_hangs(broken, batch):
     until(lambda: harness.helper_of(process)).send_signal(signal.SIGSTOP)
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 4, err
-    assert "not done after 8 s" in err
+    assert '"helper_retried"' in err
 
 
 @pytest.mark.cell("machine.helper")
@@ -84,7 +87,7 @@ def test_helper_is_killed_while_7_zip_runs(agent, batch, tmp_path):
     harness.helper_of(process).kill()
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 4, err
-    assert "trying once more" in err and not (programs / "both").exists()
+    assert '"helper_retried"' in err and not (programs / "both").exists()
 
 
 @pytest.mark.cell("machine.helper")
@@ -101,7 +104,7 @@ def test_helper_is_killed_while_it_joins(cluster, times):
             killed[-1].kill()
         result = running.wait()
     assert codes(result) == ([5, 5] if times == 1 else [75, 75])
-    assert ("killed by signal 9" in errors(result.nodes[1])) == (times == 2)
+    assert ("signal 9" in errors(result.nodes[1])) == (times == 2)
 
 
 @pytest.fixture
@@ -171,7 +174,7 @@ def test_mpirun_never_tells_its_version(broken, batch, tmp_path):
     process = broken("agent.job.ask", "_SECONDS", "(0.5, 0.5)", env=env)
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 75, err
-    assert "mpirun --version: no answer after 1 s" in err
+    assert '"command_timed_out"' in err and "mpirun --version" in err
 
 
 @pytest.mark.cell("machine.hangs")

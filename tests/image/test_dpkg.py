@@ -164,9 +164,9 @@ def test_the_whole_cause(run, tmp_path, way):
     deps = pack_deps(tmp_path / "deps.tar.gz", [package, other])
     result = run(deps, "breaks-test", "", *way)
     assert result.code == 65
-    event = result.nodes[0].errors[0]["event"]
+    text = result.nodes[0].errors[0]["message"]
     for words in ("first word", "last word", "breaks-test", "post-installation", "exit status 9"):
-        assert words in event
+        assert words in text
     assert "last word" in (result.results / "node-0/dpkg.log").read_text()
 
 
@@ -176,8 +176,8 @@ def test_what_is_missing_is_named(run, tmp_path, way):
     package = build(tmp_path, "lacks-test", control="Depends: nowhere-test (>= 3)\n")
     result = run(pack_deps(tmp_path / "deps.tar.gz", [package]), "lacks-test", "", *way)
     assert result.code == 65
-    event = result.nodes[0].errors[0]["event"]
-    assert "lacks-test" in event and "nowhere-test" in event
+    text = result.nodes[0].errors[0]["message"]
+    assert "lacks-test" in text and "nowhere-test" in text
 
 
 def test_an_image_whose_packages_do_not_agree(run, derived, tmp_path):

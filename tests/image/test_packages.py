@@ -114,7 +114,7 @@ def test_another_architecture(job, tmp_path):
     result = job(pack_deps(tmp_path / "deps.tar.gz", [package]), "echo ran")
     assert result.code == 65
     assert output(result) == ""
-    assert "s390x" in result.nodes[0].errors[0]["event"]
+    assert "s390x" in result.nodes[0].errors[0]["message"]
 
 
 @pytest.mark.cell("archives.packages")

@@ -88,7 +88,7 @@ def test_nobody_reads(agent, root):
     os.close(reader)
     assert process.returncode == 0
     assert (root / "tmp/time.log").stat().st_size > 5_000_000
-    missed = [line for line in log_lines(err) if line["event"] == "the console missed output"]
+    missed = [line for line in log_lines(err) if line["event"] == "console_output_missed"]
     assert missed and missed[0]["bytes"] > 4_000_000
 
 
@@ -181,7 +181,7 @@ def test_application_that_cannot_run(job, root, make, code):
     found, _, err = job(**LAMBDA, APP_BIN="/opt/app", APP_PARAMS="")
     assert found == code
     errors = [line for line in log_lines(err) if line["level"] == "error"]
-    assert errors[0]["event"].startswith("cannot run ") and errors[0]["hint"]
+    assert errors[0]["what"].startswith("run ") and errors[0]["hint"]
 
 
 def test_made_executable(job, root):

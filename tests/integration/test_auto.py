@@ -130,7 +130,7 @@ def test_a_comment_starts_nothing(script):
 
 def launched(err):
     records = [json.loads(line) for line in err.splitlines()]
-    (one,) = [record for record in records if record["event"] == "launch"]
+    (one,) = [record for record in records if record["event"] == "application_starting"]
     return one
 
 

@@ -199,7 +199,7 @@ def test_a_program_that_leaves_work_behind_is_told_so(solve, root):
     process = solve("solver a forever & read line < <(sleep 0.5); exit 0")
     code, records = ended(process)
     assert code == 0
-    (one,) = [r for r in records if r["event"] == "ended what the application left behind"]
+    (one,) = [r for r in records if r["event"] == "stragglers_ended"]
     assert one["level"] == "warning" and "foreground" in one["hint"]
     assert one["processes"]
 

@@ -116,7 +116,7 @@ def test_report_that_cannot_be_made_costs_nothing(job, root, app, on_s3):
     app(f"mkdir {root}/var/tmp/.architrave-{os.getuid()}/report.html; exit 4")
     code, _, err = job(**env)
     assert code == 4, err
-    assert "no report.html" in warnings(err)
+    assert "report_failed" in warnings(err)
     assert objects() == {"node-0/time.log", "run.json", "manifest.json"}
     assert not (root / PAGE).exists()
 
@@ -143,7 +143,7 @@ def test_report_that_is_never_ready_is_given_up(agent, root, app, on_s3, number)
     page_maker(process).send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert "no report.html" in warnings(err)
+    assert "report_failed" in warnings(err)
     assert objects() == {"node-0/time.log", "run.json", "manifest.json"}
 
 

@@ -81,7 +81,7 @@ def test_what_is_left_in_another_working_directory_is_named(job, root, batch, de
     env = batch("echo 1 >lost; mkdir d; echo 2 >d/e", ARCHITRAVE_WORKDIR=str(workdir))
     code, _, err = job(**env)
     assert code == 0, err
-    warning = next(line for line in log_lines(err) if "working directory" in line["event"])
+    warning = next(line for line in log_lines(err) if line["event"] == "workdir_not_uploaded")
     assert (warning["files"], warning["count"]) == (["d/e", "lost"], 2)
     assert "ARCHITRAVE_WORKDIR" in warning["hint"]
     assert f"TMP_OUTPUT_DIR={workdir}" in warning["hint"]
@@ -97,7 +97,7 @@ def test_results_in_a_directory_below_the_working_one_are_not_called_lost(job, r
     """What goes up is not named, nor what the agent itself keeps in /tmp."""
     env = batch("echo 1 >$TMP_OUTPUT_DIR/kept", ARCHITRAVE_WORKDIR=str(root / "tmp"))
     code, _, err = job(**env)
-    assert code == 0 and "working directory" not in err, err
+    assert code == 0 and "workdir_not_uploaded" not in err, err
 
 
 def test_a_second_attempt_takes_what_the_first_had_computed(agent, root, batch, delivered):

@@ -218,7 +218,7 @@ def test_what_s3_refuses(job, batch, change, code):
     found, _, err = job(**with_private(batch) | change)
     assert found == code, err
     first = errors(err)[0]
-    assert "s3://" in first["event"] and first["hint"]
+    assert "s3://" in first["message"] and first["hint"]
 
 
 @pytest.mark.parametrize(("change", "code"), [({}, 66), ({"AWS_ACCESS_KEY_ID": "UNKNOWN"}, 77)])
@@ -244,7 +244,7 @@ def test_s3_that_is_not_there(job, batch):
 def test_wrong_password_ends_the_job(job, root, batch, put, private, tmp_path):
     put(f"{prefix_of(batch)}/batch/private.7z", pack(private, tmp_path / "p.7z", PASSWORD))
     code, _, err = job(**with_private(batch), PRIVATE_PASSWD="not-this-one")
-    assert code == 77 and "wrong password" in errors(err)[0]["event"]
+    assert code == 77 and "PRIVATE_PASSWD" in errors(err)[0]["hint"]
     assert "not-this-one" not in err
     assert os.listdir(root / "opt") == []
 
@@ -334,7 +334,7 @@ def test_package_of_another_architecture(job, batch, root, put, tmp_path):
         tar.add(tmp_path / name, name)
     put(f"{prefix_of(batch)}/batch/deps.tar.gz", tmp_path / "deps.tar.gz")
     code, _, err = job(**batch | {"S3_BATCH_DEPS_REL_PATH": "batch/deps.tar.gz"})
-    assert code == 65 and "s390x" in errors(err)[0]["event"]
+    assert code == 65 and "s390x" in errors(err)[0]["message"]
 
 
 @pytest.mark.cell("s3.upload-fails")

@@ -113,4 +113,4 @@ def wait_ready(cluster, count, main=0, seconds=60):
 
 def errors(state):
     """Return a node's errors as one text."""
-    return "\n".join(str(record["event"]) for record in state.errors)
+    return "\n".join(str(record["message"]) for record in state.errors)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from agent.core.model import PHASES
 from agent.tools.cluster.states import NodeState
-from agent.tools.cluster.view import Silent, end_of, tells
+from agent.tools.cluster.view import Silent, end_of, tells, text_of
 
 _NOTES, _LINES, _ROWS = 6, 12, 20
 _PER_SECOND = 8
@@ -45,7 +45,7 @@ class LiveTable(Silent):
         """Show warnings and errors below the table."""
         if tells(record):
             hint = f" (hint: {record['hint']})" if record.get("hint") else ""
-            self._notes.append(f"{node.name}: {record['event']}{hint}")
+            self._notes.append(f"{node.name}: {text_of(record)}{hint}")
 
     def line(self, node: NodeState, text: str, *, error: bool) -> None:
         """Show what isn't the agent's on stderr as a note, and the application's last lines."""

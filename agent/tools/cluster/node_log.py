@@ -11,12 +11,13 @@ from typing import TextIO
 from inotify_simple import INotify, flags
 
 from agent.core.errors import NO_OBJECT, AgentError
+from agent.core.events import message
 from agent.tools.cluster.states import NodeState
-from agent.tools.cluster.view import Plain
+from agent.tools.cluster.view import Plain, text_of
 
 NAME = "job.log"
 # What every record has, and what a line shows in its own places.
-_SHOWN = ("event", "level", "timestamp", "job", "attempt", "node", "phase")
+_SHOWN = ("event", "message", "level", "timestamp", "job", "attempt", "node", "phase")
 _LOOK_MILLISECONDS = 1000
 
 
@@ -35,8 +36,9 @@ class NodeLog(Plain):
         """Write a record: phase, event, fields; its level if it is a trouble."""
         level = record.get("level")
         trouble = f"{level}: " if level in ("warning", "error") else ""
-        fields = " ".join(f"{k}={v}" for k, v in record.items() if k not in _SHOWN)
-        text = f"{record.get('phase', '-')}: {trouble}{record['event']} {fields}".rstrip()
+        shown = {*_SHOWN, *message(str(record["event"]), record)[1]}
+        fields = " ".join(f"{k}={v}" for k, v in record.items() if k not in shown)
+        text = f"{record.get('phase', '-')}: {trouble}{text_of(record)} {fields}".rstrip()
         self._print(node.name, text)
 
     def close(self) -> None:

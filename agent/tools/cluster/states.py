@@ -77,13 +77,13 @@ class NodeState:
         """Learn from one record of the node's log."""
         self.records.append(record)
         event = record.get("event")
-        if event == "phase" and isinstance(record.get("phase"), str):
+        if event == "phase_started" and isinstance(record.get("phase"), str):
             self._close(moment(record))
             self.spans.append(Span(record["phase"], moment(record)))
             self.progress = ""
         elif event == "progress":
             self.progress = f"{record.get('what', '')} {record.get('percent', '?')} %"
-        elif event == "exit":
+        elif event == "job_exited":
             self._close(moment(record))
             self.said = record
 

@@ -119,10 +119,10 @@ class Plain(Silent):
 
     def record(self, node: NodeState, record: dict[str, object]) -> None:
         """Print phase changes, warnings and errors."""
-        if record.get("event") == "phase":
+        if record.get("event") == "phase_started":
             self._print(node.name, str(record.get("phase")))
         elif tells(record):
-            self._print(node.name, f"{record['level']}: {record['event']}")
+            self._print(node.name, f"{record['level']}: {text_of(record)}")
             if record.get("hint"):
                 self._print(node.name, f"hint: {record['hint']}")
 
@@ -142,12 +142,17 @@ class Plain(Silent):
 
 def tells(record: dict[str, object]) -> bool:
     """Tell whether people must see a record: troubles, and not the end, which is shown anyway."""
-    return record.get("level") in ("warning", "error") and record.get("event") != "exit"
+    return record.get("level") in ("warning", "error") and record.get("event") != "job_exited"
+
+
+def text_of(record: dict[str, object]) -> str:
+    """Return a record's message; one of an earlier version has its text as event."""
+    return str(record.get("message") or record.get("event"))
 
 
 def end_of(node: NodeState) -> str:
     """Say how a node ended."""
-    spoke = node.said.get("spoke")
+    spoke = node.said.get("source")
     told = [str(spoke)] if spoke else []
     told += [node.hurt] if node.hurt else []
     told += ["ended by the cluster"] if node.stopped else []

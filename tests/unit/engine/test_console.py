@@ -47,5 +47,5 @@ def test_the_note_has_the_log_s_own_format():
     text += os.read(reader, 1 << 20)
     kept = text.count(b"x" * 999)
     note = text.splitlines()[-2]
-    assert note == f"[warning] log lines dropped count={4000 - kept}".encode()
+    assert note == f"[warning] {4000 - kept} log lines dropped".encode()
     os.close(reader)

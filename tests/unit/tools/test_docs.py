@@ -1,5 +1,6 @@
 """What the pages tell people to type is understood, and their links lead somewhere."""
 
+import ast
 import configparser
 import re
 import shlex
@@ -62,6 +63,15 @@ def test_every_link_between_files_leads_somewhere(page):
 def test_commands_are_found_on_the_pages():
     shown = [words for page in PAGES for words in typed((REPOSITORY / page).read_text())]
     assert {words[0] for words in shown} >= {"pack", "local", "report", "generate"}
+
+
+def test_each_page_that_is_made_of_the_code_has_its_maker():
+    """The reference's pages, the log events among them, name functions of the extension."""
+    source = ast.parse((REPOSITORY / "docs/extensions/reference.py").read_text())
+    makers = {node.name for node in source.body if isinstance(node, ast.FunctionDef)}
+    texts = [(REPOSITORY / page).read_text() for page in PAGES]
+    marks = {mark for text in texts for mark in re.findall(r"<!-- made of the code: (\w+)", text)}
+    assert marks <= makers and marks >= {"command_line", "environment", "events", "run_json"}
 
 
 def test_the_diagram_has_the_phases_of_both_kinds_of_node():

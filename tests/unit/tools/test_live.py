@@ -19,7 +19,7 @@ def drawn(tmp_path):
         for index, phase in enumerate(phases):
             state = NodeState(index, f"worker {index}" if index else "main", tmp_path, started=1.0)
             if phase:
-                state.take({"event": "phase", "phase": phase})
+                state.take({"event": "phase_started", "phase": phase})
             states.append(state)
         view = LiveTable()
         view._states = states
