@@ -44,24 +44,24 @@ The job is described by the environment: docs/reference/environment.md
 """
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit code of whatever the words start."""
-    words = sys.argv[1:] if words is None else words
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        return _dispatch(list(words))
+        return _dispatch(list(argv))
     except AgentError as error:
         _say(f"{error}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
-        return _failed(words, error.code)
+        return _failed(argv, error.code)
     except Exception:
         import traceback
 
         _say(f"{traceback.format_exc()}cannot go on: a bug\nhint: report it with the lines above\n")
-        return _failed(words, BUG)
+        return _failed(argv, BUG)
 
 
-def _failed(words: Sequence[str], code: int) -> int:
+def _failed(argv: Sequence[str], code: int) -> int:
     """Put the code of a job that could not begin where a surrounding program looks for it."""
-    if not words or words[0] == "run":
+    if not argv or argv[0] == "run":
         from agent.core.environ import environment, exit_code_file
         from agent.job.exit_code_file import put_exit_code
 
@@ -69,31 +69,31 @@ def _failed(words: Sequence[str], code: int) -> int:
     return code
 
 
-def _dispatch(words: list[str]) -> int:
-    first = words[0] if words else ""
+def _dispatch(argv: list[str]) -> int:
+    first = argv[0] if argv else ""
     if first in ("--help", "-h"):
         return _print(HELP)
     if first in ("--version", "-V"):
         return _print(f"architrave {__version__}\n")
-    if first in _TOOLS or (first in _WAYS and words[1:] in (["--help"], ["-h"])):
+    if first in _TOOLS or (first in _WAYS and argv[1:] in (["--help"], ["-h"])):
         from agent.tools.commands.parser import main as tool
 
-        return tool(words)
-    if first in ("shell", "debug") or words == ["bash"]:
-        return _job("shell", words[1:])
+        return tool(argv)
+    if first in ("shell", "debug") or argv == ["bash"]:
+        return _job("shell", argv[1:])
     if first == "exec":
-        words = words[2:] if words[1:2] == ["--"] else words[1:]
-        if not words:
+        argv = argv[2:] if argv[1:2] == ["--"] else argv[1:]
+        if not argv:
             raise AgentError(
                 "exec", "no command is given", code=USAGE, hint="architrave exec -- CMD ARG…"
             )
-    elif not words or first in ("run", "explain"):
-        if words[1:]:
+    elif not argv or first in ("run", "explain"):
+        if argv[1:]:
             who, hint = "a job", "set APP_PARAMS, or use architrave exec -- CMD ARG…"
             if first == "explain":
                 who, hint = "explain", "architrave explain"
             cause = f"{who} takes no arguments"
-            raise AgentError(f"{first} {words[1]!r}", cause, code=USAGE, hint=hint)
+            raise AgentError(f"{first} {argv[1]!r}", cause, code=USAGE, hint=hint)
         return _job(first, [])
     elif first.startswith("-"):
         raise AgentError(
@@ -102,7 +102,7 @@ def _dispatch(words: list[str]) -> int:
     from agent.engine import passthrough
 
     try:
-        return passthrough.run(words)
+        return passthrough.run(argv)
     except AgentError as error:
         if error.code == NOT_FOUND and first != "exec" and "/" not in first:
             error.hint += "; architrave --help lists the commands"  # a slip of the pen

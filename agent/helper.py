@@ -21,10 +21,10 @@ def task_named(name: str) -> Callable[..., dict[str, Any]]:
     if name.startswith("stage_"):
         tasks = (stage_in, stage_input, stage_out)
         return {task.__name__: task for task in tasks}[name]
-    if name == "speak":
+    if name == "runtime_api":
         from agent.awslambda import api_client
 
-        return api_client.speak
+        return api_client.runtime_api
     if name == "report":
         from agent.report import page
 
@@ -35,7 +35,7 @@ def task_named(name: str) -> Callable[..., dict[str, Any]]:
         return writer.record
     from agent.multinode import helper_tasks
 
-    return {"join": helper_tasks.join, "tell": helper_tasks.tell}[name]
+    return {"join": helper_tasks.join, "announce": helper_tasks.announce}[name]
 
 
 def stage_in(request: dict[str, Any], emit: Emit) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from agent.multinode.sftp import Remote, load
+from agent.multinode.sftp import Sftp, load
 from agent.tools.cluster import ports
 from agent.tools.cluster.job import BUCKET, PRIVATE_KEY, Job
 from agent.tools.cluster.s3 import EmbeddedS3
@@ -103,7 +103,7 @@ def join_all(count: int, root: Path, port: int, job: Job) -> int:
         worker |= {"job": job.job_id, "attempt": job.attempt}
         together.wait()
         try:
-            with Remote(ADDRESS, port, user, ssh, LIMIT_SECONDS) as remote:
+            with Sftp(ADDRESS, port, user, ssh, LIMIT_SECONDS) as remote:
                 remote.read("main.json")
                 name = f"workers_ready/{index}.json"
                 remote.write(name, json.dumps(worker).encode(), replace=False)

@@ -34,6 +34,8 @@ html_title = f"architrave {release}"
 html_static_path = ["static"]
 html_css_files = ["architrave.css"]
 html_copy_source = False
+# The schemas of run.json, by their file names.
+html_extra_path = ["schemas"]
 html_use_index = False
 linkcheck_timeout = 20
 linkcheck_retries = 2

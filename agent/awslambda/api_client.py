@@ -10,7 +10,7 @@ from agent.core.errors import BAD_SETTINGS, OS_ERROR, AgentError
 from agent.core.model import Emit
 
 
-def speak(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+def runtime_api(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Fetch invocations and post their answers, as the lines on standard input say.
 
     `request`: api, HOST:PORT. Lines: {"next": true}, answered by {"invocation": {"id", "deadline"

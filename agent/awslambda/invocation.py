@@ -16,11 +16,11 @@ from agent.core.s3place import S3Place
 # From the last moment on for the answer itself; Lambda ends the environment at the deadline.
 _ANSWER_SECONDS = 0.5
 # For results on their way: a tenth of the time, in these limits and never more than a third of it.
-_SHARE, _LEAST_UPLOAD_SECONDS, _MOST_UPLOAD_SECONDS = 0.1, 1.0, 10.0
+_SHARE, _MIN_UPLOAD_SECONDS, _MAX_UPLOAD_SECONDS = 0.1, 1.0, 10.0
 # From the application's end on, for its last output.
-_LAST_WORDS_SECONDS = 0.2
+_LAST_OUTPUT_SECONDS = 0.2
 # An answer has at most 6 MB (AWS Lambda quotas); the manifest on S3 has every file.
-_MOST_FILES = 1000
+_MAX_FILES = 1000
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ def read(event: str, allowed: Iterable[str]) -> Request | str:
 def budget(remaining: float, grace: float) -> Budget:
     """Plan an invocation that has `remaining` seconds; `grace` is the user's own."""
     remaining = max(remaining, 0.0)
-    share = min(max(_SHARE * remaining, _LEAST_UPLOAD_SECONDS), _MOST_UPLOAD_SECONDS)
+    share = min(max(_SHARE * remaining, _MIN_UPLOAD_SECONDS), _MAX_UPLOAD_SECONDS)
     answer = max(remaining - _ANSWER_SECONDS, 0.0)
     upload = max(answer - min(share, remaining / 3), 0.0)
     grace = min(grace, _SHARE * remaining)
-    return Budget(max(upload - grace - _LAST_WORDS_SECONDS, 0.0), grace, upload, answer)
+    return Budget(max(upload - grace - _LAST_OUTPUT_SECONDS, 0.0), grace, upload, answer)
 
 
 def answer(
@@ -88,16 +88,16 @@ def answer(
     files, failed = uploaded["files"], [one["name"] for one in uploaded["failed"]]
     told: dict[str, Any] = {
         "exit_code": outcome.code,
-        "spoke": outcome.spoke,
+        "source": outcome.source,
         "times": dict(times),
         "output": str(place) if place else None,
-        "files": files[:_MOST_FILES],
+        "files": files[:_MAX_FILES],
         "file_count": uploaded.get("count", len(files)),
-        "missing": failed[:_MOST_FILES],
+        "missing": failed[:_MAX_FILES],
         "last_lines": last_lines,
     }
     if outcome.code:
-        by_application = outcome.spoke == APPLICATION
+        by_application = outcome.source == APPLICATION
         kind = "ApplicationFailed" if by_application else "AgentFailed"
         told |= {"errorType": kind, "errorMessage": outcome.cause, "hint": outcome.hint}
     return told

@@ -21,7 +21,14 @@ from agent.awslambda.invocation import Budget
 from agent.awslambda.scratch import Scratch
 from agent.core import event_variables, model
 from agent.core import settings as settings_
-from agent.core.errors import OS_ERROR, S3_UNREACHABLE, TIME_LIMIT, AgentError, HelperDied, known
+from agent.core.errors import (
+    OS_ERROR,
+    S3_UNREACHABLE,
+    TIME_LIMIT,
+    AgentError,
+    HelperDied,
+    as_agent_error,
+)
 from agent.core.model import Outcome, Topology
 from agent.core.s3place import S3Place, fields
 from agent.core.settings import LAMBDA, Settings
@@ -131,7 +138,7 @@ class Call(Job):
 
     def on_started(self) -> None:
         """Let the process that uploads get ready while the application runs."""
-        if self.place is not None:
+        if self.destination is not None:
             self._spares.prepare()
             self.own_pids |= self._spares.pids
 
@@ -144,7 +151,7 @@ class Call(Job):
         """Run the job; return what the caller is told."""
         self.run()
         return invocation.answer(
-            self.outcome, self.times, self.place, self.uploaded, self.last_lines()
+            self.outcome, self.times, self.destination, self.uploaded, self.last_lines()
         )
 
 
@@ -161,7 +168,7 @@ class Runtime:
         self._directory = os.getcwd()
         self._heard: list[dict[str, Any]] = []
         self._spares = Spares(loop, settings.helper_env)
-        self._speaker = self._new_speaker()
+        self._api_helper = self._new_api_helper()
         self._ended_by = 0
 
     def serve(self) -> int:
@@ -172,7 +179,7 @@ class Runtime:
             self._check_application()
             scratch = Scratch(tmp, f"{self._settings.runtime_dir}.kept")
         except Exception as error:
-            refuse(self._loop, self._settings.runtime_api, known(error))
+            refuse(self._loop, self._settings.runtime_api, as_agent_error(error))
             raise
         if self._settings.output is None:
             self._log.warning("results_not_kept", hint="set ARCHITRAVE_OUTPUT=s3://…")
@@ -227,7 +234,7 @@ class Runtime:
             return invocation.refusal(error)
         except Exception as error:
             self._log.error("internal_error", traceback="".join(traceback.format_exception(error)))
-            return invocation.refusal(known(error))
+            return invocation.refusal(as_agent_error(error))
         self._ended_by = call.ending
         return answer
 
@@ -264,28 +271,28 @@ class Runtime:
             self._log.warning(
                 "helper_retried", what="call the Lambda Runtime API", cause=error.cause
             )
-            self._spares.pids.discard(self._speaker.child.pid)
-            self._speaker.close()
-            self._speaker = self._new_speaker()
+            self._spares.pids.discard(self._api_helper.child.pid)
+            self._api_helper.close()
+            self._api_helper = self._new_api_helper()
             return self._ask_once(line, seconds)
 
-    def _new_speaker(self) -> Helper:
-        speaker = _speaker(self._loop, self._settings.runtime_api, self._heard)
-        self._spares.pids.add(speaker.child.pid)
-        return speaker
+    def _new_api_helper(self) -> Helper:
+        api_helper = _api_helper(self._loop, self._settings.runtime_api, self._heard)
+        self._spares.pids.add(api_helper.child.pid)
+        return api_helper
 
     def _ask_once(self, line: dict[str, Any], seconds: float | None) -> dict[str, Any]:
         self._heard.clear()
-        self._speaker.ask(line)
+        self._api_helper.ask(line)
         deadline = None if seconds is None else self._loop.clock() + seconds
-        heard, speaker = self._heard, self._speaker
+        heard, api_helper = self._heard, self._api_helper
         self._loop.wait(
-            lambda: heard or speaker.done or ("next" in line and self._ended_by), deadline
+            lambda: heard or api_helper.done or ("next" in line and self._ended_by), deadline
         )
         if heard:
             return heard[0]
-        if speaker.done:
-            speaker.outcome()
+        if api_helper.done:
+            api_helper.outcome()
         if self._ended_by:
             return {}
         cause = "the Runtime API does not answer"
@@ -297,16 +304,16 @@ class Runtime:
 def refuse(loop: Loop, api: str, error: AgentError) -> None:
     """Tell Lambda why this environment can't serve: whoever invokes the function is shown it."""
     heard: list[dict[str, Any]] = []
-    helper = _speaker(loop, api, heard)
+    helper = _api_helper(loop, api, heard)
     helper.ask({"init_failure": invocation.refusal(error)})
     loop.wait(lambda: heard or helper.done, loop.clock() + _POST_SECONDS)
     helper.close()
 
 
-def _speaker(loop: Loop, api: str, heard: list[dict[str, Any]]) -> Helper:
+def _api_helper(loop: Loop, api: str, heard: list[dict[str, Any]]) -> Helper:
     # awslambdaric's own client reads the address from there.
-    helper = Helper(loop, {"AWS_LAMBDA_RUNTIME_API": api}, "speak")
-    helper.begin("speak", {"api": api}, heard.append)
+    helper = Helper(loop, {"AWS_LAMBDA_RUNTIME_API": api}, "runtime_api")
+    helper.begin("runtime_api", {"api": api}, heard.append)
     return helper
 
 

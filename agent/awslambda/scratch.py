@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from agent.core.errors import NO_PERMISSION, AgentError, why
+from agent.core.errors import NO_PERMISSION, AgentError, os_reason
 from agent.engine.files import replace
 from agent.job.directories import remove
 
@@ -29,7 +29,7 @@ class Scratch:
         except OSError as error:
             hint = "make it writable: docker run --tmpfs /tmp"
             what = f"write to {directory}"
-            raise AgentError(what, why(error), code=NO_PERMISSION, hint=hint) from error
+            raise AgentError(what, os_reason(error), code=NO_PERMISSION, hint=hint) from error
 
     def empty(self) -> list[str]:
         """Remove what came later; return the paths that could not be removed."""

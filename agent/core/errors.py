@@ -62,7 +62,7 @@ class AgentError(Exception):
         )
 
 
-def known(error: Exception) -> AgentError:
+def as_agent_error(error: Exception) -> AgentError:
     """Return an error as the agent's own kind; one that nobody expected is a bug."""
     if isinstance(error, AgentError):
         return error
@@ -70,12 +70,12 @@ def known(error: Exception) -> AgentError:
     return AgentError("go on", f"{type(error).__name__}: {error}", code=BUG, hint=hint)
 
 
-def shorten(text: str, most: int = 200) -> str:
+def shorten(text: str, max_length: int = 200) -> str:
     """Return a text that is at most so long, so that an error stays one line."""
-    return text if len(text) <= most else f"{text[:most]}…"
+    return text if len(text) <= max_length else f"{text[:max_length]}…"
 
 
-def why(error: OSError) -> str:
+def os_reason(error: OSError) -> str:
     """Return the system's words for an error, as the end of a sentence."""
     return (error.strerror or str(error)).lower()
 

@@ -9,8 +9,8 @@ from typing import Any
 # How a task in a helper process tells the agent something: one JSON object at a time.
 Emit = Callable[[dict[str, Any]], None]
 
-FETCH, UNPACK, JOIN, RUN, PART, UPLOAD = "fetch", "unpack", "join", "run", "part", "upload"
-PHASES = (FETCH, UNPACK, JOIN, RUN, PART, UPLOAD)
+FETCH, UNPACK, JOIN, RUN, RELEASE, UPLOAD = "fetch", "unpack", "join", "run", "release", "upload"
+PHASES = (FETCH, UNPACK, JOIN, RUN, RELEASE, UPLOAD)
 
 APPLICATION, AGENT = "application", "agent"
 # What could not be done, where an error of many files is this one.
@@ -67,14 +67,14 @@ class Span:
 
 @dataclass
 class Outcome:
-    """How the job ended, and who says so.
+    """How the job ended.
 
-    `code` is the job's exit code, `spoke` is `application` or `agent`, `signal` the number that
-    ended the application, 0 if none did.
+    `code` is the job's exit code, `source` whose code it is (`application` or `agent`), `signal`
+    the number of the signal that killed the application, 0 if none did.
     """
 
     code: int
-    spoke: str = APPLICATION
+    source: str = APPLICATION
     signal: int = 0
     out_of_memory: bool = False
     cause: str = ""

@@ -7,7 +7,7 @@ import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from agent.core import event_variables as event_env
+from agent.core import event_variables
 from agent.core.environ import exit_code_file, runtime_dir
 from agent.core.errors import BAD_SETTINGS, NO_PERMISSION, USAGE, AgentError, bad
 from agent.core.model import Topology
@@ -131,7 +131,7 @@ def read(env: Mapping[str, str]) -> Settings:
         interface=env.get("ARCHITRAVE_INTERFACE", ""),
         address=env.get("ARCHITRAVE_ADDRESS", ""),
         ssh_port=integer(
-            env, "ARCHITRAVE_SSH_PORT", 22 if os.geteuid() == 0 else 2222, least=1, most=65535
+            env, "ARCHITRAVE_SSH_PORT", 22 if os.geteuid() == 0 else 2222, minimum=1, maximum=65535
         ),
         join_timeout=seconds(env, "ARCHITRAVE_JOIN_TIMEOUT_SECONDS", 600),
         heartbeat=seconds(env, "ARCHITRAVE_HEARTBEAT_SECONDS", 2),
@@ -145,7 +145,7 @@ def read(env: Mapping[str, str]) -> Settings:
             or mode == BATCH
         ),
         runtime_api=runtime_api(env, mode),
-        event_env=event_env.read(env),
+        event_env=event_variables.read(env),
         app_env=_app_env(env, mode, output_dir),
         helper_env={
             k: v for k, v in env.items() if k not in ("PRIVATE_PASSWD", "PRIVATE_PASSWD_FILE")
@@ -265,14 +265,14 @@ def _topology(env: Mapping[str, str]) -> Topology:
     job = env.get("AWS_BATCH_JOB_ID", "").partition("#")[0]
     if {"/", ".."} & {job, *job} or job.startswith("."):
         raise bad("AWS_BATCH_JOB_ID", job, "it is no job id", "leave it to AWS Batch")
-    attempt = integer(env, "AWS_BATCH_JOB_ATTEMPT", 1, least=1)
-    count = integer(env, "AWS_BATCH_JOB_NUM_NODES", 1, least=1)
+    attempt = integer(env, "AWS_BATCH_JOB_ATTEMPT", 1, minimum=1)
+    count = integer(env, "AWS_BATCH_JOB_NUM_NODES", 1, minimum=1)
     if count == 1:
         return Topology(job or f"local-{os.urandom(6).hex()}", attempt)
     if not job:
         raise bad("AWS_BATCH_JOB_ID", "", "several nodes need it", "give all nodes the same id")
-    main = integer(env, "AWS_BATCH_JOB_MAIN_NODE_INDEX", 0, least=0, most=count - 1)
-    index = integer(env, "AWS_BATCH_JOB_NODE_INDEX", None, least=0, most=count - 1)
+    main = integer(env, "AWS_BATCH_JOB_MAIN_NODE_INDEX", 0, minimum=0, maximum=count - 1)
+    index = integer(env, "AWS_BATCH_JOB_NODE_INDEX", None, minimum=0, maximum=count - 1)
     address = env.get("AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS", "")
     if index != main and not address:
         name = "AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS"
@@ -298,4 +298,4 @@ def _app_env(env: Mapping[str, str], mode: str, output_dir: str) -> dict[str, st
 
 def _slots(env: Mapping[str, str]) -> int | str:
     given = env.get("ARCHITRAVE_SLOTS", "")
-    return given if given in SLOTS else integer(env, "ARCHITRAVE_SLOTS", 0, least=1)
+    return given if given in SLOTS else integer(env, "ARCHITRAVE_SLOTS", 0, minimum=1)

@@ -12,10 +12,10 @@ def three_digits(value: float) -> str:
     return f"{value:.1f}" if value >= 9.95 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
 
 
-def size_unit(most: float) -> tuple[str, float]:
+def size_unit(largest: float) -> tuple[str, float]:
     """Return the unit for amounts of up to so many bytes, and the bytes in it."""
     index = 0
-    while index < len(_UNITS) - 1 and most >= 1024.0 ** (index + 1):
+    while index < len(_UNITS) - 1 and largest >= 1024.0 ** (index + 1):
         index += 1
     return _UNITS[index], 1024.0**index
 

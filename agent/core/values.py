@@ -38,7 +38,12 @@ def choice(env: Mapping[str, str], name: str, valid: tuple[str, ...], default: s
 
 
 def integer(
-    env: Mapping[str, str], name: str, default: int | None, *, least: int, most: int | None = None
+    env: Mapping[str, str],
+    name: str,
+    default: int | None,
+    *,
+    minimum: int,
+    maximum: int | None = None,
 ) -> int:
     """Return a whole number within limits; `default` None means that it must be set."""
     given = env.get(name, "")
@@ -46,10 +51,10 @@ def integer(
         return default
     if (
         not (given.isascii() and given.isdigit())
-        or int(given) < least
-        or int(given) > (most or int(given))
+        or int(given) < minimum
+        or int(given) > (maximum or int(given))
     ):
-        limits = f"from {least} to {most}" if most is not None else f"of {least} or more"
+        limits = f"from {minimum} to {maximum}" if maximum is not None else f"of {minimum} or more"
         raise bad(name, given, f"it must be a whole number {limits}", f"correct {name}")
     return int(given)
 

@@ -14,12 +14,12 @@ from agent.core.errors import (
     S3_UNREACHABLE,
     AgentError,
     NotThere,
-    why,
+    os_reason,
 )
 from agent.core.s3place import S3Place
 from agent.core.settings import LAMBDA, SHELL
 from agent.core.units import size as size_words
-from agent.doctor.context import Case
+from agent.doctor.context import Context
 from agent.doctor.finding import FAIL, PASS, SKIP, WARN, Check, Finding
 from agent.staging import archive, deps
 from agent.staging.probe import probe_place
@@ -32,70 +32,70 @@ _SKEW_SECONDS, _REFUSED_SECONDS = 5.0, 900.0
 _SPARE = 256 << 20
 
 
-def private(case: Case) -> Finding:
+def private(context: Context) -> Finding:
     """See that private.7z is there and may be read; say its size before it is fetched."""
-    place = case.settings.private
+    place = context.settings.private
     if place is None:
-        return _switched_off(case, "S3_BATCH_PRIVATE_REL_PATH")
-    case.private_size = _look(case, place)
-    case.private_there = True
-    return Finding(PASS, f"{place}, {size_words(case.private_size)}")
+        return _switched_off(context, "S3_BATCH_PRIVATE_REL_PATH")
+    context.private_size = _look(context, place)
+    context.private_there = True
+    return Finding(PASS, f"{place}, {size_words(context.private_size)}")
 
 
-def _look(case: Case, place: S3Place) -> int:
-    size, case.date = case.storage.look(place)
-    case.received = time.time()
+def _look(context: Context, place: S3Place) -> int:
+    size, context.date = context.storage.look(place)
+    context.received = time.time()
     return size
 
 
-def _switched_off(case: Case, name: str) -> Finding:
-    if case.settings.mode == LAMBDA:
+def _switched_off(context: Context, name: str) -> Finding:
+    if context.settings.mode == LAMBDA:
         return Finding(SKIP, "lambda mode fetches nothing: the image has everything in it")
-    if case.settings.mode == SHELL and not case.settings.staging_asked:
+    if context.settings.mode == SHELL and not context.settings.staging_asked:
         return Finding(SKIP, "a shell fetches nothing unless S3_BUCKET is set")
     return Finding(SKIP, f"{name} switches it off")
 
 
-def unpacking(case: Case) -> Finding:
+def unpacking(context: Context) -> Finding:
     """Fetch private.7z, try the password, unpack it for the checks that look into it."""
-    settings = case.settings
-    if not case.private_there:
+    settings = context.settings
+    if not context.private_there:
         return Finding(SKIP, "there is no archive to unpack")
     assert settings.private is not None
-    path = os.path.join(case.scratch, "private.7z")
-    free = shutil.disk_usage(case.scratch).free
-    if case.private_size > free:
-        raise _no_room(settings.path("/tmp"), case.private_size, free)
-    case.storage.fetch(settings.private, path)
-    case.unpacked_size = archive.unpacked_size(path, settings.password, archive.OWN_NAMES)
-    size = size_words(case.unpacked_size)
-    free = shutil.disk_usage(case.scratch).free
-    if case.unpacked_size > free:
+    path = os.path.join(context.scratch, "private.7z")
+    free = shutil.disk_usage(context.scratch).free
+    if context.private_size > free:
+        raise _no_room(settings.path("/tmp"), context.private_size, free)
+    context.storage.fetch(settings.private, path)
+    context.unpacked_size = archive.unpacked_size(path, settings.password, archive.OWN_NAMES)
+    size = size_words(context.unpacked_size)
+    free = shutil.disk_usage(context.scratch).free
+    if context.unpacked_size > free:
         os.unlink(path)
-        what = f"its {size} were not unpacked: {size_words(free)} are free in {case.scratch}"
+        what = f"its {size} were not unpacked: {size_words(free)} are free in {context.scratch}"
         return Finding(WARN, what, f"give {settings.path('/tmp')} more room for this check")
-    archive.unpack_7z(path, case.opt, settings.password, archive.OWN_NAMES)
+    archive.unpack_7z(path, context.opt, settings.password, archive.OWN_NAMES)
     os.unlink(path)
-    case.unpacked = True
+    context.unpacked = True
     how = "with the password" if settings.password else "without a password"
     return Finding(PASS, f"it unpacks {how} to {size}")
 
 
-def packages(case: Case) -> Finding:
+def packages(context: Context) -> Finding:
     """Fetch the dependencies and lay them out: nothing is installed."""
-    place = case.settings.deps
+    place = context.settings.deps
     if place is None:
-        return _switched_off(case, "S3_BATCH_DEPS_REL_PATH")
-    if not case.deps_there:
+        return _switched_off(context, "S3_BATCH_DEPS_REL_PATH")
+    if not context.deps_there:
         return Finding(SKIP, "there are no packages to unpack")
-    unpacked = os.path.join(case.scratch, "unpacked-deps")
+    unpacked = os.path.join(context.scratch, "unpacked-deps")
     os.makedirs(unpacked, exist_ok=True)
-    request = {"runtime_dir": case.scratch, "deps_dir": unpacked, "system": False}
-    fetched = deps.fetch_deps(case.storage, place, request)
-    case.deps_size = sum(one["size"] for one in fetched)
+    request = {"runtime_dir": context.scratch, "deps_dir": unpacked, "system": False}
+    fetched = deps.fetch_deps(context.storage, place, request)
+    context.deps_size = sum(one["size"] for one in fetched)
     answer = deps.install_deps(request)
-    case.path, case.library_path = answer["path"], answer["library_path"]
-    case.deps_unpacked_size = _size_below(unpacked)
+    context.path, context.library_path = answer["path"], answer["library_path"]
+    context.deps_unpacked_size = _size_below(unpacked)
     new, old = len(answer["installed"]), len(answer["skipped"])
     return Finding(PASS, f"{new} to install, {old} installed already; none was installed now")
 
@@ -108,43 +108,43 @@ def _size_below(directory: str) -> int:
     )
 
 
-def deps_there(case: Case) -> Finding:
+def deps_there(context: Context) -> Finding:
     """See that deps.tar.gz, or the list in its stead, is there and may be read."""
-    place = case.settings.deps
+    place = context.settings.deps
     if place is None:
-        return _switched_off(case, "S3_BATCH_DEPS_REL_PATH")
+        return _switched_off(context, "S3_BATCH_DEPS_REL_PATH")
     try:
-        size = _look(case, place)
+        size = _look(context, place)
     except NotThere as missing:
         place = deps.list_beside(place)
         try:
-            size = _look(case, place)
+            size = _look(context, place)
         except NotThere:
             raise missing from None
-    case.deps_there = True
+    context.deps_there = True
     return Finding(PASS, f"{place}, {size_words(size)}")
 
 
-def results(case: Case) -> Finding:
+def results(context: Context) -> Finding:
     """Write an empty object where results will go, and remove it."""
-    settings = case.settings
+    settings = context.settings
     probe = settings.probe
     if probe is None:
         return Finding(SKIP, f"nothing is uploaded: results stay in {settings.output_dir}")
-    if not case.date:
+    if not context.date:
         try:
-            _look(case, probe)
+            _look(context, probe)
         except AgentError:
             pass  # only S3's time was wanted
-    probe_place(case.storage, probe)
+    probe_place(context.storage, probe)
     return Finding(PASS, f"{settings.output} can be written")
 
 
-def clock(case: Case) -> Finding:
+def clock(context: Context) -> Finding:
     """Compare this machine's clock with S3's, which signatures are checked by."""
-    if not case.date:
+    if not context.date:
         return Finding(SKIP, "S3 has told no time")
-    skew = case.received - parsedate_to_datetime(case.date).timestamp()
+    skew = context.received - parsedate_to_datetime(context.date).timestamp()
     # The header has whole seconds.
     off = max(0.0, abs(skew) - 1)
     what = f"this clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} S3's"
@@ -157,16 +157,16 @@ def clock(case: Case) -> Finding:
     return Finding(PASS, f"within {_SKEW_SECONDS:.0f} s of S3's")
 
 
-def disk(case: Case) -> list[Finding]:
+def disk(context: Context) -> list[Finding]:
     """Compare the room of each file system with what the job puts there."""
-    settings = case.settings
-    needs = {settings.output_dir: 0, **case.needs}
+    settings = context.settings
+    needs = {settings.output_dir: 0, **context.needs}
     rooms: dict[int, list[str]] = {}
     for path, size in needs.items():
         if size or path != settings.path("/opt"):
             rooms.setdefault(os.stat(_nearest(path)).st_dev, []).append(path)
     # What this doctor has unpacked itself takes the same room; it is given back.
-    given_back = {os.stat(case.scratch).st_dev: _size_below(case.scratch)}
+    given_back = {os.stat(context.scratch).st_dev: _size_below(context.scratch)}
     return [
         _room(paths, sum(needs[path] for path in paths), given_back.get(device, 0))
         for device, paths in rooms.items()
@@ -193,9 +193,9 @@ def _no_room(path: str, size: int, free: int) -> AgentError:
     return AgentError("fetch private.7z", cause, code=OS_ERROR, hint=hint)
 
 
-def writable(case: Case) -> list[Finding]:
+def writable(context: Context) -> list[Finding]:
     """See that what the job makes can be made, without making it."""
-    settings = case.settings
+    settings = context.settings
     paths = {
         "/tmp": NO_PERMISSION,
         settings.output_dir: CANNOT_WRITE,
@@ -223,7 +223,7 @@ def _nearest(path: str) -> str:
             path = os.path.dirname(path)
         except OSError as error:
             what, hint = f"look at {path}", f"ls -ld {path}"
-            raise AgentError(what, why(error), code=OS_ERROR, hint=hint) from error
+            raise AgentError(what, os_reason(error), code=OS_ERROR, hint=hint) from error
         else:
             return path
     return path

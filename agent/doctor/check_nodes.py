@@ -6,8 +6,8 @@ import errno
 import os
 import socket
 
-from agent.core.errors import OS_ERROR, AgentError, why
-from agent.doctor.context import Case
+from agent.core.errors import OS_ERROR, AgentError, os_reason
+from agent.doctor.context import Context
 from agent.doctor.finding import PASS, SKIP, WARN, Check, Finding
 from agent.engine import capture
 from agent.multinode import network, ssh_keys
@@ -18,9 +18,9 @@ _LATE = ("look at this node", OS_ERROR, "a file system is dead? mount; df -h")
 _ALONE = Finding(SKIP, "a single node meets nobody")
 
 
-def interface(case: Case) -> Finding:
+def interface(context: Context) -> Finding:
     """See that this node has an address, and that it is on the way to the main node."""
-    settings = case.settings
+    settings = context.settings
     main = settings.topology.main_address
     if settings.topology.count == 1:
         return _ALONE
@@ -40,9 +40,9 @@ def interface(case: Case) -> Finding:
     return Finding(PASS, f"{address} on {name or 'an unknown interface'}")
 
 
-def port(case: Case) -> Finding:
+def port(context: Context) -> Finding:
     """See that sshd can have its port."""
-    settings = case.settings
+    settings = context.settings
     if settings.topology.count == 1:
         return _ALONE
     address = network.own_address(
@@ -54,7 +54,7 @@ def port(case: Case) -> Finding:
             probe.bind((address, settings.ssh_port))
             probe.listen()
     except OSError as error:
-        cause = why(error)
+        cause = os_reason(error)
         hint = "set ARCHITRAVE_SSH_PORT to a free port, the same on every node"
         if error.errno == errno.EACCES:
             hint = "ports below 1024 are root's: set ARCHITRAVE_SSH_PORT=2222 on every node"
@@ -63,29 +63,29 @@ def port(case: Case) -> Finding:
     return Finding(PASS, f"{settings.ssh_port} on {address} is free")
 
 
-def key(case: Case) -> Finding:
+def key(context: Context) -> Finding:
     """See that a job's keys can be made from the one in the archive; lay it where they are."""
-    settings = case.settings
+    settings = context.settings
     if settings.topology.count == 1:
         return _ALONE
-    path = os.path.join(case.opt, settings.key_name)
+    path = os.path.join(context.opt, settings.key_name)
     if not os.path.lexists(path):
         given = settings.path(f"/opt/{settings.key_name}")
-        if settings.private is not None and not case.unpacked and not os.path.exists(given):
+        if settings.private is not None and not context.unpacked and not os.path.exists(given):
             return Finding(SKIP, "it is looked for when private.7z can be unpacked")
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         os.symlink(given, path)
     ssh_keys.check_key(path)
-    case.ssh_ready = True
+    context.ssh_ready = True
     return Finding(PASS, f"{settings.key_name} is a private key")
 
 
-def sshd(case: Case) -> Finding:
+def sshd(context: Context) -> Finding:
     """See that sshd and ssh are here, and what sshd asks of the system."""
-    if case.settings.topology.count == 1:
+    if context.settings.topology.count == 1:
         return _ALONE
     program = find_sshd()
-    find_ssh(case.app_env.get("PATH", os.defpath))
+    find_ssh(context.app_env.get("PATH", os.defpath))
     user = user_name()
     if os.geteuid() == 0 and not os.path.isdir(PRIVSEP) and not os.access("/run", os.W_OK):
         hint = f"docker run --tmpfs /run, or mkdir {PRIVSEP} in the image"

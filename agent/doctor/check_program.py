@@ -10,25 +10,24 @@ from agent.core.errors import (
     NOT_FOUND,
     OS_ERROR,
     AgentError,
-    why,
+    os_reason,
 )
-from agent.doctor.context import Case
+from agent.doctor.context import Context
 from agent.doctor.finding import PASS, SKIP, WARN, Check, Finding
 from agent.engine import capture
-from agent.launch import application, mpi_use, mpirun
-from agent.launch import elf as binary
+from agent.launch import application, elf, mpi_use, mpirun
 
 _ASK_SECONDS, _SECONDS = 10.0, 30.0
 # What the loader ends a program with when a library is there, but too old for it.
 _TOO_OLD = 1
 
 
-def program(case: Case) -> Finding:
+def program(context: Context) -> Finding:
     """See that the program is there, is for this machine, and finds what it needs to start."""
-    settings, env = case.settings, case.app_env
+    settings, env = context.settings, context.app_env
     word = settings.command[0]
-    here = case.here(word)
-    lost = settings.private is not None and not case.unpacked
+    here = context.here(word)
+    lost = settings.private is not None and not context.unpacked
     if lost and word.startswith(settings.path("/opt/")) and not os.path.lexists(here):
         return Finding(SKIP, f"{word} is looked at when private.7z can be unpacked")
     try:
@@ -37,11 +36,11 @@ def program(case: Case) -> Finding:
         raise _wrong(word, error.cause, error.code, error.hint) from error
     try:
         _may_run(word, path)
-        found = binary.check(word, path, env.get("PATH", os.defpath), case.here)
+        found = elf.check(word, path, env.get("PATH", os.defpath), context.here)
     except OSError as error:
-        raise _wrong(word, why(error), NOT_EXECUTABLE, f"ls -l {word}") from error
-    if isinstance(found, binary.Elf):
-        return _elf(case, word, path, found)
+        raise _wrong(word, os_reason(error), NOT_EXECUTABLE, f"ls -l {word}") from error
+    if isinstance(found, elf.Elf):
+        return _elf(context, word, path, found)
     return Finding(PASS, f"{word}: a script for {' '.join(found)}")
 
 
@@ -65,32 +64,32 @@ def _may_run(word: str, path: str) -> None:
         raise _wrong(word, cause, NOT_EXECUTABLE, f"mount -o remount,exec {place}")
 
 
-def _elf(case: Case, word: str, path: str, elf: binary.Elf) -> Finding:
-    if not elf.loader:
-        return Finding(PASS, f"{word}: {elf.machine_name}, statically linked")
-    text = _listed(case, case.here(elf.loader), path)
-    if lost := binary.missing(text):
+def _elf(context: Context, word: str, path: str, program: elf.Elf) -> Finding:
+    if not program.loader:
+        return Finding(PASS, f"{word}: {program.machine_name}, statically linked")
+    text = _listed(context, context.here(program.loader), path)
+    if lost := elf.missing(text):
         cause = f"it needs libraries that are not here: {', '.join(lost)}"
-        raise _wrong(word, cause, NOT_FOUND, binary.MISSING_HINT)
-    if new := binary.too_new(text):
+        raise _wrong(word, cause, NOT_FOUND, elf.MISSING_HINT)
+    if new := elf.too_new(text):
         cause = f"it wants newer libraries than these: {', '.join(new)}"
         hint = "build it on an older system, or the image with a newer BASE_IMAGE"
         raise _wrong(word, cause, _TOO_OLD, hint)
-    return Finding(PASS, f"{word}: {elf.machine_name}, every library is here")
+    return Finding(PASS, f"{word}: {program.machine_name}, every library is here")
 
 
-def _listed(case: Case, loader: str, path: str) -> str:
+def _listed(context: Context, loader: str, path: str) -> str:
     """Return the loader's list of a program's libraries.
 
     Directories of /opt that the program itself names are looked for where they lie now.
     """
-    command, env = binary.listing(loader, path, case.app_env)
+    command, env = elf.listing(loader, path, context.app_env)
     text = _ask(command, env)
-    if case.unpacked and binary.missing(text):
-        opt = case.settings.path("/opt")
+    if context.unpacked and elf.missing(text):
+        opt = context.settings.path("/opt")
         tried = _ask(command, env | {"LD_DEBUG": "libs"}).split()
         files = [word.removeprefix("file=") for word in tried if word.startswith(f"file={opt}/")]
-        found = {os.path.dirname(case.here(file)) for file in files}
+        found = {os.path.dirname(context.here(file)) for file in files}
         given = [path for path in [env.get("LD_LIBRARY_PATH", "")] if path]
         text = _ask(command, env | {"LD_LIBRARY_PATH": ":".join([*given, *sorted(found)])})
     return text
@@ -102,11 +101,11 @@ def _ask(words: list[str], env: dict[str, str]) -> str:
     return said.out + said.err
 
 
-def launcher(case: Case) -> Finding:
+def launcher(context: Context) -> Finding:
     """Say which launcher is used, and ask mpirun for its version."""
-    settings, env = case.settings, case.app_env
+    settings, env = context.settings, context.app_env
     found = shutil.which("mpirun", path=env.get("PATH", os.defpath))
-    command = [case.here(word) for word in settings.command]
+    command = [context.here(word) for word in settings.command]
     chosen = mpirun.launcher(
         settings.launcher,
         found,
@@ -126,8 +125,8 @@ def launcher(case: Case) -> Finding:
         return Finding(PASS, f"direct: {chosen.why}")
     text = _ask([found, "--version"], env)
     mpirun.mpi_version(text)
-    case.mpirun = text.splitlines()[0].rpartition(" ")[2]
-    return Finding(PASS, f"mpirun: Open MPI {case.mpirun} ({found})")
+    context.mpirun = text.splitlines()[0].rpartition(" ")[2]
+    return Finding(PASS, f"mpirun: Open MPI {context.mpirun} ({found})")
 
 
 _LATE = ("look at the program", OS_ERROR, "is a network file system dead? mount | grep nfs")

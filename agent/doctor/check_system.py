@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from agent.core.errors import OS_ERROR
 from agent.core.units import size
-from agent.doctor.context import Case
+from agent.doctor.context import Context
 from agent.doctor.finding import PASS, WARN, Check, Finding
 from agent.launch import cgroup
 
@@ -26,9 +26,9 @@ _SECONDS = 5.0
 _LATE = ("look at this machine", OS_ERROR, "a file system is dead? mount; df -h")
 
 
-def shared_memory(case: Case) -> Finding:
+def shared_memory(context: Context) -> Finding:
     """See that the ranks of this node have room for their messages."""
-    alone = case.slots == 1 or not case.mpirun
+    alone = context.slots == 1 or not context.mpirun
     try:
         usage = shutil.disk_usage(_SHM)
     except OSError:
@@ -38,37 +38,37 @@ def shared_memory(case: Case) -> Finding:
         what = f"there is no {_SHM} that can be written"
         if alone:
             return Finding(PASS, f"{what}; one process without MPI needs none")
-        return Finding(WARN, f"{what}, and {case.slots} ranks would share it", hint)
+        return Finding(WARN, f"{what}, and {context.slots} ranks would share it", hint)
     what = f"{_SHM}: {size(usage.free)} of {size(usage.total)} free"
-    small = usage.total <= _DOCKER_SHM or usage.free < case.slots * _ENOUGH_SHM_PER_RANK
+    small = usage.total <= _DOCKER_SHM or usage.free < context.slots * _ENOUGH_SHM_PER_RANK
     if small and not alone:
-        return Finding(WARN, f"{what} for {case.slots} ranks", hint)
+        return Finding(WARN, f"{what} for {context.slots} ranks", hint)
     return Finding(PASS, what)
 
 
-def processors(case: Case) -> Finding:
+def processors(context: Context) -> Finding:
     """Compare the processes of this node with the processors that it may use."""
     usable, gpus = cgroup.processors(), cgroup.graphics_processors()
-    what = f"slots: {case.slots}, processors: {usable}"
+    what = f"slots: {context.slots}, processors: {usable}"
     what += f", GPUs: {gpus}" if gpus else ""
-    if case.slots > max(usable, gpus):
+    if context.slots > max(usable, gpus):
         hint = f"ARCHITRAVE_SLOTS={usable}, or give the container more processors"
         return Finding(WARN, f"{what}: the processes will wait for each other", hint)
     return Finding(PASS, what)
 
 
-def memory(case: Case) -> Finding:
+def memory(context: Context) -> Finding:
     """See that the agent's own work fits into the memory limit, and files that lie in memory."""
     limit = cgroup.memory_limit()
     if limit is None:
         return Finding(PASS, f"no limit; the machine has {size(_physical())}")
     hint = "docker run --memory 2g; Batch: MEMORY in resourceRequirements"
-    if limit < _AGENT_MEMORY and (case.settings.private or case.settings.deps):
+    if limit < _AGENT_MEMORY and (context.settings.private or context.settings.deps):
         return Finding(
             WARN, f"the limit of {size(limit)} is little for fetching and unpacking", hint
         )
     kept = sum(
-        needed for path, needed in case.needs.items() if needed and _file_system(path) == "tmpfs"
+        needed for path, needed in context.needs.items() if needed and _file_system(path) == "tmpfs"
     )
     if kept and limit - kept < _AGENT_MEMORY:
         what = f"the limit is {size(limit)}, and {size(kept)} of archives lie in memory (tmpfs)"
@@ -94,28 +94,28 @@ def _file_system(path: str) -> str:
     return found[1]
 
 
-def limits(case: Case) -> list[Finding]:
+def limits(context: Context) -> list[Finding]:
     """See that there is room for the job's processes and open files."""
     found = []
-    wanted = _AGENT_PROCESSES + _PROCESSES_PER_RANK * case.slots
-    most = cgroup.process_limit()
-    if most is not None and most < wanted:
-        what = f"this container may have {most} processes and threads"
+    wanted = _AGENT_PROCESSES + _PROCESSES_PER_RANK * context.slots
+    limit = cgroup.process_limit()
+    if limit is not None and limit < wanted:
+        what = f"this container may have {limit} processes and threads"
         found.append(Finding(WARN, what, f"docker run --pids-limit {max(512, wanted)}"))
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files != resource.RLIM_INFINITY and files < _DESCRIPTORS:
         what = f"a process may open {files} files"
         found.append(Finding(WARN, what, "ulimit -n 1024; docker run --ulimit nofile=1024"))
-    processes = "no limit of processes" if most is None else f"{most} processes"
+    processes = "no limit of processes" if limit is None else f"{limit} processes"
     return found or [Finding(PASS, f"{processes}, {files} open files")]
 
 
 def names(env: Mapping[str, str]) -> list[Finding]:
     """Find variables that look like ours and are none."""
-    from agent.core import variables as names_
+    from agent.core import variables
 
     found = []
-    for name, near in names_.unknown(env).items():
+    for name, near in variables.unknown(env).items():
         hint = f"did you mean {near}?" if near else "architrave explain shows the names"
         found.append(Finding(WARN, f"{name} is no name of ours: it changes nothing", hint))
     return found or [Finding(PASS, "every ARCHITRAVE_ name is known")]

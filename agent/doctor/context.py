@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Case:
+class Context:
     """One node's job. Sizes are in bytes; `scratch` is the doctor's directory (0700).
 
     `scratch` stands for `/`: what the job would unpack into /opt lies in its `opt`.

@@ -20,7 +20,7 @@ from agent.core.environ import runtime_dir
 from agent.core.errors import NO_PERMISSION, AgentError
 from agent.core.settings import BATCH, LAMBDA, OFF, SECRETS, SHELL, Settings, read, secrets_of
 from agent.doctor import check_data, check_nodes, check_program, check_system
-from agent.doctor.context import Case
+from agent.doctor.context import Context
 from agent.doctor.finding import FAIL, PASS, SKIP, WARN, Check, Finding, Subject, first_code
 from agent.engine.log import Log
 from agent.job.directories import RuntimeDirectory, make_directory
@@ -87,16 +87,16 @@ def _examine(env: Mapping[str, str], scratch: str, report: Report) -> None:
     settings = _read(env, report)
     if settings is None:
         bare = read({"EXEC_TYPE": BATCH, "PATH": env.get("PATH", os.defpath)})
-        _walk(_WITHOUT_SETTINGS, Case(bare, scratch), report)
+        _walk(_WITHOUT_SETTINGS, Context(bare, scratch), report)
         return
-    case = Case(settings, scratch)
-    for path in (case.opt, os.path.join(scratch, "tmp")):
+    context = Context(settings, scratch)
+    for path in (context.opt, os.path.join(scratch, "tmp")):
         make_directory(path, "ARCHITRAVE_ROOT")
-    _walk(_CHECKS, case, report)
+    _walk(_CHECKS, context, report)
     others = settings.topology.count - 1
     if not others:
         return
-    if not case.ssh_ready or _failed(report.findings, "sshd", "port", "interface"):
+    if not context.ssh_ready or _failed(report.findings, "sshd", "port", "interface"):
         what = "without keys and sshd this node can't meet the others"
         report.add([Finding(SKIP, what, name="nodes")])
         return
@@ -104,7 +104,7 @@ def _examine(env: Mapping[str, str], scratch: str, report: Report) -> None:
 
     report.note(f"meeting {others} nodes, at most {settings.join_timeout:g} s …")
     logging = "ARCHITRAVE_LOG_LEVEL" in env
-    report.add(meeting.meet(case, tuple(report.findings), logging=logging))
+    report.add(meeting.meet(context, tuple(report.findings), logging=logging))
 
 
 def _read(env: Mapping[str, str], report: Report) -> Settings | None:
@@ -117,7 +117,7 @@ def _read(env: Mapping[str, str], report: Report) -> Settings | None:
         found.append(known)
         topology = known.topology
         report.node = topology.index
-        role = "alone" if topology.count == 1 else topology.name(topology.index)
+        role = "single" if topology.count == 1 else topology.name(topology.index)
         return Finding(PASS, f"mode {known.mode}, job {topology.job}, {role}")
 
     _walk([Check("settings", settings, _READ_SECONDS, _READ_LATE)], env, report)

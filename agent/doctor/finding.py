@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from agent.core.errors import AgentError, known
+from agent.core.errors import AgentError, as_agent_error
 
 PASS, WARN, FAIL, SKIP = "PASS", "WARN", "FAIL", "SKIP"
 
@@ -55,7 +55,7 @@ class Check(Generic[Subject]):
                 answer = self.action(subject)
                 found.extend(answer if isinstance(answer, list) else [answer])
             except Exception as error:
-                found.append(Finding.of(known(error)))
+                found.append(Finding.of(as_agent_error(error)))
 
         # A thread, since what hangs (a dead NFS, a silent endpoint) can't be ended, only left.
         thread = threading.Thread(target=act, daemon=True)

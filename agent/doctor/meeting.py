@@ -17,7 +17,7 @@ from agent.core import model
 from agent.core.errors import BAD_SETTINGS, TRY_AGAIN
 from agent.core.model import AGENT, NodeFiles, Outcome, Topology
 from agent.core.settings import Settings
-from agent.doctor.context import Case
+from agent.doctor.context import Context
 from agent.doctor.finding import FAIL, PASS, WARN, Finding
 from agent.engine.console import LineQueue, Outlet
 from agent.engine.log import Log
@@ -90,9 +90,9 @@ class VisitingMain(_Visit, MainNode):
 
     def write_record(self, outcome: Outcome, nodes: dict[int, NodeFiles]) -> Outcome:
         """Judge what the nodes have told; every node ends with the code of the first FAIL."""
-        told = {index: load(node)["doctor"] for index, node in nodes.items()}
+        answers = {index: load(node)["doctor"] for index, node in nodes.items()}
         self.met = not outcome.code
-        self.found = judge(self.settings.topology, told)
+        self.found = judge(self.settings.topology, answers)
         failed = [one for one in (*self.own, *self.found) if one.verdict == FAIL]
         if outcome.code or not failed:
             return outcome
@@ -100,12 +100,12 @@ class VisitingMain(_Visit, MainNode):
         return Outcome(first.code, AGENT, cause=f"{first.name}: {first.what}", hint=first.hint)
 
 
-def meet(case: Case, own: Sequence[Finding], *, logging: bool) -> list[Finding]:
+def meet(context: Context, own: Sequence[Finding], *, logging: bool) -> list[Finding]:
     """Meet the other nodes; return what is found there.
 
     `own` is what was found on this node. Signals are the job's from here on.
     """
-    settings = _settings(case)
+    settings = _settings(context)
     loop = Loop(Children(), not_ours=OWN_FAULTS)
     queue = LineQueue(Outlet(2), loop)
     write = queue.put if logging else _discard
@@ -117,7 +117,7 @@ def meet(case: Case, own: Sequence[Finding], *, logging: bool) -> list[Finding]:
     node.account = {
         "version": __version__,
         "machine": os.uname().machine,
-        "mpirun": case.mpirun,
+        "mpirun": context.mpirun,
         "findings": [one.to_json() for one in own if one.verdict in (WARN, FAIL)],
     }
     if isinstance(node, VisitingMain):
@@ -141,11 +141,11 @@ def _outcome_of(node: VisitingMain | VisitingWorker) -> list[Finding]:
     return [Finding(PASS, "all have met; the main node tells what they found", name="nodes")]
 
 
-def _settings(case: Case) -> Settings:
+def _settings(context: Context) -> Settings:
     """Return the settings of the doctor's job: the node's own, with another application."""
-    settings, topology = case.settings, case.settings.topology
-    output_dir = os.path.join(case.scratch, "output")
-    root = replace(settings, root=case.scratch)
+    settings, topology = context.settings, context.settings.topology
+    output_dir = os.path.join(context.scratch, "output")
+    root = replace(settings, root=context.scratch)
     request = {
         "indexes": [topology.main_index, *topology.workers],
         "job": topology.job,
@@ -167,45 +167,45 @@ def _settings(case: Case) -> Settings:
     )
 
 
-def judge(topology: Topology, told: Mapping[int, Mapping[str, Any]]) -> list[Finding]:
+def judge(topology: Topology, answers: Mapping[int, Mapping[str, Any]]) -> list[Finding]:
     """Return what the main node finds in what all nodes have told, by index."""
     found = [
         replace(Finding(**one), name=topology.name(index), what=f"{one['name']}: {one['what']}")
-        for index, node in sorted(told.items())
+        for index, node in sorted(answers.items())
         if index != topology.main_index
         for one in node["findings"]
     ]
-    found += [_agreement(topology, told, what) for what in ("version", "machine", "mpirun")]
-    return [*found, _clocks(topology, told), *_pairs(topology, told)]
+    found += [_agreement(topology, answers, what) for what in ("version", "machine", "mpirun")]
+    return [*found, _clocks(topology, answers), *_pairs(topology, answers)]
 
 
-def _agreement(topology: Topology, told: Mapping[int, Mapping[str, Any]], what: str) -> Finding:
+def _agreement(topology: Topology, answers: Mapping[int, Mapping[str, Any]], what: str) -> Finding:
     values: dict[str, list[str]] = {}
-    for index, node in sorted(told.items()):
+    for index, node in sorted(answers.items()):
         values.setdefault(node[what] or "none", []).append(topology.name(index))
     if len(values) == 1:
-        return Finding(PASS, f"all {len(told)} nodes: {next(iter(values))}", name=what)
+        return Finding(PASS, f"all {len(answers)} nodes: {next(iter(values))}", name=what)
     several = "; ".join(f"{value} on {', '.join(names)}" for value, names in values.items())
     return Finding(FAIL, f"the nodes differ: {several}", _SAME_IMAGE, BAD_SETTINGS, what)
 
 
-def _clocks(topology: Topology, told: Mapping[int, Mapping[str, Any]]) -> Finding:
+def _clocks(topology: Topology, answers: Mapping[int, Mapping[str, Any]]) -> Finding:
     offsets = [
         (abs(pair["clock"]), topology.name(index), topology.name(pair["to"]))
-        for index, node in told.items()
+        for index, node in answers.items()
         for pair in node["pairs"]
     ]
-    most, here, there = max(offsets, default=(0.0, "", ""))
-    if most > _CLOCK_SECONDS:
-        what = f"the clocks of {here} and {there} differ by {most:.0f} s"
+    largest, here, there = max(offsets, default=(0.0, "", ""))
+    if largest > _CLOCK_SECONDS:
+        what = f"the clocks of {here} and {there} differ by {largest:.0f} s"
         return Finding(WARN, what, "let chronyd or the hypervisor set the clocks", name="clocks")
     return Finding(PASS, f"all nodes are within {_CLOCK_SECONDS:.0f} s", name="clocks")
 
 
-def _pairs(topology: Topology, told: Mapping[int, Mapping[str, Any]]) -> list[Finding]:
+def _pairs(topology: Topology, answers: Mapping[int, Mapping[str, Any]]) -> list[Finding]:
     """Return the pairs that can't reach each other, and how many can."""
     failed, reached = [], 0
-    for index, node in sorted(told.items()):
+    for index, node in sorted(answers.items()):
         here = topology.name(index)
         if not node["pairs"]:
             what, hint = f"{here} has not told whom it reaches", f"look at the log of {here}"

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-_MOST_BYTES = 16 << 20
+_MAX_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Said:
 
 
 def run(
-    words: Sequence[str], *, env: Mapping[str, str] | None = None, seconds: float | None = None
+    argv: Sequence[str], *, env: Mapping[str, str] | None = None, seconds: float | None = None
 ) -> Said:
     """Run a program; raise OSError, or subprocess.TimeoutExpired when it takes too long."""
     out, err = (os.memfd_create(name) for name in ("out", "err"))
     try:
         done = subprocess.run(
-            words,
+            argv,
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -46,4 +46,4 @@ def run(
 
 
 def _text(fd: int) -> str:
-    return os.pread(fd, _MOST_BYTES, 0).decode("utf-8", "replace")
+    return os.pread(fd, _MAX_BYTES, 0).decode("utf-8", "replace")

@@ -17,7 +17,7 @@ from agent.engine.loop import Loop
 from agent.engine.pipe import read, spawn
 
 _SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "helper.py")
-_LAST_WORDS = 2000
+_STDERR_TAIL = 2000
 
 
 class Helper:
@@ -34,11 +34,11 @@ class Helper:
         self._on_message: Callable[[dict[str, Any]], None] = lambda message: None
         # The pieces of a line whose end has not come yet.
         self._partial: list[bytes] = []
-        self._last_words = b""
+        self._stderr_tail = b""
         command = [sys.executable, "-I", _SCRIPT, task]
         self.child, self._requests, self._messages, self._complaints = spawn(loop, command, env)
-        loop.watch(self._messages, self._hear)
-        loop.watch(self._complaints, self._hear_complaint)
+        loop.watch(self._messages, self._on_output)
+        loop.watch(self._complaints, self._on_stderr)
 
     def begin(
         self,
@@ -65,7 +65,7 @@ class Helper:
             raise self.error
         if self.result is not None:
             return self.result
-        words = self.last_words.splitlines()
+        words = self.stderr_tail.splitlines()
         how = f"killed by signal {self.child.signal}" if self.child.signal else "ended too soon"
         raise HelperDied(
             f"run the helper {self.task}",
@@ -75,9 +75,9 @@ class Helper:
         )
 
     @property
-    def last_words(self) -> str:
+    def stderr_tail(self) -> str:
         """Return the end of what the helper wrote to standard error."""
-        return self._last_words.decode("utf-8", "replace").strip()
+        return self._stderr_tail.decode("utf-8", "replace").strip()
 
     def close(self) -> None:
         """End the process, if it still runs, and forget it."""
@@ -94,7 +94,7 @@ class Helper:
             os.close(fd)
             setattr(self, name, -1)
 
-    def _hear(self) -> None:
+    def _on_output(self) -> None:
         data = read(self._messages)
         if data is None:
             return
@@ -115,9 +115,9 @@ class Helper:
             else:
                 self._on_message(message)
 
-    def _hear_complaint(self) -> None:
+    def _on_stderr(self) -> None:
         data = read(self._complaints)
         if data:
-            self._last_words = (self._last_words + data)[-_LAST_WORDS:]
+            self._stderr_tail = (self._stderr_tail + data)[-_STDERR_TAIL:]
         elif data is not None:
             self._close("_complaints")

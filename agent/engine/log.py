@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 # Shorter ones would blot out ordinary words.
-_LEAST_SECRET = 4
+_MIN_SECRET = 4
 
 
 class Log:
@@ -34,15 +34,15 @@ class Log:
         self.context: dict[str, Any] = {}
         self._write = write
         self._console = console
-        self._least = _LEVELS[level]
-        self._secrets = [secret for secret in secrets if len(secret) >= _LEAST_SECRET]
+        self._min_level = _LEVELS[level]
+        self._secrets = [secret for secret in secrets if len(secret) >= _MIN_SECRET]
         self._waiting: list[tuple[str, str, dict[str, Any]]] = []
         self._logger: Any = None
 
     def open(self) -> None:
         """Import structlog and write what has waited for it."""
         if self._logger is None:
-            self._logger = _make_logger(self._write, self._console, self._least)
+            self._logger = _make_logger(self._write, self._console, self._min_level)
             waiting, self._waiting = self._waiting, []
             for level, event, fields in waiting:
                 self._emit(level, event, fields)
@@ -86,7 +86,7 @@ class Log:
                 getattr(self._logger, level)(text, **rest)
             else:
                 getattr(self._logger, level)(self.scrub(event), message=text, **fields)
-            if self._least <= _LEVELS[level]:
+            if self._min_level <= _LEVELS[level]:
                 for line in lines:
                     self._write(f"    | {line}\n".encode("utf-8", "replace"))
         except Exception as error:  # a log line must not end a job
@@ -124,7 +124,7 @@ class _Writer:
     debug = info = warning = error = msg
 
 
-def _make_logger(write: Callable[[bytes], None], console: bool, least: int) -> Any:
+def _make_logger(write: Callable[[bytes], None], console: bool, min_level: int) -> Any:
     import_later("asyncio")
     import structlog
 
@@ -136,7 +136,7 @@ def _make_logger(write: Callable[[bytes], None], console: bool, least: int) -> A
     return structlog.wrap_logger(
         _Writer(write),
         processors=[structlog.processors.add_log_level, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(least),
+        wrapper_class=structlog.make_filtering_bound_logger(min_level),
         context_class=dict,
         cache_logger_on_first_use=True,
     )

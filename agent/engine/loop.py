@@ -128,7 +128,7 @@ class Loop:
             self._turn(now, deadline)
         return True
 
-    def breathe(self) -> None:
+    def poll_events(self) -> None:
         """Run what is due, in the midst of long work; wait for nothing."""
         now = self.clock()
         self._turn(now, now)

@@ -8,7 +8,7 @@ import os
 import select
 import time
 
-from agent.core.errors import NOT_EXECUTABLE, NOT_FOUND, OS_ERROR, AgentError, why
+from agent.core.errors import NOT_EXECUTABLE, NOT_FOUND, OS_ERROR, AgentError, os_reason
 from agent.engine.process_name import name_process
 
 TYPE_CHECKING = False
@@ -293,7 +293,7 @@ def _children_by_status() -> set[int]:
 def _no_room(name: str, error: OSError) -> AgentError:
     limit = "open files (ulimit -n)" if error.errno == errno.EMFILE else "processes (pids)"
     hint = f"raise this container's limit of {limit}"
-    return AgentError(f"start {name}", why(error), code=OS_ERROR, hint=hint)
+    return AgentError(f"start {name}", os_reason(error), code=OS_ERROR, hint=hint)
 
 
 def _start_error(name: str, number: int, step: int) -> AgentError:

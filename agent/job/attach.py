@@ -18,7 +18,7 @@ _ANSWER_SECONDS = 2.0
 _CONTAINER = re.compile(r"/containers/([0-9a-f]{64})/")
 
 
-def way_in(env: Mapping[str, str], mounts: str = "/proc/self/mountinfo") -> str:
+def attach_command(env: Mapping[str, str], mounts: str = "/proc/self/mountinfo") -> str:
     """Return the command that opens a shell beside this job.
 
     In a task of Amazon ECS, as AWS Batch starts it, `aws ecs execute-command` (needs

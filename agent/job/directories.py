@@ -9,7 +9,14 @@ import shutil
 import stat
 from collections.abc import Iterable
 
-from agent.core.errors import BAD_SETTINGS, CANNOT_WRITE, NO_PERMISSION, TRY_AGAIN, AgentError, why
+from agent.core.errors import (
+    BAD_SETTINGS,
+    CANNOT_WRITE,
+    NO_PERMISSION,
+    TRY_AGAIN,
+    AgentError,
+    os_reason,
+)
 from agent.staging.journal import journal
 
 
@@ -55,7 +62,7 @@ class RuntimeDirectory:
         except OSError as error:
             raise AgentError(
                 f"make {path}",
-                why(error),
+                os_reason(error),
                 code=NO_PERMISSION,
                 hint="make /tmp writable: docker run --tmpfs /tmp",
             ) from error
@@ -128,7 +135,7 @@ def point(link: str, target: str) -> None:
         os.symlink(target, link)
     except OSError as error:
         hint = "make /tmp writable"
-        raise AgentError(f"make {link}", why(error), code=BAD_SETTINGS, hint=hint) from error
+        raise AgentError(f"make {link}", os_reason(error), code=BAD_SETTINGS, hint=hint) from error
 
 
 def remove(path: str) -> None:
@@ -164,7 +171,7 @@ def make_directory(path: str, name: str) -> None:
     except OSError as error:
         raise AgentError(
             f"make the directory {path}",
-            why(error),
+            os_reason(error),
             code=CANNOT_WRITE,
             hint=f"set {name} to something that this user may make",
         ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from agent.core.errors import why
+from agent.core.errors import os_reason
 from agent.engine.files import replace_or_write
 
 
@@ -14,5 +14,5 @@ def put_exit_code(path: str, code: int) -> str:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         replace_or_write(path, f"{code}\n".encode())
     except OSError as error:
-        return why(error)
+        return os_reason(error)
     return ""

@@ -131,11 +131,11 @@ def _phases(job: Job) -> Iterator[str]:
         yield f"          waits {settings.join_timeout:g} s for {waits}"
     yield from _run(job)
     if topology.count > 1:
-        yield "  part    the outcome goes to every node; each uploads and reports to the main node"
-    if job.place is None:
+        yield "  release the outcome goes to every node; each uploads and reports to the main node"
+    if job.destination is None:
         yield f"  upload  nothing: results stay in {settings.output_dir}"
     else:
-        yield f"  upload  {settings.output_dir} to {job.place / f'node-{topology.index}'}"
+        yield f"  upload  {settings.output_dir} to {job.destination / f'node-{topology.index}'}"
     yield f"  end     the exit code to {settings.exit_code_file}; what was unpacked is removed"
 
 

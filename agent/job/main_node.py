@@ -28,7 +28,7 @@ from agent.multinode.meeting import (
 )
 from agent.multinode.output_claim import claim
 
-_TELL_SECONDS = 20.0
+_ANNOUNCE_SECONDS = 20.0
 # A worker that can't be reached is no reason to hold the others for longer.
 _STOP_SECONDS = 3.0
 # A short run shall not wait for paramiko's import, a long one not hold its memory.
@@ -134,10 +134,12 @@ class MainNode(Job):
         with open(self.settings.path("/tmp/hostfile"), encoding="ascii") as file:
             go = {"hostfile": file.read(), "main_address": self.node.address}
         meeting = self.meeting
-        meeting.tell(GO, GO_NAME, go)
-        self.wait("every worker is told to launch", lambda: not meeting.telling, _TELL_SECONDS)
-        for index in sorted({node.index for node in meeting.nodes} - meeting.told):
-            cause = meeting.untold.get(str(index), "not told in time")
+        meeting.announce(GO, GO_NAME, go)
+        self.wait(
+            "every worker is told to launch", lambda: not meeting.announcing, _ANNOUNCE_SECONDS
+        )
+        for index in sorted({node.index for node in meeting.nodes} - meeting.announced):
+            cause = meeting.unreached.get(str(index), "not told in time")
             hint = f"look at the log of worker {index}"
             raise AgentError(f"reach worker {index}", cause, code=TRY_AGAIN, hint=hint)
 
@@ -146,7 +148,7 @@ class MainNode(Job):
         super().forward(number)
         meeting = self.meeting
         if self.application is not None and not self.stopping and meeting is not None:
-            meeting.tell(GO, SIGNAL_NAME, {"signal": number}, _STOP_SECONDS)
+            meeting.announce(GO, SIGNAL_NAME, {"signal": number}, _STOP_SECONDS)
 
     def on_stop(self, reason: AgentError, number: int, grace: float) -> None:
         """Have each worker stop what of the application runs there."""
@@ -154,7 +156,7 @@ class MainNode(Job):
         if meeting is None or meeting.leaving or self.settings.launcher == "direct":
             return
         message = {"signal": number, "grace": grace, "error": reason.to_json()}
-        meeting.tell(GO, STOP_NAME, message, _STOP_SECONDS)
+        meeting.announce(GO, STOP_NAME, message, _STOP_SECONDS)
         self._others_until = self.loop.clock() + grace + _STOP_SECONDS
 
     def stopping_elsewhere(self) -> bool:
@@ -167,7 +169,7 @@ class MainNode(Job):
     def on_release(self) -> None:
         """Let the launcher's daemons on the workers go on."""
         if self.meeting is not None and self._others_until:
-            self.meeting.tell(GO, RELEASE_NAME, {}, _STOP_SECONDS)
+            self.meeting.announce(GO, RELEASE_NAME, {}, _STOP_SECONDS)
 
     def _copy_ended(self, index: int, outcome: Outcome) -> None:
         """End this node's copy of the application when a worker's has failed, as mpirun would."""
@@ -189,13 +191,13 @@ class MainNode(Job):
         assert meeting is not None
         if self.settings.launcher == "each":
             return self._outcome_of_each(outcome)
-        if outcome.code and outcome.spoke != AGENT and not self.ending:
+        if outcome.code and outcome.source != AGENT and not self.ending:
             # mpirun also fails when a node is gone; a node that gives no sign of life is the cause.
             # A beat that was on its way when mpirun ended doesn't count.
             ended = self.loop.clock() + self.settings.heartbeat / 2
             self.wait(
                 "every worker is alive",
-                lambda: meeting.heard_since(ended),
+                lambda: meeting.seen_since(ended),
                 (SILENT_BEATS + 2) * self.settings.heartbeat,
             )
         return outcome
@@ -204,7 +206,7 @@ class MainNode(Job):
         """Wait for every node's copy of the application; the first that failed decides."""
         meeting = self.meeting
         assert meeting is not None
-        if outcome.code and (self.failure or outcome.spoke != AGENT):
+        if outcome.code and (self.failure or outcome.source != AGENT):
             return outcome
         workers = self.settings.topology.workers
 
@@ -214,7 +216,9 @@ class MainNode(Job):
 
         settings = self.settings
         # Each copy has the same time limit, and then the grace period.
-        limit = settings.timeout + settings.grace + _TELL_SECONDS if settings.timeout else math.inf
+        limit = (
+            settings.timeout + settings.grace + _ANNOUNCE_SECONDS if settings.timeout else math.inf
+        )
         if not self.wait("the application ends on every node", decided, limit):
             left = ", ".join(str(index) for index in workers if index not in meeting.ended)
             cause = f"its copy on worker {left} did not exit in time"
@@ -232,17 +236,17 @@ class MainNode(Job):
         if meeting is None:
             return super().end(outcome)
         if meeting.given_up:
-            return self.leave_alone(outcome)
-        self.enter(model.PART)
+            return self.end_as_lost(outcome)
+        self.enter(model.RELEASE)
         meeting.leaving = True
-        meeting.tell(DONE, "done", self._message(outcome))
+        meeting.announce(DONE, "done", self._message(outcome))
         self.begin_upload()
         self.wait(
             "every worker is told the end",
-            lambda: meeting.given_up or not meeting.telling,
-            _TELL_SECONDS,
+            lambda: meeting.given_up or not meeting.announcing,
+            _ANNOUNCE_SECONDS,
         )
-        again = self.loop.every(self.settings.heartbeat, meeting.tell_again)
+        again = self.loop.every(self.settings.heartbeat, meeting.announce_again)
         self.enter(model.UPLOAD)
         uploaded = self.finish_upload()
         self.wait(
@@ -253,16 +257,18 @@ class MainNode(Job):
         )
         again.cancel()
         if meeting.given_up:
-            return self.leave_alone(outcome)
+            return self.end_as_lost(outcome)
         outcome = self._explained_by_workers(outcome)
         outcome = self.judged(outcome, uploaded)
         outcome = self._judged_by_workers(outcome)
         nodes = {self.node.index: self.recorded(uploaded)}
-        nodes |= {index: part["files"] for index, part in meeting.parts.items()}
+        nodes |= {index: record["files"] for index, record in meeting.records.items()}
         outcome = self.write_record(outcome, nodes)
         # What was found out since they were told: a worker ends with the main node's code.
-        meeting.tell(DONE, "final", self._message(outcome))
-        self.wait("every worker knows the exit code", lambda: not meeting.telling, _TELL_SECONDS)
+        meeting.announce(DONE, "final", self._message(outcome))
+        self.wait(
+            "every worker knows the exit code", lambda: not meeting.announcing, _ANNOUNCE_SECONDS
+        )
         meeting.close()
         return outcome
 
@@ -273,13 +279,13 @@ class MainNode(Job):
     def _explained_by_workers(self, outcome: Outcome) -> Outcome:
         """Return the outcome with its cause: a rank that was killed for memory on its node."""
         assert self.meeting is not None
-        if outcome.code != 137 or outcome.spoke == AGENT or outcome.out_of_memory:
+        if outcome.code != 137 or outcome.source == AGENT or outcome.out_of_memory:
             return outcome
-        for index, part in sorted(self.meeting.parts.items()):
-            if told := part.get("out_of_memory"):
+        for index, record in sorted(self.meeting.records.items()):
+            if told := record.get("out_of_memory"):
                 cause = f"worker {index} ran {told}"
                 fields = {"worker": index, "cause": f"ran {told}", "code": outcome.code}
-                self.tell("worker_out_of_memory", **fields, hint=MEMORY_HINT)
+                self.log_failure("worker_out_of_memory", **fields, hint=MEMORY_HINT)
                 return replace(outcome, out_of_memory=True, cause=cause, hint=MEMORY_HINT)
         return outcome
 
@@ -296,9 +302,9 @@ class MainNode(Job):
             )
             for index in sorted({*meeting.awaited(), *meeting.lost})
         ]
-        for index, part in sorted(meeting.parts.items()):
-            if part.get("failure"):
-                error = AgentError.from_json(part["failure"])
+        for index, record in sorted(meeting.records.items()):
+            if record.get("failure"):
+                error = AgentError.from_json(record["failure"])
                 what = f"collect the results of worker {index}"
                 errors.append(AgentError(what, str(error), code=error.code, hint=error.hint))
         for error in errors:

@@ -7,10 +7,10 @@ import os
 from agent.engine.loop import Timer
 from agent.job.supervisor import Supervisor
 from agent.launch.sampler import SAMPLE_SECONDS, Sampler
-from agent.launch.stragglers import Leavings
+from agent.launch.stragglers import Stragglers
 
 
-class Observer(Supervisor):
+class Monitor(Supervisor):
     """Takes the samples of every role; `sampler` is None until the first one."""
 
     sampler: Sampler | None = None
@@ -25,7 +25,7 @@ class Observer(Supervisor):
         if self._sampling is not None:
             return
         start = self.loop.clock()
-        leavings = Leavings(os.getpid())
+        stragglers = Stragglers(os.getpid())
 
         def one() -> None:
             try:
@@ -33,14 +33,14 @@ class Observer(Supervisor):
                     self.sampler = Sampler(self.own_pids, start)
                 self.sampler.sample(self.loop.clock())
                 if by_mpirun and not self.stopping:  # else it has the grace period
-                    self._end_leavings(leavings.look(self.loop.clock(), self.sampler.seen))
+                    self._end_stragglers(stragglers.look(self.loop.clock(), self.sampler.seen))
             except Exception as error:  # curves must not end a job
                 self.stop_sampling()
                 self.log.warning("sampling_failed", cause=str(error))
 
         self._sampling = self.loop.every(SAMPLE_SECONDS, one)
 
-    def _end_leavings(self, pids: set[int]) -> None:
+    def _end_stragglers(self, pids: set[int]) -> None:
         """End what the application has left behind on this node, so that its launcher can end."""
         if pids:
             children = self.loop.children

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-from agent.core.errors import CANNOT_WRITE, S3_UNREACHABLE, AgentError, HelperDied, why
+from agent.core.errors import CANNOT_WRITE, S3_UNREACHABLE, AgentError, HelperDied, os_reason
 from agent.core.model import AGENT, CREDENTIALS, Node, NodeFiles, Outcome
 from agent.core.result_files import RECORD
 from agent.core.settings import BATCH
@@ -64,7 +64,7 @@ class Delivery(Uploading):
         """Wait for what the application left behind; tell whether it came."""
         return self.loop.wait(done, deadline)
 
-    def leave_alone(self, outcome: Outcome) -> Outcome:
+    def end_as_lost(self, outcome: Outcome) -> Outcome:
         """End as a node that was given up: the others have told what is there, and that it lacks.
 
         Nothing is uploaded any more; the log says what lies here and where.
@@ -134,7 +134,7 @@ class Delivery(Uploading):
         head = run_json.run_head(self.settings.topology, outcome, command, self.times, **more)
         asked = writer.request(head, nodes, self.settings.runtime_dir, self._beside("run.json"))
         try:
-            if self.place is None:
+            if self.destination is None:
                 self._record_here(asked)
                 self._page(asked["run"])
             else:
@@ -181,12 +181,12 @@ class Delivery(Uploading):
 
     def _begin_page(self) -> None:
         """Start what makes the page: it imports its libraries while the results go up."""
-        kept = self.settings.mode == BATCH or self.place is not None
+        kept = self.settings.mode == BATCH or self.destination is not None
         if self._page_maker or not (self.pages and kept and self.settings.topology.is_main):
             return
         path = os.path.join(self.settings.runtime_dir, "report.html")
         try:
-            self._page_maker = self.start_helper("report", {"path": path}, self.hear)
+            self._page_maker = self.start_helper("report", {"path": path}, self.on_message)
         except AgentError as error:
             self.log.warning("report_failed", cause=str(error), hint=error.hint)
 
@@ -217,7 +217,7 @@ class Delivery(Uploading):
 
 def _unwritten(error: OSError) -> AgentError:
     what, hint = f"write {error.filename or 'the record'}", "check the disk: df -h"
-    return AgentError(what, why(error), code=CANNOT_WRITE, hint=hint)
+    return AgentError(what, os_reason(error), code=CANNOT_WRITE, hint=hint)
 
 
 def _no_credentials_now(failed: list[dict[str, Any]]) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from agent import __version__
 from agent.core import model
 from agent.core.environ import with_directories
-from agent.core.errors import CANNOT_WRITE, NOT_EXECUTABLE, NOT_FOUND, AgentError, why
+from agent.core.errors import CANNOT_WRITE, NOT_EXECUTABLE, NOT_FOUND, AgentError, os_reason
 from agent.core.model import AGENT, Node, Outcome
 from agent.core.result_files import NODE_LOG
 from agent.core.settings import EXAMPLE
@@ -131,11 +131,11 @@ class Runner(Delivery):
         self, outcome: Outcome, program: str, env: dict[str, str], *, by_mpirun: bool
     ) -> Outcome:
         """Return the outcome with what is known of its cause besides the code."""
-        if not outcome.code or outcome.spoke == AGENT or self.failure:
+        if not outcome.code or outcome.source == AGENT or self.failure:
             return outcome
         if error := self._not_executed(outcome.code, program, env, by_mpirun=by_mpirun):
             return self.outcome_of(error)
-        if self.settings.topology.count > 1 and mpirun.daemons_failed(self.last_words()):
+        if self.settings.topology.count > 1 and mpirun.daemons_failed(self.stderr_tail()):
             cause = "mpirun could not start its daemon on every node, or has lost one"
             hint = "let the nodes reach each other on all ports (security group); see time.log"
             return replace(outcome, cause=cause, hint=hint)
@@ -161,7 +161,7 @@ class Runner(Delivery):
         What mpirun says decides, since a machine may have more ways to execute files than the usual
         ones (binfmt_misc).
         """
-        said, node = mpirun.not_executed(self.last_words()) if by_mpirun else (False, "")
+        said, node = mpirun.not_executed(self.stderr_tail()) if by_mpirun else (False, "")
         # env ends with 127 when it does not find the interpreter that a script wants.
         if not said and code not in (NOT_FOUND, *(mpirun.NEVER_EXECUTED if by_mpirun else ())):
             return None
@@ -181,7 +181,7 @@ class Runner(Delivery):
         hint = f"see the end of time.log; is {program} the same file on every node?"
         return AgentError(f"run {program}", cause, code=NOT_EXECUTABLE, hint=hint)
 
-    def last_words(self) -> str:
+    def stderr_tail(self) -> str:
         """Return the end of the application's output."""
         assert self._output is not None
         return self._output.tail().decode("utf-8", "replace")
@@ -208,7 +208,7 @@ class Runner(Delivery):
 
     def last_lines(self) -> list[str]:
         """Return the last 50 lines of the application's output, none if it never ran here."""
-        words = self.last_words() if self._output is not None else ""
+        words = self.stderr_tail() if self._output is not None else ""
         return words.splitlines()[-_LAST_LINES:]
 
     def on_started(self) -> None:
@@ -244,7 +244,7 @@ class Runner(Delivery):
         def ask(argv: list[str], env: dict[str, str]) -> str:
             return self.ask("the loader lists the program's libraries", argv, env)
 
-        return mpi_use.uses_mpi(self.command_here, env, ask, self.breathe)
+        return mpi_use.uses_mpi(self.command_here, env, ask, self.poll_events)
 
     def check_launcher(self, env: dict[str, str]) -> None:
         """Be asked whether the launcher suits the program, before it is started."""
@@ -324,7 +324,7 @@ class Runner(Delivery):
         except OSError as error:
             raise AgentError(
                 f"write {path}",
-                why(error),
+                os_reason(error),
                 code=CANNOT_WRITE,
                 hint="set TMP_OUTPUT_DIR to a directory that this user may write",
             ) from error

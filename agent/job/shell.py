@@ -35,9 +35,9 @@ class Shell(Job):
             if self.settings.staging_asked:
                 self.stage_in()
         except AgentError as error:
-            if self.alone:
+            if self.is_only_agent:
                 notes += [str(error), *([f"hint: {error.hint}"] if error.hint else [])]
-        if not self.alone:
+        if not self.is_only_agent:
             self._path, self._library_path = packages.search_paths(self.settings.path("/tmp/deps"))
         # A shell is worth having above all when something went wrong.
         self.failure = None
@@ -51,10 +51,10 @@ class Shell(Job):
         self._banner(notes)
         self._directory.lend()
         bash = shutil.which("bash") or "/bin/sh"
-        words = [bash, *arguments]
+        argv = [bash, *arguments]
         if not arguments and has_terminal():
-            words.append("-i")
-        child = passthrough.start(self.loop, words, env)
+            argv.append("-i")
+        child = passthrough.start(self.loop, argv, env)
         self.loop.wait(lambda: not child.running)
         if has_terminal():
             passthrough.give_terminal(os.getpgrp())
@@ -62,7 +62,7 @@ class Shell(Job):
         return child.code
 
     def _banner(self, notes: Sequence[str]) -> None:
-        said = self._prepared() if self.alone else self._attached()
+        said = self._prepared() if self.is_only_agent else self._attached()
         lines = ["architrave: debug shell", *said, *notes]
         os.write(2, ("\n  ".join(lines) + "\n").encode())
 

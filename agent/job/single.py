@@ -41,8 +41,8 @@ class Job(Runner):
         if outcome.code and self.failure is None:
             # Not before: on several nodes a lost one may be the cause, and one line shall name it.
             fields = {"cause": outcome.cause, "code": outcome.code, "hint": outcome.hint or None}
-            self.tell("application_failed", **fields)
-        if self.alone:
+            self.log_failure("application_failed", **fields)
+        if self.is_only_agent:
             outcome = self._guarded(lambda: self.end(outcome), outcome)
             self.write_exit_code(outcome.code)
         if outcome.code and self.settings.hold and not self.ending:
@@ -52,20 +52,20 @@ class Job(Runner):
         self.cleanup()
         if self.spans:
             self.spans[-1].end = self.loop.clock()
-        self._say_exit(outcome)
+        self._log_exit(outcome)
         return outcome.code
 
     def _hold(self) -> None:
         """Keep the container, and what was unpacked into it, for a person."""
-        from agent.job.attach import way_in
+        from agent.job.attach import attach_command
 
-        hint = f"{way_in(self.settings.helper_env)}; SIGTERM ends it"
+        hint = f"{attach_command(self.settings.helper_env)}; SIGTERM ends it"
         self.log.warning("container_held", seconds=self.settings.hold, hint=hint)
         self.loop.wait(lambda: self.ending, self.loop.clock() + self.settings.hold)
 
-    def _say_exit(self, outcome: Outcome) -> None:
+    def _log_exit(self, outcome: Outcome) -> None:
         """Log the last line of all; for a failure with its cause and the application's end."""
-        told = {"code": outcome.code, "source": outcome.spoke, "cause": outcome.cause or None}
+        told = {"code": outcome.code, "source": outcome.source, "cause": outcome.cause or None}
         if outcome.code:
             told |= {"hint": outcome.hint or None, "last_lines": self.last_lines() or None}
         self.log.at("error" if outcome.code else "info", "job_exited", told)

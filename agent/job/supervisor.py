@@ -1,6 +1,6 @@
 """Walk one node through the phases of a job: waits, signals, helpers, the first failure, the end.
 
-    stage in --> meet --> run --> part --> stage out --> exit code
+    stage in --> meet --> run --> release --> stage out --> exit code
 
 A failure in any phase still walks the rest of the way; the first one decides the exit code. What
 each role does in a phase is in `job`; this is what all roles share.
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from agent.core.deadlines import LOST_GRACE_SECONDS, MOST_GRACE_SECONDS, STOP_SECONDS
+from agent.core.deadlines import LOST_GRACE_SECONDS, MAX_GRACE_SECONDS, STOP_SECONDS
 from agent.core.errors import (
     BUG,
     CANNOT_WRITE,
@@ -22,8 +22,8 @@ from agent.core.errors import (
     TRY_AGAIN,
     AgentError,
     HelperDied,
-    known,
-    why,
+    as_agent_error,
+    os_reason,
 )
 from agent.core.model import AGENT, Outcome, Span
 from agent.core.settings import Settings
@@ -37,7 +37,7 @@ from agent.launch.application import Application
 from agent.multinode.sshd import Sshd
 
 if TYPE_CHECKING:
-    from agent.multinode.heartbeat_link import Lifeline
+    from agent.multinode.heartbeat_link import HeartbeatLink
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _CLEANUP_SECONDS = 2.0
@@ -57,7 +57,7 @@ class Supervisor:
         self.loop = loop
         self.log = log
         self.failure: AgentError | None = None
-        self.told = False
+        self.failure_logged = False
         self.application: Application | None = None
         self.sshd: Sshd | None = None
         self.spans: list[Span] = []
@@ -65,7 +65,7 @@ class Supervisor:
         self.shielded = False
         self.ending = 0
         self.last_moment: float | None = None
-        self._kept: list[Helper | Lifeline] = []
+        self._tracked: list[Helper | HeartbeatLink] = []
         self.spared: set[int] = set()
         self._directory = RuntimeDirectory(settings.runtime_dir)
         loop.on_signal = self._signal
@@ -103,15 +103,15 @@ class Supervisor:
         limit = {"bounded_by": "heartbeats"} if bound is None else {"max_seconds": bound}
         self.log.info("wait_started", what=what, **limit)
         self.loop.wait(lambda: done() or self._must_stop() or self._too_late(), deadline)
-        came = bool(done())
+        finished = bool(done())
         took = round(self.loop.clock() - start, 3)
         if self._must_stop():
             self.log.info("wait_aborted", what=what, seconds=took, missing=missing())
             assert self.failure is not None
             raise self.failure
-        event = "wait_finished" if came else "wait_timed_out"
+        event = "wait_finished" if finished else "wait_timed_out"
         self.log.info(event, what=what, seconds=took, missing=missing())
-        return came
+        return finished
 
     def _too_late(self) -> bool:
         """Tell whether the time that the platform leaves after a signal is over."""
@@ -128,23 +128,23 @@ class Supervisor:
 
     def fail(self, error: AgentError) -> None:
         """Note a failure; the first one decides, and ends the application if it runs."""
-        self.tell(error.event, **error.fields())
+        self.log_failure(error.event, **error.fields())
         if self.failure is None:
             self.failure = error
             if not self.stopping:
                 # mpirun waits in vain for the daemon of a node that is gone.
-                most = LOST_GRACE_SECONDS if error.code == TRY_AGAIN else MOST_GRACE_SECONDS
-                self.stop(error, most=most)
+                max_grace = LOST_GRACE_SECONDS if error.code == TRY_AGAIN else MAX_GRACE_SECONDS
+                self.stop(error, max_grace=max_grace)
 
     def stop(
-        self, reason: AgentError, number: int = signal.SIGTERM, most: float = math.inf
+        self, reason: AgentError, number: int = signal.SIGTERM, max_grace: float = math.inf
     ) -> None:
         """Stop what of the application runs on this node; asked again, end it now.
 
         `most` bounds the grace period, in seconds.
         """
         if self.application is not None:
-            self.application.stop(reason, number, most)
+            self.application.stop(reason, number, max_grace)
 
     def forward(self, number: int) -> None:
         """Pass on a signal that doesn't end the job."""
@@ -156,9 +156,9 @@ class Supervisor:
         """Tell whether the application is being stopped, or was."""
         return self.application is not None and self.application.stopped_for is not None
 
-    def tell(self, event: str, /, **fields: object) -> None:
+    def log_failure(self, event: str, /, **fields: object) -> None:
         """Log what failed: the first failure as an error, what follows from it as a warning."""
-        level, self.told = "warning" if self.told else "error", True
+        level, self.failure_logged = "warning" if self.failure_logged else "error", True
         self.log.at(level, event, fields)
 
     def bug(self, error: Exception) -> None:
@@ -166,7 +166,7 @@ class Supervisor:
         import traceback
 
         self.log.error("internal_error", traceback="".join(traceback.format_exception(error)))
-        self.fail(known(error))
+        self.fail(as_agent_error(error))
 
     # -- helpers
 
@@ -185,17 +185,17 @@ class Supervisor:
             helper.begin(task, request, on_message)
         except OSError as error:
             hint = "raise this container's limit of open files (ulimit -n)"
-            raise AgentError(f"start {task}", why(error), code=OS_ERROR, hint=hint) from error
-        self.keep(helper)
+            raise AgentError(f"start {task}", os_reason(error), code=OS_ERROR, hint=hint) from error
+        self.track(helper)
         return helper
 
     def helper(self, env: dict[str, str], task: str) -> Helper:
         """Return a process for a task."""
         return Helper(self.loop, env, task)
 
-    def keep(self, process: Helper | Lifeline) -> None:
+    def track(self, process: Helper | HeartbeatLink) -> None:
         """Count a process as the agent's own; it is ended with the job."""
-        self._kept.append(process)
+        self._tracked.append(process)
         self.own_pids.add(process.child.pid)
 
     def call(
@@ -206,15 +206,15 @@ class Supervisor:
         `code` is the phase's own, for when that doesn't help.
         """
         for again in (True, False):
-            helper = self.start_helper(task, request, self.hear)
+            helper = self.start_helper(task, request, self.on_message)
             try:
                 if not self.wait(what, partial(_is_done, helper), seconds):
                     cause = f"not done after {seconds:g} s"
                     raise HelperDied(what, cause, code=code, hint="look at the network")
                 return helper.outcome()
             except AgentError as error:
-                if error.code == BUG and helper.last_words:
-                    self.log.error("internal_error", traceback=helper.last_words)
+                if error.code == BUG and helper.stderr_tail:
+                    self.log.error("internal_error", traceback=helper.stderr_tail)
                 if not isinstance(error, HelperDied):
                     raise
                 if not again or self.hurried:
@@ -234,7 +234,7 @@ class Supervisor:
         self.loop.wait(lambda: not helper.child.running, self.loop.clock() + _CLEANUP_SECONDS)
         self.loop.children.end_orphans()
 
-    def hear(self, message: dict[str, Any]) -> None:
+    def on_message(self, message: dict[str, Any]) -> None:
         """Log what a helper tells; a phase that it names begins."""
         if "phase" in message:
             self.enter(message["phase"])
@@ -265,7 +265,7 @@ class Supervisor:
             self.last_moment = min(stop, self.last_moment or stop)
             self.loop.call_at(self.last_moment, lambda: None)
         # The application hears the signal that the agent heard; a second one means now.
-        self.stop(error, number, most=MOST_GRACE_SECONDS)
+        self.stop(error, number, max_grace=MAX_GRACE_SECONDS)
         if first:
             self.fail(error)
 
@@ -299,7 +299,7 @@ class Supervisor:
 
     def cleanup(self) -> None:
         """Leave no process, no key and no decrypted file behind."""
-        for process in self._kept:
+        for process in self._tracked:
             process.close()
         if self.sshd is not None:
             self.sshd.close()
@@ -324,7 +324,7 @@ class Supervisor:
         return Outcome(error.code, AGENT, cause=str(error), hint=error.hint)
 
     @property
-    def alone(self) -> bool:
+    def is_only_agent(self) -> bool:
         """Tell whether this agent is the one that runs a job here, not a second one."""
         return not self._directory.taken
 

@@ -11,19 +11,19 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from agent.core.errors import CANNOT_WRITE, AgentError, HelperDied, why
+from agent.core.errors import CANNOT_WRITE, AgentError, HelperDied, os_reason
 from agent.core.model import CREDENTIALS
 from agent.core.result_files import KEEP_HINT, RESULTS, STORED
 from agent.core.s3place import S3Place, fields, has_own_endpoint
 from agent.engine import result_list
 from agent.engine.helpers import Helper
-from agent.job.monitor import Observer
-from agent.staging import results as outputs
+from agent.job.monitor import Monitor
+from agent.staging import results
 from agent.staging.journal import journal
 
 # For a helper that says nothing: it tells of progress by percents, every ten seconds at most.
 _UPLOAD_SECONDS = 3600.0
-_BREATH_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 _NAMES_AT_ONCE = 10_000
 # Of many results that are lost so many are named; of those that aren't a caller is told so many.
 _NAMED = 1000
@@ -33,22 +33,22 @@ _DPKG_LOG = "dpkg.log"
 LOG = "time.log"
 
 
-class Uploading(Observer):
+class Uploading(Monitor):
     """Uploads results; `before` is what lay in the output directory at launch."""
 
     output_dir = ""
-    before: dict[str, outputs.Stamp] | None = None
+    before: dict[str, results.Stamp] | None = None
     # Of the claim to the output directory, and the node that has it: several may share one.
     token = ""
     owner: int | None = None
     # What the application left in another working directory.
-    unsaved: outputs.Unsaved | None = None
+    unsaved: results.Unsaved | None = None
     # Whether an earlier try with the same place may have left a manifest.
     afresh = False
     _files: list[str]
     _logs: dict[str, str]
-    _left_out: outputs.LeftOut
-    _breathed = 0.0
+    _left_out: results.LeftOut
+    _polled = 0.0
     _workdir = "/"
     _known: Sequence[str] = ()
     _began = 0.0
@@ -58,7 +58,7 @@ class Uploading(Observer):
     _heard = 0
 
     @property
-    def place(self) -> S3Place | None:
+    def destination(self) -> S3Place | None:
         """Return where this attempt's results go on S3."""
         return self.settings.place
 
@@ -70,7 +70,7 @@ class Uploading(Observer):
     def look_before(self) -> None:
         """Note what lies in the output directory, right before the application may write to it."""
         scratch, unpacked = self.settings.path("/tmp"), journal(self.settings.runtime_dir)
-        self.before = outputs.snapshot(self.output_dir, scratch, unpacked, self.breathe)
+        self.before = results.snapshot(self.output_dir, scratch, unpacked, self.poll_events)
         self._workdir = self.settings.workdir or os.getcwd()
         # The whole system lies below the root directory: only what comes anew is the application's.
         self._known = os.listdir("/") if self._workdir == "/" else []
@@ -94,14 +94,14 @@ class Uploading(Observer):
 
     def results(self) -> list[str]:
         """Return the result files of this node, relative to the output directory."""
-        self._left_out = outputs.LeftOut()
+        self._left_out = results.LeftOut()
         if self.before is None:
             return []  # nothing ran here, so nothing is this job's
         if self.shares or not os.path.isdir(self.output_dir):
             return sorted(self.logs())
         own, exclude = self.own_paths(), self.settings.exclude
-        found = outputs.results(
-            self.output_dir, self.before, own, exclude, self._left_out, self.breathe
+        found = results.results(
+            self.output_dir, self.before, own, exclude, self._left_out, self.poll_events
         )
         return [*found, *self.logs()]
 
@@ -120,7 +120,7 @@ class Uploading(Observer):
         if self.before is None or os.path.commonpath([top, output]) == output:
             return
         own = [*self.own_paths(), output]
-        self.unsaved = outputs.unsaved(top, self._began, own, self._known, self.breathe)
+        self.unsaved = results.unsaved(top, self._began, own, self._known, self.poll_events)
         if self.unsaved is None:
             return
         self.log.warning(
@@ -131,18 +131,18 @@ class Uploading(Observer):
             hint=KEEP_HINT.format(top),
         )
 
-    def breathe(self) -> None:
+    def poll_events(self) -> None:
         """Let the loop have its turn now and then, in the midst of long work."""
-        if self.loop.clock() - self._breathed > _BREATH_SECONDS:
-            self.loop.breathe()
-            self._breathed = self.loop.clock()
+        if self.loop.clock() - self._polled > _POLL_SECONDS:
+            self.loop.poll_events()
+            self._polled = self.loop.clock()
 
     def begin_upload(self) -> None:
         """Start to upload this node's results; the helper stays for the record."""
         self._files = self.results()
         self._logs = self._agent_logs()
         self._look_for_unsaved()
-        if self.place is None:
+        if self.destination is None:
             self._keep_logs()
             return
         self._files += self._logs
@@ -157,7 +157,7 @@ class Uploading(Observer):
             self._write_list()
         except OSError as error:
             what, hint = f"write the list of results {error.filename}", "check the disk: df -h"
-            raise AgentError(what, why(error), code=CANNOT_WRITE, hint=hint) from error
+            raise AgentError(what, os_reason(error), code=CANNOT_WRITE, hint=hint) from error
         self._upload_rest()
 
     @property
@@ -171,7 +171,7 @@ class Uploading(Observer):
             for at in range(0, len(self._files), _NAMES_AT_ONCE):
                 names = self._files[at : at + _NAMES_AT_ONCE]
                 file.write(b"".join(os.fsencode(name) + b"\0" for name in names))
-                self.breathe()
+                self.poll_events()
 
     def _agent_logs(self) -> dict[str, str]:
         """Return the agent's logs to keep with the results: {name: path}, no result's name."""
@@ -190,7 +190,7 @@ class Uploading(Observer):
     def _upload_rest(self) -> None:
         """Start to upload what isn't stored yet."""
         request = {
-            "place": fields(self.place),
+            "place": fields(self.destination),
             "node": f"node-{self.settings.topology.index}",
             "path_style": self.path_style,
             "directory": self.output_dir,
@@ -202,24 +202,24 @@ class Uploading(Observer):
             "patient": self.failure is None or self.failure.what != CREDENTIALS,
         }
         self._uploaded = None
-        self._uploader = self.start_helper("stage_out", request, self._hear_upload)
+        self._uploader = self.start_helper("stage_out", request, self._on_upload_message)
 
     def _stored(self) -> set[str]:
         """Return the names of what S3 has, as far as the helper has noted them."""
         names = set()
         for file in result_list.files(self.stored_list):
             names.add(str(file["name"]))
-            self.breathe()
+            self.poll_events()
         return names
 
-    def _hear_upload(self, message: dict[str, Any]) -> None:
+    def _on_upload_message(self, message: dict[str, Any]) -> None:
         self._heard += 1
         if "uploaded" in message:
             self._uploaded = message["uploaded"]
         elif "recorded" in message:
             self._recorded = True
         elif "stored" not in message:
-            self.hear(message)
+            self.on_message(message)
 
     def finish_upload(self) -> dict[str, Any]:
         """Wait until the results are on S3; raise nothing.
@@ -227,7 +227,7 @@ class Uploading(Observer):
         Returns {"count", "files" (of a few), "lost" (a count), "failed" (the first of the lost)}.
         """
         nothing: dict[str, Any] = {"count": 0, "files": [], "lost": 0, "failed": []}
-        if self.place is None or (self._uploader is None and not self._left_out.unreadable):
+        if self.destination is None or (self._uploader is None and not self._left_out.unreadable):
             return nothing
         answer = nothing
         try:
@@ -253,7 +253,10 @@ class Uploading(Observer):
                 hint=failed_one["hint"] or f"it stays in {self.output_dir}",
             )
         self.log.info(
-            "upload_finished", files=answer["count"], failed=answer["lost"], to=str(self.place)
+            "upload_finished",
+            files=answer["count"],
+            failed=answer["lost"],
+            to=str(self.destination),
         )
         return answer
 
@@ -266,12 +269,12 @@ class Uploading(Observer):
             helper = self._uploader
             assert helper is not None
             what = "upload the results"
-            came = self._wait_for_upload(what, helper)
+            finished = self._wait_for_upload(what, helper)
             if self._uploaded is not None:
                 return self._uploaded
             helper.close()
             try:
-                if not came:
+                if not finished:
                     hint = "look at the network, or leave more time for them"
                     raise HelperDied(what, "not done in time", code=CANNOT_WRITE, hint=hint)
                 helper.outcome()

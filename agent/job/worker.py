@@ -19,11 +19,11 @@ from agent.job.single import Job
 from agent.launch import cgroup
 from agent.launch.application import resolve
 from agent.launch.stopping import Stopping
-from agent.multinode.heartbeat_link import Lifeline
+from agent.multinode.heartbeat_link import HeartbeatLink
 from agent.multinode.meeting import ENDED, LEAVING, LEFT, LIST_END, STOPPED
 from agent.multinode.worker_side import WorkerMeeting
 
-_PART_SECONDS = 60.0
+_RECORD_SECONDS = 60.0
 _LEAVE_SECONDS = 4.0
 
 
@@ -98,7 +98,7 @@ class Worker(Job):
             node={"index": self.node.index, "address": self.node.address, "slots": self.node.slots}
             | {"version": self.node.version},
             output_dir=self.output_dir,
-            start_lifeline=partial(self._start_lifeline, line),
+            start_heartbeat_link=partial(self._start_heartbeat_link, line),
         )
         self.meeting = meeting
         self.keep_paths()
@@ -138,12 +138,12 @@ class Worker(Job):
             self.token = self.meeting.token
         super().cleanup()
 
-    def _start_lifeline(
+    def _start_heartbeat_link(
         self, command: list[str], on_message: Callable[[dict[str, Any]], None]
-    ) -> Lifeline:
-        lifeline = Lifeline(self.loop, command, self.app_env(), on_message)
-        self.keep(lifeline)
-        return lifeline
+    ) -> HeartbeatLink:
+        heartbeat_link = HeartbeatLink(self.loop, command, self.app_env(), on_message)
+        self.track(heartbeat_link)
+        return heartbeat_link
 
     # -- the end of the application's processes here
 
@@ -158,16 +158,16 @@ class Worker(Job):
         return super().stopping or self._ranks is not None
 
     def stop(
-        self, reason: AgentError, number: int = signal.SIGTERM, most: float = math.inf
+        self, reason: AgentError, number: int = signal.SIGTERM, max_grace: float = math.inf
     ) -> None:
         """Stop this node's copy, or the ranks that main's launcher runs here."""
         meeting = self.meeting
         if self._ranks is not None:
             self._ranks.kill()
         elif not self._has_ranks or meeting is None or not meeting.joined:
-            super().stop(reason, number, most)
+            super().stop(reason, number, max_grace)
         else:
-            grace = min(self.settings.grace, most)
+            grace = min(self.settings.grace, max_grace)
             self.log.info(
                 "application_stopping", signal=number, grace_seconds=grace, cause=reason.cause
             )
@@ -176,7 +176,7 @@ class Worker(Job):
                 self.log,
                 self.own_pids,
                 elsewhere=lambda: not (meeting.released or meeting.outcome or meeting.main_lost),
-                on_quiet=lambda: self._say_stopped(meeting),
+                on_quiet=lambda: self._announce_stopped(meeting),
             )
             self._ranks.begin(number, grace)
 
@@ -187,7 +187,7 @@ class Worker(Job):
         else:
             super().forward(number)
 
-    def _say_stopped(self, meeting: WorkerMeeting) -> None:
+    def _announce_stopped(self, meeting: WorkerMeeting) -> None:
         meeting.put(STOPPED, {})
 
     def _main_stops(self, message: dict[str, Any]) -> None:
@@ -201,7 +201,7 @@ class Worker(Job):
         super().stop_application()
         if self._has_ranks and self.meeting is not None and self.meeting.joined:
             if not self.stopping:
-                self.stop(_job_over(143), most=LOST_GRACE_SECONDS)
+                self.stop(_job_over(143), max_grace=LOST_GRACE_SECONDS)
             ranks = self._ranks
             assert ranks is not None
             bound = self.settings.grace + _LEAVE_SECONDS
@@ -227,7 +227,7 @@ class Worker(Job):
         outcome = self.launch()
         arrived = meeting.put(ENDED, outcome.to_json())
         self.wait(
-            "main knows how it ended here", lambda: arrived() or meeting.outcome, _PART_SECONDS
+            "main knows how it ended here", lambda: arrived() or meeting.outcome, _RECORD_SECONDS
         )
 
     def end(self, outcome: Outcome) -> Outcome:
@@ -237,8 +237,8 @@ class Worker(Job):
         self.stop_application()
         self.stop_sampling()
         if meeting is not None and meeting.given_up:
-            return self.leave_alone(outcome)
-        self.enter(model.PART)
+            return self.end_as_lost(outcome)
+        self.enter(model.RELEASE)
         self.begin_upload()
         if meeting is None or not meeting.joined:
             self.enter(model.UPLOAD)
@@ -247,14 +247,14 @@ class Worker(Job):
         self.enter(model.UPLOAD)
         uploaded = self.finish_upload()
         judged = self.judged(outcome, uploaded)
-        part: dict[str, Any] = {
+        record: dict[str, Any] = {
             "index": self.node.index,
             "record": self.record(uploaded),
             "failure": self.failure.to_json() if self.failure is not None else None,
             # What main launches here can't tell it: mpirun only says 137.
             "out_of_memory": cgroup.out_of_memory(self._oom_before),
         }
-        part["record"]["file_count"] = uploaded["count"]
+        record["record"]["file_count"] = uploaded["count"]
         if uploaded["count"]:
             listed = meeting.put_file(LEFT, LIST_END, self.stored_list)
             self.wait(
@@ -262,11 +262,11 @@ class Worker(Job):
                 lambda: listed() or meeting.main_lost or meeting.given_up,
                 math.inf,  # it may be long, and the link beats meanwhile
             )
-        arrived = meeting.put(LEFT, part)
+        arrived = meeting.put(LEFT, record)
         self.wait(
             "main has this node's part",
             lambda: arrived() or meeting.main_lost or meeting.given_up,
-            _PART_SECONDS,
+            _RECORD_SECONDS,
         )
         self.wait(
             "main tells the exit code",

@@ -9,7 +9,7 @@ import signal
 import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from agent.core.errors import NOT_EXECUTABLE, NOT_FOUND, TIME_LIMIT, AgentError, why
+from agent.core.errors import NOT_EXECUTABLE, NOT_FOUND, TIME_LIMIT, AgentError, os_reason
 from agent.core.model import AGENT, APPLICATION, Outcome
 from agent.engine.log import Log
 from agent.engine.loop import Loop, Timer
@@ -21,7 +21,7 @@ from agent.launch.stopping import Stopping
 # A process that SIGKILL doesn't end within this is stuck in the kernel.
 _KILL_SECONDS = 2.0
 # What the application has left behind may still write its last words.
-_LAST_WORDS_SECONDS = 0.5
+_LAST_OUTPUT_SECONDS = 0.5
 _CONSOLE_SECONDS = 2.0
 MEMORY_HINT = "give the container more memory, or start fewer processes (ARCHITRAVE_SLOTS)"
 
@@ -49,7 +49,7 @@ def resolve(program: str, path: str) -> str:
             os.chmod(found, stat.S_IMODE(mode) | 0o111)
     except OSError as error:
         hint = f"chmod +x {found}"
-        cause = f"it is not executable ({why(error)})"
+        cause = f"it is not executable ({os_reason(error)})"
         raise AgentError(f"run {program}", cause, code=NOT_EXECUTABLE, hint=hint) from error
     return found
 
@@ -156,7 +156,7 @@ class Application:
             self.child.kill_group(number)
 
     def stop(
-        self, reason: AgentError, number: int = signal.SIGTERM, most: float = math.inf
+        self, reason: AgentError, number: int = signal.SIGTERM, max_grace: float = math.inf
     ) -> None:
         """Ask it to end, and end it after the grace period; asked again, end it now.
 
@@ -168,7 +168,7 @@ class Application:
             self._stopping.kill()
             return
         self.stopped_for = reason
-        grace = min(self._grace, most)
+        grace = min(self._grace, max_grace)
         self._log.info(
             "application_stopping", signal=number, grace_seconds=grace, cause=reason.cause
         )
@@ -192,7 +192,7 @@ class Application:
         if child is not None and child.kill_group(0):
             child.kill_group(signal.SIGTERM)
         if not self._output.ended:
-            wait(lambda: self._output.ended, self._loop.clock() + _LAST_WORDS_SECONDS)
+            wait(lambda: self._output.ended, self._loop.clock() + _LAST_OUTPUT_SECONDS)
         left = self._loop.children.end_orphans()
         if left:
             hint = None
@@ -200,7 +200,7 @@ class Application:
                 hint = "results that were still being written are lost: keep the program in the"
                 hint += " foreground (wait for what it starts)"
             self._log.warning("stragglers_ended", processes=left, hint=hint)
-            wait(lambda: self._output.ended, self._loop.clock() + _LAST_WORDS_SECONDS)
+            wait(lambda: self._output.ended, self._loop.clock() + _LAST_OUTPUT_SECONDS)
         user, system = (child.user_seconds, child.system_seconds) if child else (0.0, 0.0)
         self._output.append(time_lines(self.real_seconds, user, system))
         wait(lambda: not self._output.behind, self._loop.clock() + _CONSOLE_SECONDS)

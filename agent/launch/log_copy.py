@@ -39,7 +39,7 @@ class Copy:
             self._state = _state(os.fstat(file.fileno()))
         self.source = self._open_source()
         free = os.statvfs(self._directory)
-        self._most = min(_LARGEST_COPY, free.f_bavail * free.f_frsize // _SHARE_OF_FREE)
+        self._max_size = min(_LARGEST_COPY, free.f_bavail * free.f_frsize // _SHARE_OF_FREE)
         self._done = 0
         self._given_up = False
         self._room, self._room_at = _BYTES_PER_SECOND, time.monotonic()
@@ -56,7 +56,7 @@ class Copy:
 
     def lags(self, size: int) -> bool:
         """Tell whether the copy is to go on by itself."""
-        return not self._given_up and self._done < min(size, self._most)
+        return not self._given_up and self._done < min(size, self._max_size)
 
     def follow(self, size: int) -> None:
         """Bring the copy up to date, as far as its rate and its limit allow."""
@@ -64,7 +64,7 @@ class Copy:
             now = time.monotonic()
             gained = int((now - self._room_at) * _BYTES_PER_SECOND)
             self._room, self._room_at = min(_BYTES_PER_SECOND, self._room + gained), now
-            end = min(size, self._most)
+            end = min(size, self._max_size)
             if end - self._done > self._room < _BYTES_PER_SECOND // 4:
                 return  # some large pieces a second cost less than many small ones
             before = self._done

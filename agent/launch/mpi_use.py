@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.core.errors import AgentError
-from agent.launch import elf as binary
+from agent.launch import elf
 
 _CHUNK, _OVERLAP = 1 << 20, 64
 # Of a file so much is read, of a script so much.
@@ -47,21 +47,21 @@ def uses_mpi(
     command: Sequence[str],
     env: Mapping[str, str],
     ask: Ask,
-    breathe: Callable[[], None] = lambda: None,
+    poll_events: Callable[[], None] = lambda: None,
 ) -> str:
     """Return what shows that a command uses MPI, "" where nothing does.
 
     `ask` runs a small program (arguments, environment) and returns its output; `breathe` is called
     between pieces of long files. A program that isn't there yet shows nothing.
     """
-    return _Look(env, ask, breathe).at(list(command))
+    return _Look(env, ask, poll_events).at(list(command))
 
 
 @dataclass
 class _Look:
     env: Mapping[str, str]
     ask: Ask
-    breathe: Callable[[], None]
+    poll_events: Callable[[], None]
     seen: set[str] = field(default_factory=set)
 
     def at(self, command: list[str], depth: int = 0) -> str:
@@ -89,12 +89,12 @@ class _Look:
 
     def _file(self, path: str, depth: int) -> str:
         try:
-            elf = binary.elf(path)
-            if elf is None:
+            found = elf.elf(path)
+            if found is None:
                 return self._script(path, depth)
             if name := self._name_in(path):
                 return f"{path} names {name}"
-            for library in self._libraries(path, elf):
+            for library in self._libraries(path, found):
                 if name := self._name_in(library):
                     return f"{library}, which {path} loads, names {name}"
         except (AgentError, OSError):
@@ -108,18 +108,18 @@ class _Look:
             return ""
         if match := _PACKAGES.search(text) or _NAMES.search(text):
             return f"{path} names {match[0].decode()}"
-        words = binary.interpreter(path)
+        words = elf.interpreter(path)
         if words and (found := self.at([words[0], *" ".join(words[1:]).split()], depth + 1)):
             return found
         if not words or os.path.basename(words[0]) not in ("sh", "bash", "dash", "ksh", "zsh"):
             return ""
         return self._first(list(_programs(text, os.path.dirname(path))), depth)
 
-    def _libraries(self, path: str, elf: binary.Elf) -> list[str]:
+    def _libraries(self, path: str, program: elf.Elf) -> list[str]:
         """Return the libraries that the loader would load, but those that come with the system."""
-        if not elf.loader or not os.path.exists(elf.loader):
+        if not program.loader or not os.path.exists(program.loader):
             return []
-        command, env = binary.listing(elf.loader, path, self.env)
+        command, env = elf.listing(program.loader, path, self.env)
         found = re.findall(r"=> (/\S.*) \(0x", self.ask(command, env))
         return [one for one in found if not _PLAIN.match(os.path.basename(one))]
 
@@ -131,7 +131,7 @@ class _Look:
                 if match := _NAMES.search(rest + chunk):
                     return match[0].decode()
                 rest, read = chunk[-_OVERLAP:], read + len(chunk)
-                self.breathe()
+                self.poll_events()
         return ""
 
 

@@ -88,21 +88,21 @@ def mpirun(options: MpiRun, command: Sequence[str]) -> list[str]:
     By its bare name: with a path mpirun puts its own directories before those of each node's
     environment (mpirun(1), --prefix). And without -x: a rank has the environment of its node.
     """
-    words = ["mpirun"]
+    argv = ["mpirun"]
     # Agents signal the ranks of their own nodes; and a SIGCONT to mpirun is for mpirun alone.
     if options.major == 4:
-        words += ["--mca", "ess_base_forward_signals", "none"]
+        argv += ["--mca", "ess_base_forward_signals", "none"]
     else:
-        words += ["--forward-signals", "none"]
+        argv += ["--forward-signals", "none"]
     if options.as_root:
-        words.append("--allow-run-as-root")
+        argv.append("--allow-run-as-root")
     if options.hostfile:
-        words += ["--hostfile", options.hostfile, *_across(options)]
+        argv += ["--hostfile", options.hostfile, *_across(options)]
     else:
-        words += ["--host", f"localhost:{options.slots}", "-np", str(options.slots)]
+        argv += ["--host", f"localhost:{options.slots}", "-np", str(options.slots)]
     if options.unbound:
-        words += ["--bind-to", "none"]
-    return [*words, *options.more, *command]
+        argv += ["--bind-to", "none"]
+    return [*argv, *options.more, *command]
 
 
 def daemons_failed(text: str) -> bool:
@@ -141,9 +141,9 @@ def _across(options: MpiRun) -> list[str]:
         runtime, plm = "--prtemca", "plm_ssh"
         attached = ("--leave-session-attached",)  # no parameter sets it
         out_of_band = (runtime, "prte_if_include")
-    words = [runtime, f"{plm}_agent", agent, runtime, f"{plm}_no_tree_spawn", "1"]
-    words += [runtime, f"{plm}_num_concurrent", at_once]
-    words += attached
+    argv = [runtime, f"{plm}_agent", agent, runtime, f"{plm}_no_tree_spawn", "1"]
+    argv += [runtime, f"{plm}_num_concurrent", at_once]
+    argv += attached
     if options.interface:
-        words += ["--mca", "btl_tcp_if_include", options.interface, *out_of_band, options.interface]
-    return words
+        argv += ["--mca", "btl_tcp_if_include", options.interface, *out_of_band, options.interface]
+    return argv

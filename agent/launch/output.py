@@ -34,7 +34,7 @@ class Output:
         with contextlib.suppress(OSError):
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         os.set_blocking(pipe, False)
-        self._log.start(pipe, lambda: loop.call_soon(self._hear))
+        self._log.start(pipe, lambda: loop.call_soon(self._on_output))
 
     def started(self) -> None:
         """Give up this process's own end, so that the pipe ends with the application's."""
@@ -106,9 +106,9 @@ class Output:
         self._closed = True
         if not self._stuck:
             self._console.close()
-        self._hear()
+        self._on_output()
 
-    def _hear(self) -> None:
+    def _on_output(self) -> None:
         """Be told of a change; raise what the thread has failed with, once."""
         error, self._log.error = self._log.error, None
         if error is not None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SAMPLE_SECONDS = 1.0
 # Ten minutes at a second each fold into half of it: memory, and what hundreds of nodes send to the
 # main one, stay flat however long the run is. A page has no more points to show.
-_MOST_SAMPLES = 600
+_MAX_SAMPLES = 600
 _RATES = (
     "processors",
     "read_bytes_per_second",
@@ -141,7 +141,7 @@ class Sampler:
             rates.append(round(total / elapsed, 0 if index else 3))
         self._kept_at, self._skipped, self._highest = now, 0, 0
         self._sums = [0.0] * len(_RATES)
-        if len(self._times) >= _MOST_SAMPLES:
+        if len(self._times) >= _MAX_SAMPLES:
             self._fold()
 
     def _fold(self) -> None:

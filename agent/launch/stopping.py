@@ -150,8 +150,8 @@ class Stopping:
 
     def _await_launchers(self, found: list[Process]) -> None:
         left = [one for one in found if not one.ended]
-        most = _KILLED_LAUNCHER_SECONDS if self.killed_at else _LAUNCHER_SECONDS
-        late = self._loop.clock() - (self._released_at or 0.0) > most
+        limit = _KILLED_LAUNCHER_SECONDS if self.killed_at else _LAUNCHER_SECONDS
+        late = self._loop.clock() - (self._released_at or 0.0) > limit
         if late:
             for process in left:
                 process_tree.send(process, signal.SIGKILL)

@@ -18,7 +18,7 @@ LAUNCHERS = {"mpirun", "orterun", "prterun", "orted", "prted"}
 LEFT_SECONDS = 5.0
 
 
-class Leavings:
+class Stragglers:
     """Watches the ranks of one node; `agent` is the process to which orphans come."""
 
     def __init__(self, agent: int) -> None:

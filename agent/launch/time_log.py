@@ -13,7 +13,7 @@ import select
 from collections import deque
 from collections.abc import Callable
 
-from agent.core.errors import why
+from agent.core.errors import os_reason
 from agent.engine.console import Outlet
 from agent.launch.log_copy import Copy
 
@@ -72,9 +72,9 @@ class TimeLog:
         """Tell, at the end, whether the application has a time.log of its own."""
         return self.path != self._copy.path
 
-    def tail(self, most: int) -> bytes:
+    def tail(self, max_bytes: int) -> bytes:
         """Return the end of the file."""
-        return os.pread(self.fd, most, max(0, self.size - most))
+        return os.pread(self.fd, max_bytes, max(0, self.size - max_bytes))
 
     def release(self) -> None:
         """Close the files; the thread must have stopped."""
@@ -156,7 +156,7 @@ class TimeLog:
             except OSError as error:
                 if self._copy.give_back():
                     continue  # with the room that the copy took
-                self.cause = why(error)
+                self.cause = os_reason(error)
                 self.unwritten += len(view)
                 if self.shown == self.size:
                     self._console.send(view)  # shown, where it can't be kept

@@ -25,13 +25,13 @@ _HAS_SIZE, _HAS_OWNER, _HAS_MODE, _HAS_TIMES = 1, 2, 4, 8
 # Every server takes packets of 34000 bytes (section 3 of the draft).
 _PIECE = 32 << 10
 _LONGEST = 1 << 18
-_LAST_WORDS = 500
+_STDERR_TAIL = 500
 
 # What is asked: a packet's type and its body; what is answered: the same.
 _Steps = Generator[tuple[int, bytes], tuple[int, bytes], dict[str, Any]]
 
 
-class Lifeline:
+class HeartbeatLink:
     """An SFTP session with the main node that does one order after the other.
 
     Its messages are {"beat": n} and {"put": path}, as the orders are done. When one fails the
@@ -47,7 +47,7 @@ class Lifeline:
     ) -> None:
         self.open = False
         self.cause = ""
-        self.heard = loop.clock()
+        self.seen = loop.clock()
         self._loop = loop
         self._on_message = on_message
         self._received = b""
@@ -55,7 +55,7 @@ class Lifeline:
         self._steps: _Steps | None = None
         self._next: tuple[int, bytes] | None = None
         self.child, self._sender, self._answers, self._complaints = spawn(loop, command, env)
-        loop.watch(self._answers, self._hear)
+        loop.watch(self._answers, self._on_output)
         self._send(_INIT, struct.pack(">I", 3), numbered=False)
 
     @property
@@ -76,7 +76,7 @@ class Lifeline:
         """
         if self.done or self._steps is not None:
             return False
-        self.heard = self._loop.clock()
+        self.seen = self._loop.clock()
         if order["do"] == "beat":
             self._steps = _beat(order["path"])
         elif order["do"] == "put":
@@ -104,11 +104,11 @@ class Lifeline:
             if self._loop.clock() < due:
                 return None
             due = self._loop.clock() + every
-            return self._heard_beat(ready)
+            return self._seen_beat(ready)
 
         return beat
 
-    def _heard_beat(self, ready: str) -> _Steps:
+    def _seen_beat(self, ready: str) -> _Steps:
         told = yield from _beat(ready)
         self._on_message(told)
         return told
@@ -124,14 +124,14 @@ class Lifeline:
             body = struct.pack(">I", self._number) + body
         self._sender.send(struct.pack(">IB", len(body) + 1, kind) + body)
 
-    def _hear(self) -> None:
+    def _on_output(self) -> None:
         data = read(self._answers)
         if data is None:
             return
         if not data:
-            self.close(self._last_words() or "the connection is gone")
+            self.close(self._stderr_tail() or "the connection is gone")
             return
-        self.heard = self._loop.clock()
+        self.seen = self._loop.clock()
         self._received += data
         while len(self._received) >= 5 and not self.done:
             length, kind = struct.unpack_from(">IB", self._received)
@@ -161,11 +161,11 @@ class Lifeline:
                 return
         self._go_on()
 
-    def _last_words(self) -> str:
+    def _stderr_tail(self) -> str:
         """Return the last line that ssh has said."""
         words = read(self._complaints) or b""
         lines = words.decode("utf-8", "replace").strip().splitlines()
-        return lines[-1][:_LAST_WORDS] if lines else ""
+        return lines[-1][:_STDERR_TAIL] if lines else ""
 
     def close(self, cause: str = "") -> None:
         """End the session; `cause` is why."""

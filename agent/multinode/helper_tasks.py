@@ -11,13 +11,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from agent.core.errors import BAD_SETTINGS, NO_PERMISSION, TRY_AGAIN, AgentError, why
+from agent.core.errors import BAD_SETTINGS, NO_PERMISSION, TRY_AGAIN, AgentError, os_reason
 from agent.core.model import Emit
 from agent.multinode.output_claim import claim
-from agent.multinode.sftp import Remote, load
+from agent.multinode.sftp import Sftp, load
 
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 5.0
-_TELL_AT_ONCE = 64
+_NODES_AT_ONCE = 64
 
 
 def join(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def join(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     last: AgentError | None = None
     while True:
         try:
-            return _announce(request, emit)
+            return _join_once(request, emit)
         except AgentError as error:
             if error.code != TRY_AGAIN:
                 raise
@@ -51,13 +51,13 @@ def join(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
         backoff = min(2 * backoff, _LONGEST_BACKOFF)
 
 
-def _announce(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+def _join_once(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Read main's greeting, make its output directory here, and write the readiness file."""
     where = [request[name] for name in ("address", "port", "user", "directory", "timeout")]
     what = f"join {request['address']}"
     try:
-        with Remote(*where) as remote:
-            greeting: dict[str, Any] = json.loads(remote.read("main.json"))
+        with Sftp(*where) as sftp:
+            greeting: dict[str, Any] = json.loads(sftp.read("main.json"))
             ours = (request["job"], request["attempt"])
             if (greeting["job"], greeting["attempt"]) != ours:
                 raise AgentError(
@@ -72,22 +72,22 @@ def _announce(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
             owner = claim(request["output_dir"], greeting["token"], request["node"]["index"])
             # What mpirun connects to is the address that main sees.
             node = dict(request["node"])
-            node["address"] = node["address"] or remote.own_address
-            _write_readiness(remote, node | {"job": ours[0], "attempt": ours[1]})
+            node["address"] = node["address"] or sftp.own_address
+            _write_readiness(sftp, node | {"job": ours[0], "attempt": ours[1]})
     except (OSError, EOFError) as error:
         cause, hint = str(error) or type(error).__name__, "look at the main node's log"
         raise AgentError(what, cause, code=TRY_AGAIN, hint=hint) from error
     return greeting | {"own_address": node["address"], "owner": owner}
 
 
-def _write_readiness(remote: Remote, node: dict[str, Any]) -> None:
+def _write_readiness(sftp: Sftp, node: dict[str, Any]) -> None:
     path = f"workers_ready/{node['index']}.json"
     data = json.dumps(node).encode()
     try:
-        remote.write(path, data, replace=False)
+        sftp.write(path, data, replace=False)
     except OSError:
         # It may be ours, from before the connection broke.
-        if remote.read(path) != data:
+        if sftp.read(path) != data:
             raise AgentError(
                 f"join as worker {node['index']}",
                 "another node has this index",
@@ -111,76 +111,76 @@ def share_directory(main: str, own: str) -> None:
             return
         raise AgentError(
             f"make the output directory {error.filename}",
-            why(error),
+            os_reason(error),
             code=NO_PERMISSION,
             hint="set TMP_OUTPUT_DIR to a directory that this user may make",
         ) from error
 
 
-def tell(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+def announce(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Put a file on other nodes, all at once, each tried until the deadline; then the next one.
 
     `request`: round (its number), nodes [{index, address}], path, data, port, user, directory,
-    timeout, seconds; a further line on standard input replaces what it names. Emits {"told": index,
-    "in": number of the round} for each node, and {"round": number, "untold": {index: cause}} at the
-    end of each round.
+    timeout, seconds; a further line on standard input replaces what it names. Emits {"announced":
+    index, "in": number of the round} for each node, and {"round": number, "unreached": {index:
+    cause}} at the end of each round.
     """
-    teller = _Teller(emit)
+    announcer = _Announcer(emit)
     while True:
-        emit({"round": request["round"], "untold": teller.tell(request)})
+        emit({"round": request["round"], "unreached": announcer.announce(request)})
         line = sys.stdin.readline()
         if not line:
             return {}
         request |= json.loads(line)
 
 
-class _Teller:
+class _Announcer:
     """The connections of the main node to the workers, kept from one round to the next."""
 
     def __init__(self, emit: Emit) -> None:
         load()
         self._emit = emit
-        self._kept: dict[int, Remote] = {}
+        self._kept: dict[int, Sftp] = {}
 
-    def tell(self, request: dict[str, Any]) -> dict[str, str]:
-        """Do one round; return who could not be told, and why."""
+    def announce(self, request: dict[str, Any]) -> dict[str, str]:
+        """Do one round; return the cause for each node that could not be reached."""
         deadline = time.monotonic() + request["seconds"]
-        untold = {}
-        with ThreadPoolExecutor(_TELL_AT_ONCE) as pool:
-            told = {
-                pool.submit(self._tell_one, node, request, deadline): node["index"]
+        unreached = {}
+        with ThreadPoolExecutor(_NODES_AT_ONCE) as pool:
+            nodes = {
+                pool.submit(self._announce_one, node, request, deadline): node["index"]
                 for node in request["nodes"]
             }
-            for future in as_completed(told):
+            for future in as_completed(nodes):
                 error = future.exception()
                 if error is None:
-                    self._emit({"told": told[future], "in": request["round"]})
+                    self._emit({"announced": nodes[future], "in": request["round"]})
                 else:
-                    untold[str(told[future])] = str(error)
-        return untold
+                    unreached[str(nodes[future])] = str(error)
+        return unreached
 
-    def _tell_one(self, node: dict[str, Any], request: dict[str, Any], deadline: float) -> None:
+    def _announce_one(self, node: dict[str, Any], request: dict[str, Any], deadline: float) -> None:
         backoff = _FIRST_BACKOFF
         while True:
             seconds = max(0.5, min(request["timeout"], deadline - time.monotonic()))
-            remote = self._kept.pop(node["index"], None)
-            again = remote is not None
+            sftp = self._kept.pop(node["index"], None)
+            again = sftp is not None
             try:
-                if remote is None:
+                if sftp is None:
                     where = (request["port"], request["user"], request["directory"])
-                    remote = Remote(node["address"], *where, seconds)
-                remote.write(request["path"], request["data"].encode())
+                    sftp = Sftp(node["address"], *where, seconds)
+                sftp.write(request["path"], request["data"].encode())
             except (AgentError, OSError):
-                if remote is not None:
-                    remote.close()
+                if sftp is not None:
+                    sftp.close()
                 if not again and time.monotonic() + backoff > deadline:
                     raise
             else:
                 # Each costs a thread and a descriptor here, and a process there.
-                if len(self._kept) < _TELL_AT_ONCE:
-                    self._kept[node["index"]] = remote
+                if len(self._kept) < _NODES_AT_ONCE:
+                    self._kept[node["index"]] = sftp
                 else:
-                    remote.close()
+                    sftp.close()
                 return
             if not again:
                 time.sleep(backoff * random.uniform(0.5, 1.0))

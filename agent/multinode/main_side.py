@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from agent.core.errors import TRY_AGAIN, AgentError, why
+from agent.core.errors import TRY_AGAIN, AgentError, os_reason
 from agent.core.model import Node, NodeFiles, Outcome
 from agent.engine.files import replace
 from agent.engine.helpers import Helper
@@ -23,9 +23,9 @@ from agent.multinode.meeting import (
 )
 from agent.multinode.roster import Refused, Roster, index_of
 
-_TELL_SECONDS = 20.0
+_ANNOUNCE_SECONDS = 20.0
 # From when the end is told: a worker whose heart beats but whose sshd takes nothing is lost.
-_UNTOLD_SECONDS = 30.0
+_UNREACHED_SECONDS = 30.0
 
 
 class MainMeeting(Meeting):
@@ -35,18 +35,18 @@ class MainMeeting(Meeting):
         super().__init__(*arguments)
         self.token = os.urandom(8).hex()
         self.roster = Roster(self._topology, self._silence)
-        self.parts: dict[int, dict[str, Any]] = {}
+        self.records: dict[int, dict[str, Any]] = {}
         self.ended: dict[int, Outcome] = {}
         self.stopped: set[int] = set()
         self.lost: set[int] = set()
         self.leaving = False
-        self.told: set[int] = set()
+        self.announced: set[int] = set()
         # What each worker has announced itself with.
         self._ready: dict[int, bytes] = {}
-        self.untold: dict[str, str] = {}
+        self.unreached: dict[str, str] = {}
         self._message: dict[str, str] = {}
         self._seconds = 0.0
-        self._teller: Helper | None = None
+        self._announcer: Helper | None = None
         self._round, self._rounds_done = 0, 0
         self.on_ended: Callable[[int, Outcome], None] = lambda index, outcome: None
         self._greeting = os.path.join(self._batch, "main.json")
@@ -60,7 +60,7 @@ class MainMeeting(Meeting):
         }
         self._greeting_text = json.dumps(greeting)
         self._write_greeting()
-        self._untold_since = math.inf
+        self._unreached_since = math.inf
 
     def _write_greeting(self) -> None:
         # A worker may read it at any time, and take half of it for another job's.
@@ -71,7 +71,7 @@ class MainMeeting(Meeting):
         super().restore()
         if not os.path.exists(self._greeting):
             self._write_greeting()
-        for index in self.roster.nodes.keys() - self.parts.keys() - self.lost:
+        for index in self.roster.nodes.keys() - self.records.keys() - self.lost:
             path = os.path.join(self._batch, READY, f"{index}.json")
             if not os.path.exists(path):
                 replace(path, self._ready[index])
@@ -97,48 +97,50 @@ class MainMeeting(Meeting):
 
     def computing(self) -> set[int]:
         """Return the workers that have not said that nothing computes there any more."""
-        return self.roster.nodes.keys() - self.stopped - self.parts.keys() - self.lost
+        return self.roster.nodes.keys() - self.stopped - self.records.keys() - self.lost
 
     def awaited(self) -> list[int]:
         """Return the workers that have neither said how they parted nor been lost."""
-        return sorted(self.roster.nodes.keys() - self.parts.keys() - self.lost)
+        return sorted(self.roster.nodes.keys() - self.records.keys() - self.lost)
 
-    def heard_since(self, when: float) -> bool:
+    def seen_since(self, when: float) -> bool:
         """Tell whether every worker has given a sign of life since then, or is lost."""
-        present = self.roster.nodes.keys() - self.lost - self.parts.keys()
-        return all(self.roster.heard(index) >= when for index in present)
+        present = self.roster.nodes.keys() - self.lost - self.records.keys()
+        return all(self.roster.seen(index) >= when for index in present)
 
-    def tell(
-        self, directory: str, name: str, message: dict[str, Any], seconds: float = _TELL_SECONDS
+    def announce(
+        self, directory: str, name: str, message: dict[str, Any], seconds: float = _ANNOUNCE_SECONDS
     ) -> None:
         """Put a file on every worker, all at once; `telling` until they are told or the bound.
 
         A worker that can't be reached is tried again for so many seconds.
         """
-        self.told = set()
+        self.announced = set()
         self._seconds = min(seconds, 2 * self._silence)
         self._message = {"path": f"{directory}/{name}", "data": json.dumps(message)}
-        self._tell([node for node in self.nodes if node.index not in self.lost])
+        self._announce([node for node in self.nodes if node.index not in self.lost])
 
-    def tell_again(self) -> None:
+    def announce_again(self) -> None:
         """Tell those who could not be told, or came when the others had been told already.
 
         One that lives but can't be told for so long is lost.
         """
         now = self._loop.clock()
-        left = set(self.awaited()) - self.told
-        self._untold_since = min(self._untold_since, now) if left else math.inf
-        if now - self._untold_since > max(_UNTOLD_SECONDS, 2 * self._silence):
+        left = set(self.awaited()) - self.announced
+        self._unreached_since = min(self._unreached_since, now) if left else math.inf
+        if now - self._unreached_since > max(_UNREACHED_SECONDS, 2 * self._silence):
             for index in sorted(left):
-                self._lose_untold(index)
-        untold = self.awaited()
-        if not self.telling and set(untold) - self.told:
-            self._tell([self.roster.nodes[index] for index in untold if index not in self.told])
+                self._lose_unreached(index)
+        unreached = self.awaited()
+        if not self.announcing and set(unreached) - self.announced:
+            self._announce(
+                [self.roster.nodes[index] for index in unreached if index not in self.announced]
+            )
 
-    def _lose_untold(self, index: int) -> None:
+    def _lose_unreached(self, index: int) -> None:
         self.roster.leave(index)
         self.lost.add(index)
-        cause = f"cannot announce the end to it: {self.untold.get(str(index), 'no answer')}"
+        cause = f"cannot announce the end to it: {self.unreached.get(str(index), 'no answer')}"
         what = f"lost worker {index} ({self.roster.nodes[index].address})"
         hint = f"look at the log of worker {index}"
         self._on_failure(AgentError(what, cause, code=TRY_AGAIN, hint=hint, event="worker_lost"))
@@ -146,44 +148,46 @@ class MainMeeting(Meeting):
     def warm(self) -> None:
         """Start what tells the workers before there is anything to tell: its imports take time."""
         self._message = {"path": "", "data": ""}
-        self._tell([])
+        self._announce([])
 
     def cool(self) -> None:
         """End it again: a long run shall not hold its memory."""
-        if self._teller is not None and not self.leaving and not self.telling:
-            self._teller.close()
+        if self._announcer is not None and not self.leaving and not self.announcing:
+            self._announcer.close()
 
-    def _tell(self, nodes: list[Node]) -> None:
-        self.untold = {}
+    def _announce(self, nodes: list[Node]) -> None:
+        self.unreached = {}
         self._round += 1
         request = self._message | {
             "round": self._round,
             "nodes": [{"index": node.index, "address": node.address} for node in nodes],
             "seconds": self._seconds,
         }
-        if self._teller is None or self._teller.done or not self._teller.ask(request):
-            if self._teller is not None:
-                self._teller.close()
-            self._teller = self._start_helper("tell", self._ssh | request, self._hear_teller)
+        if self._announcer is None or self._announcer.done or not self._announcer.ask(request):
+            if self._announcer is not None:
+                self._announcer.close()
+            self._announcer = self._start_helper(
+                "announce", self._ssh | request, self._on_announced
+            )
 
-    def _hear_teller(self, message: dict[str, Any]) -> None:
-        if "told" in message:
+    def _on_announced(self, message: dict[str, Any]) -> None:
+        if "announced" in message:
             if message["in"] == self._round:  # another message may have been told meanwhile
-                self.told.add(message["told"])
+                self.announced.add(message["announced"])
         elif "round" in message:
-            self.untold, self._rounds_done = message["untold"], message["round"]
+            self.unreached, self._rounds_done = message["unreached"], message["round"]
 
     @property
-    def telling(self) -> bool:
+    def announcing(self) -> bool:
         """Tell whether the workers are still being told something."""
         waiting = self._rounds_done < self._round
-        return waiting and self._teller is not None and not self._teller.done
+        return waiting and self._announcer is not None and not self._announcer.done
 
     def _take(self, kind: str, name: str, data: bytes) -> None:
         now = self._loop.clock()
         index = index_of(name)
         if kind == READY:
-            if index in self.lost or index in self.parts:
+            if index in self.lost or index in self.records:
                 return  # a late sign of life of somebody who is not expected any more
             if not data and index in self._ready:
                 return  # what was removed, and is being made again
@@ -214,9 +218,9 @@ class MainMeeting(Meeting):
             elif kind == STOPPED:
                 self.stopped.add(index)
             else:
-                self._part(index, fields)
+                self._take_record(index, fields)
 
-    def _part(self, index: int, fields: dict[str, Any]) -> None:
+    def _take_record(self, index: int, fields: dict[str, Any]) -> None:
         record, failure = fields["record"], fields["failure"]
         if record["index"] != index or not isinstance(record["files"], list):
             raise Refused(f"{index}.json: its record is another node's")
@@ -228,7 +232,7 @@ class MainMeeting(Meeting):
             os.path.join(folder, f"{index}{LIST_END}"),
             complete=not record.get("failed"),
         )
-        self.parts[index] = {**fields, "record": None, "files": files}
+        self.records[index] = {**fields, "record": None, "files": files}
         count = record.get("file_count", len(record["files"]))
         self._log.info("record_received", worker=index, files=count)
         if failure:
@@ -249,7 +253,7 @@ class MainMeeting(Meeting):
         try:
             os.utime(self._greeting, (self._count, self._count))
         except OSError as error:
-            self._log.warning("heartbeat_failed", cause=why(error))
+            self._log.warning("heartbeat_failed", cause=os_reason(error))
         for index in self.roster.silent(self._loop.clock()):
             self.roster.leave(index)
             self.lost.add(index)
@@ -267,5 +271,5 @@ class MainMeeting(Meeting):
     def close(self) -> None:
         """End what tells the workers too."""
         super().close()
-        if self._teller is not None:
-            self._teller.close()
+        if self._announcer is not None:
+            self._announcer.close()

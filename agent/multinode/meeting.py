@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from agent.core.errors import BAD_SETTINGS, NO_PERMISSION, TRY_AGAIN, AgentError, why
+from agent.core.errors import BAD_SETTINGS, NO_PERMISSION, TRY_AGAIN, AgentError, os_reason
 from agent.core.model import Topology
 from agent.engine.helpers import Helper
 from agent.engine.log import Log
@@ -146,7 +146,7 @@ class Meeting(ABC):
             try:
                 self.restore()
             except OSError as error:
-                self._log.warning("readiness_files_not_restored", cause=why(error))
+                self._log.warning("readiness_files_not_restored", cause=os_reason(error))
             self._beat()
 
     @property
@@ -184,5 +184,5 @@ def _empty(batch: str) -> None:
         os.makedirs(batch, mode=0o700)
     except OSError as error:
         raise AgentError(
-            f"make {batch}", why(error), code=BAD_SETTINGS, hint="make /tmp writable"
+            f"make {batch}", os_reason(error), code=BAD_SETTINGS, hint="make /tmp writable"
         ) from error

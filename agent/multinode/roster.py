@@ -63,7 +63,7 @@ class Roster:
         self.nodes: dict[int, Node] = {}
         self._topology = topology
         self._silence = silence
-        self._heard: dict[int, float] = {}
+        self._seen_at: dict[int, float] = {}
 
     def offer(self, name: str, data: bytes, now: float) -> Node | None:
         """Take a readiness file; return the node if it is new. Raise Refused but for the first."""
@@ -73,16 +73,16 @@ class Roster:
             self.nodes[node.index] = node
         elif known != node:
             raise Refused(f"{name}: worker {node.index} is {known.address} already")
-        self._heard[node.index] = now
+        self._seen_at[node.index] = now
         return node if known is None else None
 
-    def heard(self, index: int) -> float:
+    def seen(self, index: int) -> float:
         """Return when a node that is in was heard last."""
-        return self._heard[index]
+        return self._seen_at[index]
 
     def leave(self, index: int) -> None:
         """Expect no more signs of life from a node."""
-        self._heard.pop(index, None)
+        self._seen_at.pop(index, None)
 
     @property
     def missing(self) -> list[int]:
@@ -91,4 +91,4 @@ class Roster:
 
     def silent(self, now: float) -> list[int]:
         """Return the indexes of those that have been silent for too long."""
-        return sorted(i for i, heard in self._heard.items() if now - heard > self._silence)
+        return sorted(i for i, heard in self._seen_at.items() if now - heard > self._silence)

@@ -23,7 +23,7 @@ def load() -> None:
     import paramiko  # noqa: F401
 
 
-class Remote:
+class Sftp:
     """An SFTP session with one node, whose host key is the job's own; `timeout` is in seconds."""
 
     def __init__(self, address: str, port: int, user: str, directory: str, timeout: float) -> None:
@@ -70,7 +70,7 @@ class Remote:
             self._client.close()
             raise _unreachable(what, error) from error
 
-    def __enter__(self) -> Remote:
+    def __enter__(self) -> Sftp:
         return self
 
     def __exit__(

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from agent.core.errors import BAD_ARCHIVE, NO_PERMISSION, AgentError, why
+from agent.core.errors import BAD_ARCHIVE, NO_PERMISSION, AgentError, os_reason
 
 HOST_ALIAS = "architrave-node"
 # With the user key a launcher starts its daemons, in the application's environment; with the files
@@ -72,7 +72,7 @@ def check_key(path: str) -> bytes:
         missing = isinstance(error, FileNotFoundError)
         raise AgentError(
             "make this job's SSH keys",
-            f"{name}: {why(error)}",
+            f"{name}: {os_reason(error)}",
             code=BAD_ARCHIVE if missing else NO_PERMISSION,
             hint=f"architrave pack private DIR makes it: {name} at the root of private.7z",
         ) from error

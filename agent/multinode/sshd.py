@@ -106,9 +106,9 @@ class Sshd:
         # Sessions keep the pipe of the sshd that began them, so there may be several.
         self._own_pids.add(self.child.pid)
         self._pipes.add(pipe)
-        self._loop.watch(pipe, partial(self._hear, pipe))
+        self._loop.watch(pipe, partial(self._on_output, pipe))
 
-    def _hear(self, pipe: int) -> None:
+    def _on_output(self, pipe: int) -> None:
         try:
             data = os.read(pipe, 1 << 14)
         except BlockingIOError:
@@ -132,7 +132,7 @@ class Sshd:
             return
         code, killed, self.child = self.child.code, self.child.signal, None
         for pipe in tuple(self._pipes):
-            self._hear(pipe)
+            self._on_output(pipe)
         # One that was killed may be killed before it listens; one that ends by itself can't.
         if self._starts > _RESTARTS or not (self.listening or killed):
             self._give_up(self._last or f"it ended with {code}")

@@ -10,7 +10,7 @@ from typing import Any
 from agent.core.errors import TRY_AGAIN, AgentError, HelperDied
 from agent.core.model import Outcome
 from agent.engine.helpers import Helper
-from agent.multinode.heartbeat_link import Lifeline
+from agent.multinode.heartbeat_link import HeartbeatLink
 from agent.multinode.meeting import (
     DONE,
     GO,
@@ -36,7 +36,7 @@ class WorkerMeeting(Meeting):
         *arguments: Any,
         node: dict[str, Any],
         output_dir: str,
-        start_lifeline: Callable[[Callable[[dict[str, Any]], None]], Lifeline],
+        start_heartbeat_link: Callable[[Callable[[dict[str, Any]], None]], HeartbeatLink],
     ) -> None:
         super().__init__(*arguments)
         self.joined = False
@@ -53,15 +53,15 @@ class WorkerMeeting(Meeting):
         self.on_signal: Callable[[int], None] = lambda number: None
         self._node = node
         self._own_dir = output_dir
-        self._start_lifeline = start_lifeline
+        self._start_heartbeat_link = start_heartbeat_link
         self._helper: Helper | None = None
-        self._lifeline: Lifeline | None = None
+        self._heartbeat_link: HeartbeatLink | None = None
         self._starts, self._deadline = 0, 0.0
         self._put: set[str] = set()
         self._next_line = 0.0
         self._connected = self._closed = False
         self._line_cause = ""
-        self._heard = 0.0
+        self._seen_at = 0.0
         self._seen_count = -1.0
 
     def join(self, seconds: float) -> None:
@@ -80,7 +80,7 @@ class WorkerMeeting(Meeting):
             "node": self._node,
             "output_dir": self._own_dir,
         }
-        self._helper = self._start_helper("join", request, self._hear_helper)
+        self._helper = self._start_helper("join", request, self._on_helper_message)
 
     def check(self) -> None:
         """See how joining goes; raise what it failed with. A helper that died gets one more try."""
@@ -103,7 +103,7 @@ class WorkerMeeting(Meeting):
             self._log.warning("helper_retried", what=what, cause=error.cause)
             self._start_joining(left)
             return
-        self.joined, self._heard = True, self._loop.clock()
+        self.joined, self._seen_at = True, self._loop.clock()
         self.address = greeting["own_address"]
         self.owner = greeting.get("owner")
         self._log.info("main_joined", main=self._topology.main_address, address=self.address)
@@ -145,37 +145,37 @@ class WorkerMeeting(Meeting):
         send()
         return arrived
 
-    def _hear_helper(self, message: dict[str, Any]) -> None:
+    def _on_helper_message(self, message: dict[str, Any]) -> None:
         if "connected" in message:
             self._connected, self.token = True, message["token"]
             self._next_line = 0.0  # main can be reached: no need to wait
             return
         self._log.at(message["log"], message["event"], {"cause": message.get("cause")})
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def _on_message(self, message: dict[str, Any]) -> None:
         if "put" in message:
             self._put.add(message["put"])
-            self._heard = self._loop.clock()
+            self._seen_at = self._loop.clock()
         elif message["beat"] != self._seen_count:
             self._seen_count = message["beat"]
-            self._heard = self._loop.clock()
+            self._seen_at = self._loop.clock()
 
     def _ask(self, order: dict[str, Any]) -> None:
         """Ask main's sshd for one thing, on a new line if the old one is broken or doesn't answer.
 
         What can't be asked now is asked again by who wants it.
         """
-        line = self._lifeline
+        line = self._heartbeat_link
         if line is not None and line.busy:
             patience = self._ssh["timeout"] if line.open else self._silence
-            if self._loop.clock() - line.heard > patience:
+            if self._loop.clock() - line.seen > patience:
                 line.close("no answer in time")
         if self.joined and (line := self._open_line()) is not None:
             line.ask(order)
 
-    def _open_line(self) -> Lifeline | None:
+    def _open_line(self) -> HeartbeatLink | None:
         """Return the line, a new one if the old one is over; None while it is too soon for that."""
-        line, now = self._lifeline, self._loop.clock()
+        line, now = self._heartbeat_link, self._loop.clock()
         if line is not None and not line.done:
             return line
         if now < self._next_line:
@@ -186,18 +186,18 @@ class WorkerMeeting(Meeting):
         # Jitter: a thousand workers must not come back in the same instant.
         self._next_line = now + _AGAIN_SECONDS * random.uniform(0.5, 1.0)
         try:
-            self._lifeline = self._start_lifeline(self._hear)
+            self._heartbeat_link = self._start_heartbeat_link(self._on_message)
         except (AgentError, OSError) as error:
             self._line_cause = str(error)
             self._log.warning("heartbeat_link_failed", cause=str(error))
             return None
-        return self._lifeline
+        return self._heartbeat_link
 
     def _beat(self) -> None:
         if not self.joined or self.main_lost:
             return
         self._ask({"do": "beat", "path": f"{READY}/{self._topology.index}.json"})
-        if self._loop.clock() - self._heard > self._silence:
+        if self._loop.clock() - self._seen_at > self._silence:
             self.main_lost = True
             self._on_failure(
                 AgentError(
@@ -235,6 +235,6 @@ class WorkerMeeting(Meeting):
         """End the link too."""
         self._closed = True
         super().close()
-        for process in (self._helper, self._lifeline):
+        for process in (self._helper, self._heartbeat_link):
             if process is not None:
                 process.close()

@@ -9,7 +9,7 @@ from agent.core.units import duration, rate, share, size, three_digits
 from agent.report.reader import Machine, Run
 
 # Below, a phase isn't worth a word beside the slowest one; and what counts as idle, full or late.
-_LEAST_SECONDS, _LEAST_SHARE = 5.0, 0.1
+_MIN_SECONDS, _MIN_SHARE = 5.0, 0.1
 _IDLE, _BUSY, _FULL, _LATE, _UNEVEN = 0.5, 0.85, 0.85, 0.5, 2.0
 
 
@@ -21,7 +21,7 @@ def advice(run: Run) -> list[str]:
     chosen = slow[:1]
     if chosen == [model.RUN] and len(slow) > 1:
         seconds = _seconds(run, slow[1])
-        if seconds >= _LEAST_SECONDS and seconds >= _LEAST_SHARE * run.seconds:
+        if seconds >= _MIN_SECONDS and seconds >= _MIN_SHARE * run.seconds:
             chosen.append(slow[1])
     return [f"{_opening(run, phase)}: {_RULES[phase](run)}." for phase in chosen]
 
@@ -113,12 +113,12 @@ def _processors(nodes: list[Machine]) -> str:
     if not known:
         return "how many processors it could use is not in the record"
     used = {node.name: node.mean("processors") / node.limits["processors"] for node in known}
-    least, most = min(used, key=used.__getitem__), max(used, key=used.__getitem__)
+    idlest, busiest = min(used, key=used.__getitem__), max(used, key=used.__getitem__)
     mean, limit = sum(used.values()) / len(used), known[0].limits["processors"]
-    if used[most] >= _IDLE and used[most] >= _UNEVEN * used[least]:
+    if used[busiest] >= _IDLE and used[busiest] >= _UNEVEN * used[idlest]:
         return (
-            f"the work was uneven, processors were busy for {share(used[most], 1)} on {most} and "
-            f"{share(used[least], 1)} on {least}; spread it, or take fewer nodes"
+            f"the work was uneven, processors were busy for {share(used[busiest], 1)} on {busiest} "
+            f"and {share(used[idlest], 1)} on {idlest}; spread it, or take fewer nodes"
         )
     busy = f"{three_digits(mean * limit)} of {limit:.0f} processors a node were busy"
     if mean >= _BUSY:
@@ -142,8 +142,8 @@ def _idle(nodes: list[Machine]) -> str:
     return "fewer or smaller nodes would do, or more slots if it can use them"
 
 
-def _part(run: Run) -> str:
-    node = _slowest(run, model.UPLOAD if model.UPLOAD in run.phases else model.PART)
+def _release(run: Run) -> str:
+    node = _slowest(run, model.UPLOAD if model.UPLOAD in run.phases else model.RELEASE)
     return f"every node is told the end; {node.name} was last, look at its log and the network"
 
 
@@ -165,6 +165,6 @@ _RULES: dict[str, Callable[[Run], str]] = {
     model.UNPACK: _unpack,
     model.JOIN: _join,
     model.RUN: _run,
-    model.PART: _part,
+    model.RELEASE: _release,
     model.UPLOAD: _upload,
 }

@@ -29,7 +29,7 @@ _LOW, _HIGH = 0.1, 0.9
 # A limit is near when the highest value is at least this share of it.
 _NEAR = 0.05
 _UNUSED = ("defs", "desc", "title")
-_LEAST_WIDTH = 0.05
+_MIN_WIDTH = 0.05
 _DECIMALS = re.compile(r"-?\d+\.\d+")
 
 
@@ -41,11 +41,11 @@ class Measure:
     title: str
     unit: str
 
-    def scale(self, most: float) -> tuple[str, float]:
+    def scale(self, peak: float) -> tuple[str, float]:
         """Return the unit of the axis for values up to `most`, and how much of ours is one."""
         if not self.unit:
             return "", 1.0
-        name, scale = units.size_unit(most)
+        name, scale = units.size_unit(peak)
         return name + self.unit.removeprefix("B"), scale
 
     def text(self, value: float) -> str:
@@ -142,23 +142,23 @@ def tops(runs: Iterable[Run]) -> dict[str, float]:
     return found
 
 
-def curves(run: Run, most: dict[str, float] | None = None) -> list[Chart]:
+def curves(run: Run, peak: dict[str, float] | None = None) -> list[Chart]:
     """Draw what the nodes used while the application ran; nothing if there are no samples."""
     if not run.sampled:
         return []
-    most = most or tops([run])
+    peak = peak or tops([run])
     measured = [one for one in MEASURES if any(one.name in node.samples for node in run.sampled)]
-    return [_curve(run, one, most[one.name]) for one in measured]
+    return [_curve(run, one, peak[one.name]) for one in measured]
 
 
-def _curve(run: Run, measure: Measure, most: float) -> Chart:
+def _curve(run: Run, measure: Measure, peak: float) -> Chart:
     import pygal
 
     nodes = [node for node in run.sampled if node.samples.get(measure.name)]
     limit = max((node.limits.get(measure.name, 0.0) for node in nodes), default=0.0)
     # One far above would press the curves flat: it is drawn at the edge, and said to be.
-    drawn = bool(limit) and (measure.name == "processors" or most >= _NEAR * limit)
-    top = max(most, limit if drawn else 0.0) or 1.0
+    drawn = bool(limit) and (measure.name == "processors" or peak >= _NEAR * limit)
+    top = max(peak, limit if drawn else 0.0) or 1.0
     unit, scale = measure.scale(top)
     _, second = clock(run.seconds)
     begin, end = _span(nodes)
@@ -172,8 +172,8 @@ def _curve(run: Run, measure: Measure, most: float) -> Chart:
         text = f"limit: {measure.text(limit)}" + ("" if drawn else ", far above")
         level = limit if drawn else 1.06 * top
         series.append(("limit", text, [(begin, level), (end, level)]))
-    peak, note = _peak(measure, nodes)
-    series.append(("peak", note, [peak] if peak[1] else []))
+    at, note = _peak(measure, nodes)
+    series.append(("peak", note, [at] if at[1] else []))
     for style, _, points in series:
         chart.add(style, [(x / second, y / scale) for x, y in points], show_dots=style == "peak")
     title = f"{measure.title}, {unit}" if unit else measure.title
@@ -201,7 +201,7 @@ def _series(measure: Measure, nodes: list[Machine]) -> list[tuple[str, str, Poin
     moments = [begin + (k + 0.5) * width for k in range(count)]
     table = {node.name: _binned(node, measure.name, begin, width, count) for node in nodes}
     means = {node.name: node.mean(measure.name) for node in nodes}
-    least, highest = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+    lowest, highest = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
     middle: Points = []
     low: Points = []
     high: Points = []
@@ -219,7 +219,7 @@ def _series(measure: Measure, nodes: list[Machine]) -> list[tuple[str, str, Poin
         ("band", f"80 % of {len(nodes)} nodes", low + high[::-1]),
         ("node-0", "median node", middle),
         ("node-1", f"{highest}: the highest mean, {measure.text(means[highest])}", line(highest)),
-        ("node-2", f"{least}: the lowest, {measure.text(means[least])}", line(least)),
+        ("node-2", f"{lowest}: the lowest, {measure.text(means[lowest])}", line(lowest)),
     ]
 
 
@@ -330,7 +330,7 @@ def _clean(element: Element) -> None:
 
 def _invisible(element: Element) -> bool:
     if element.tag == "rect":
-        return float(element.get("width", 0)) < _LEAST_WIDTH
+        return float(element.get("width", 0)) < _MIN_WIDTH
     return element.get("class") == "plot tooltip-overlay" or (
         element.tag == "text" and not element.text
     )

@@ -71,7 +71,7 @@ def page(run: Run) -> str:
 
 def comparison(first: Run, second: Run) -> str:
     """Return the page of two runs side by side; their drawings share their scales."""
-    most = charts.tops([first, second])
+    peaks = charts.tops([first, second])
     end = max(first.seconds, second.seconds)
     sides: list[dict[str, Any]] = [
         {
@@ -82,7 +82,7 @@ def comparison(first: Run, second: Run) -> str:
         }
         for name, run in (("First", first), ("Second", second))
     ]
-    curves = ([_named(s["name"], one) for one in charts.curves(s["run"], most)] for s in sides)
+    curves = ([_named(s["name"], one) for one in charts.curves(s["run"], peaks)] for s in sides)
     pairs = list(zip_longest(*curves))
     return _rendered("compare.html", sides=sides, pairs=pairs, rows=list(rows_of(first, second)))
 

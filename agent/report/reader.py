@@ -15,6 +15,7 @@ from agent.core.errors import BAD_ARCHIVE, AgentError
 from agent.core.model import APPLICATION, PHASES
 from agent.core.result_files import KEEP_HINT
 from agent.report.run_json import RUN_SCHEMA
+from agent.report.version_1 import RUN_SCHEMA_1, upgraded
 
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -101,7 +102,7 @@ class Run:
     count: int
     command: str
     code: int
-    spoke: str
+    source: str
     signal: int
     out_of_memory: bool
     cause: str
@@ -113,12 +114,12 @@ class Run:
 
     @property
     def main_node(self) -> Machine | None:
-        """Return the node that launched the application, if it has told."""
+        """Return the node that launched the application, if it has sent a record."""
         return next((node for node in self.nodes if node.index == self.main), None)
 
     @property
     def missing(self) -> list[str]:
-        """Return the names of nodes that have told nothing of themselves."""
+        """Return the names of nodes that have sent no record."""
         there = {node.index for node in self.nodes}
         return [_name(i, self.main) for i in range(self.count) if i not in there]
 
@@ -165,21 +166,22 @@ def outcome(run: Run) -> str:
         return f"The job succeeded {where}."
     if run.out_of_memory:
         why = f"its memory ran out (exit code {run.code})"
-    elif run.spoke != APPLICATION:
-        why = f"{run.cause or 'the agent ended it'} (exit code {run.code})"
+    elif run.source != APPLICATION:
+        why = f"{run.cause or 'the agent stopped it'} (exit code {run.code})"
     elif run.signal:
-        why = f"signal {run.signal} ended the application (exit code {run.code})"
+        why = f"the application was killed by signal {run.signal} (exit code {run.code})"
     else:
-        why = f"the application ended with exit code {run.code}"
+        why = f"the application failed with exit code {run.code}"
     return f"The job failed {where}: {why}."
 
 
 def read(record: Any) -> Run:
     """Return the run of a record; raise AgentError (65) for what is none."""
-    if not isinstance(record, dict) or record.get("schema") != RUN_SCHEMA:
-        raise _wrong(f"its schema is not {RUN_SCHEMA}")
+    schema = record.get("schema") if isinstance(record, dict) else None
+    if schema not in (RUN_SCHEMA, RUN_SCHEMA_1):
+        raise _wrong(f"its schema is neither {RUN_SCHEMA} nor {RUN_SCHEMA_1}")
     try:
-        return _run(record)
+        return _run(upgraded(record) if schema == RUN_SCHEMA_1 else record)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise _wrong(f"{type(error).__name__}: {error}") from error
 
@@ -218,7 +220,7 @@ def _run(record: dict[str, Any]) -> Run:
         count=int(record.get("node_count", len(nodes))),
         command=_as_typed(record["command"]),
         code=int(exit_["code"]),
-        spoke=str(exit_["spoke"]),
+        source=str(exit_["source"]),
         signal=int(exit_["signal"]),
         out_of_memory=bool(exit_["out_of_memory"]),
         cause=_plain(exit_["cause"]),

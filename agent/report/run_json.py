@@ -12,7 +12,7 @@ from typing import Any
 from agent import __version__
 from agent.core.model import Node, Outcome, Span, Topology
 
-RUN_SCHEMA = "architrave-run/1"
+RUN_SCHEMA = "architrave-run/2"
 MANIFEST_SCHEMA = "architrave-manifest/1"
 
 

@@ -1,7 +1,12 @@
-"""Describe run.json as a JSON Schema: the reference of its fields is made of it."""
+"""Describe run.json as a JSON Schema.
+
+The reference of its fields is made of it; docs/schemas/run-2.json is this schema as a file, and
+run-1.json that of the records of earlier agents.
+"""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from agent.core.model import AGENT, APPLICATION, PHASES
@@ -41,7 +46,7 @@ _EXIT = _object(
         "code": _of(
             "integer", "the job's exit code, the same on every node", minimum=0, maximum=255
         ),
-        "spoke": _of("string", "whose code it is", enum=[APPLICATION, AGENT]),
+        "source": _of("string", "whose code it is", enum=[APPLICATION, AGENT]),
         "signal": _of("integer", "number of the signal that ended the application, 0 if none did"),
         "out_of_memory": _of("boolean", "whether the kernel ended a process for memory"),
         "cause": _of("string", "what failed, empty after success"),
@@ -107,14 +112,14 @@ _PEAKS = _object(
     {
         **{name: _amount(f"highest: {text}") for name, text in _RATES.items()},
         "resident_bytes": _amount(f"highest: {_MEMORY}"),
-        "processes": _amount("most processes at a time"),
+        "processes": _amount("highest number of processes at a time"),
         **{name: _amount(text) for name, text in _TOTALS.items()},
     },
     optional=(*_RATES, "resident_bytes", "processes", *_TOTALS),
 )
 
 _SAMPLES = _object(
-    "Curves, one value for each sample, at most 600; a sample tells of the time since the one "
+    "Curves, one value for each sample, at most 600; a sample covers the time since the one "
     "before it. Empty if the application ended before the first one.",
     {
         "start": _of("number", "when sampling began, in seconds of the node's monotonic clock"),
@@ -137,10 +142,10 @@ _UNSAVED = _of(
 )
 
 _NODE = _object(
-    "What one node tells of itself.",
+    "What one node reports of itself.",
     {
         "index": _of("integer", "its index among the nodes", minimum=0),
-        "address": _of("string", "its address, empty on a node that is alone"),
+        "address": _of("string", "its address, empty on a single node"),
         "slots": _of("integer", "processes for this node", minimum=0),
         "versions": _of(
             "object",
@@ -172,6 +177,7 @@ _OPTIONAL = ("node_count", "last_lines")
 
 SCHEMA: Schema = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "$id": f"urn:{RUN_SCHEMA.replace('/', ':')}",
     "title": "run.json",
     **_object(
         "What happened in one attempt of a job, as its main node writes it at the end.",
@@ -196,8 +202,12 @@ SCHEMA: Schema = {
                 },
             ),
             "last_lines": _list("After a failure: the end of the application's output.", _TEXT),
-            "nodes": _list("All nodes that have told, by index.", _NODE),
+            "nodes": _list("All nodes that have sent a record, by index.", _NODE),
         },
         optional=_OPTIONAL,
     ),
 }
+
+
+if __name__ == "__main__":
+    print(json.dumps(SCHEMA, indent=2))

@@ -13,7 +13,7 @@ from agent.report.reader import Machine, Run, outcome
 
 WIDTH = 80
 _BAR, _NODES, _FILES, _LINES = 48, 12, 10, 20
-_LETTERS = {"fetch": "f", "unpack": "u", "join": "j", "run": "#", "part": "p", "upload": "^"}
+_LETTERS = {"fetch": "f", "unpack": "u", "join": "j", "run": "#", "release": "r", "upload": "^"}
 
 
 def text(run: Run) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from agent.core.errors import CANNOT_WRITE, AgentError, why
+from agent.core.errors import CANNOT_WRITE, AgentError, os_reason
 from agent.core.model import Emit, NodeFiles
 from agent.core.result_files import MANIFEST, RUN
 from agent.engine.result_list import files, open_no_link
@@ -56,7 +56,7 @@ def write(request: Mapping[str, Any]) -> None:
         _write(request)
     except OSError as error:
         what, hint = f"write {error.filename or RUN}", "check the disk: df -h"
-        raise AgentError(what, why(error), code=CANNOT_WRITE, hint=hint) from error
+        raise AgentError(what, os_reason(error), code=CANNOT_WRITE, hint=hint) from error
 
 
 def _write(request: Mapping[str, Any]) -> None:

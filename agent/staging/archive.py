@@ -11,7 +11,7 @@ import sys
 import tarfile
 import zlib
 
-from agent.core.errors import BAD_ARCHIVE, NO_PERMISSION, OS_ERROR, AgentError, why
+from agent.core.errors import BAD_ARCHIVE, NO_PERMISSION, OS_ERROR, AgentError, os_reason
 
 _PROGRAMS = ("7zz", "7z", "7za")
 # What the image keeps in /opt and no archive may replace.
@@ -196,7 +196,7 @@ def move_into(source: str, target: str, journal: str) -> None:
                     list_.truncate(written)  # what is there isn't ours
                     raise
     except OSError as error:
-        cause = f"{error.filename2 or error.filename}: {why(error)}"
+        cause = f"{error.filename2 or error.filename}: {os_reason(error)}"
         hint = f"make {target} writable for this user"
         raise AgentError(f"unpack into {target}", cause, code=NO_PERMISSION, hint=hint) from error
 

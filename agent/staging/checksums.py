@@ -105,9 +105,9 @@ def _parts(path: str, part_size: int, wait: Callable[[int], None]) -> Iterator[I
 
 def _blocks(file: Any, length: int, wait: Callable[[int], None]) -> Iterator[bytes]:
     while length > 0:
-        most = min(_BLOCK, length)
-        wait(file.tell() + most)
-        block = file.read(most)
+        max_bytes = min(_BLOCK, length)
+        wait(file.tell() + max_bytes)
+        block = file.read(max_bytes)
         if not block:
             return
         length -= len(block)

@@ -16,7 +16,7 @@ from agent.engine import capture
 _AT_ONCE = 4
 _FIELDS = ("Package", "Version", "Architecture")
 _MAGIC, _HEADER = b"!<arch>\n", 60
-_MOST_BYTES = 16 << 20
+_MAX_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _control(path: str) -> str:
             raise ValueError("not an ar archive")
         while len(header := file.read(_HEADER)) == _HEADER:
             name, size = header[:16].decode().strip().rstrip("/"), int(header[48:58])
-            if name.startswith("control.tar") and size <= _MOST_BYTES:
+            if name.startswith("control.tar") and size <= _MAX_BYTES:
                 return _member(file.read(size))
             file.seek(size + size % 2, os.SEEK_CUR)
     raise ValueError("no control archive")
@@ -87,5 +87,5 @@ def _member(data: bytes) -> str:
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         for member in tar:
             if member.name in ("control", "./control") and (content := tar.extractfile(member)):
-                return content.read(_MOST_BYTES).decode("utf-8", "replace")
+                return content.read(_MAX_BYTES).decode("utf-8", "replace")
     raise ValueError("no control file")

@@ -61,7 +61,7 @@ _PROGRESS = re.compile(
     r"|Processing triggers|Removing |Purging |De-configuring |Get:|Fetched |Need to get"
 )
 _WRONG = re.compile(r"dpkg(-deb)?: (error|dependency problems|regarding )|E: ")
-_SCRIPT_LINES, _MOST_BYTES = 20, 4 << 20
+_SCRIPT_LINES, _MAX_BYTES = 20, 4 << 20
 
 
 def install(files: Sequence[str], log: str) -> None:
@@ -110,7 +110,7 @@ def _dpkg(files: Sequence[str], options: Sequence[str], log: str) -> None:
     raise _failed(first + second)
 
 
-def _run(words: Sequence[str], log: str) -> tuple[int, str]:
+def _run(argv: Sequence[str], log: str) -> tuple[int, str]:
     """Run a program with its output at the end of the log; return its code and the output.
 
     Its own end counts: a file has none that a process which it leaves behind could hold up.
@@ -121,13 +121,13 @@ def _run(words: Sequence[str], log: str) -> tuple[int, str]:
         "LC_ALL": "C.UTF-8",  # `_cause` reads it
     }
     with open(log, "a+b") as file:
-        file.write(f"$ {shlex.join(words)}\n".encode(errors="replace"))
+        file.write(f"$ {shlex.join(argv)}\n".encode(errors="replace"))
         file.flush()
         start = file.tell()
         done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env, check=False
+            argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env, check=False
         )
-        file.seek(max(start, file.seek(0, os.SEEK_END) - _MOST_BYTES))
+        file.seek(max(start, file.seek(0, os.SEEK_END) - _MAX_BYTES))
         return done.returncode, file.read().decode("utf-8", "replace")
 
 
@@ -156,7 +156,7 @@ def _cause(text: str) -> str:
             end += 1
         found.append(_joined(lines[start:end]))
         at = end
-    found.sort(key=lambda words: (words.startswith("E: "), "dependency problem" in words))
+    found.sort(key=lambda argv: (argv.startswith("E: "), "dependency problem" in argv))
     return found[0] if found else "; ".join(lines[-3:]) or "dpkg wrote nothing"
 
 

@@ -124,6 +124,6 @@ def search_paths(root: str) -> tuple[list[str], list[str]]:
     return sorted(paths), sorted(libraries)
 
 
-def _ask(words: list[str]) -> str:
+def _ask(argv: list[str]) -> str:
     """Return what dpkg says; a database that it has none of is empty."""
-    return capture.run(words).out
+    return capture.run(argv).out

@@ -49,7 +49,7 @@ class Unsaved:
 
 
 def snapshot(
-    directory: str, scratch: str, unpacked: Iterable[str], breathe: Callable[[], None]
+    directory: str, scratch: str, unpacked: Iterable[str], poll_events: Callable[[], None]
 ) -> dict[str, Stamp]:
     """Return what is no result unless it changes, by path, with what tells that it has changed.
 
@@ -70,7 +70,7 @@ def snapshot(
     found = {}
     left_out = LeftOut()
     for path in _files(directory, left_out):
-        breathe()
+        poll_events()
         with contextlib.suppress(OSError):  # it vanished meanwhile
             status = os.stat(path)
             if (
@@ -138,7 +138,7 @@ def results(
     own: Iterable[str],
     exclude: Iterable[str],
     left_out: LeftOut,
-    breathe: Callable[[], None],
+    poll_events: Callable[[], None],
 ) -> list[str]:
     """Return the paths, relative to `directory`, that are new or changed since `before`.
 
@@ -161,7 +161,7 @@ def results(
 
     found = []
     for path in _files(directory, left_out):
-        breathe()
+        poll_events()
         name = name_of(path)
         if not name:
             continue
@@ -179,7 +179,7 @@ def unsaved(
     since: float,
     own: Iterable[str],
     known: Iterable[str],
-    breathe: Callable[[], None],
+    poll_events: Callable[[], None],
 ) -> Unsaved | None:
     """Return what was made or changed below a working directory `since`, seconds since 1970.
 
@@ -202,7 +202,7 @@ def unsaved(
         folder = folders.popleft()  # the nearest ones first
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
-                breathe()
+                poll_events()
                 left -= 1
                 if entry.path in ours or left <= 0:
                     continue

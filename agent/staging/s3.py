@@ -18,7 +18,7 @@ from agent.core.errors import (
     S3_UNREACHABLE,
     AgentError,
     NotThere,
-    why,
+    os_reason,
 )
 from agent.core.model import Emit
 from agent.core.s3place import S3Place
@@ -323,5 +323,5 @@ def _raise(error: Exception, what: str, *, missing: int = NO_OBJECT) -> NoReturn
         raise AgentError(what, str(error), code=S3_UNREACHABLE, hint=hint) from error
     if isinstance(error, OSError):
         hint = "check the disk: df -h"
-        raise AgentError(what, why(error), code=71, hint=hint) from error
+        raise AgentError(what, os_reason(error), code=71, hint=hint) from error
     raise error

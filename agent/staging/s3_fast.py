@@ -131,12 +131,12 @@ class FastLane:
                     raise
                 return checked.result()
 
-    def get(self, bucket: str, key: str, most: int) -> tuple[bytes, str] | None:
+    def get(self, bucket: str, key: str, max_bytes: int) -> tuple[bytes, str] | None:
         """Fetch an object of at most so many bytes, with its ETag; None if it is larger."""
         import obstore
 
         found = obstore.get(self._store(bucket), key)
-        if found.meta["size"] > most:
+        if found.meta["size"] > max_bytes:
             return None
         return bytes(found.bytes()), str(found.meta["e_tag"]).strip('"')
 

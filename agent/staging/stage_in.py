@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
 from agent.core import model
-from agent.core.errors import NO_PERMISSION, AgentError, why
+from agent.core.errors import NO_PERMISSION, AgentError, os_reason
 from agent.core.model import Emit
 from agent.core.s3place import S3Place
 from agent.staging import archive
@@ -99,7 +99,7 @@ def _unpack_private(path: str, request: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         raise AgentError(
             f"unpack into {opt}",
-            why(error),
+            os_reason(error),
             code=NO_PERMISSION,
             hint=f"run as root, or make {opt} writable for this user",
         ) from error

@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from hashlib import sha256
 from typing import IO, Any
 
-from agent.core.errors import CANNOT_WRITE, AgentError, why
+from agent.core.errors import CANNOT_WRITE, AgentError, os_reason
 from agent.core.model import Emit
 from agent.core.s3place import S3Place
 from agent.staging.checksums import digests
@@ -82,7 +82,7 @@ class Sender:
                 # A temporary file of somebody's who was still cleaning up: no result.
                 self._emit({"log": "warning", "event": "file_vanished", "file": name})
             except Exception as error:
-                cause = why(error) if isinstance(error, OSError) else str(error)
+                cause = os_reason(error) if isinstance(error, OSError) else str(error)
                 wrong = AgentError(f"upload {name!r}", cause, code=CANNOT_WRITE)
                 self._failed({"name": name, **wrong.to_json()})
             else:
@@ -140,10 +140,10 @@ class Sender:
 class _Stream:
     """A file that is read once, from its beginning to what was its end; not to be rewound."""
 
-    def __init__(self, file: IO[bytes], most: int) -> None:
+    def __init__(self, file: IO[bytes], max_bytes: int) -> None:
         self.size = 0
         self._file = file
-        self._left = most
+        self._left = max_bytes
         self._hash = sha256()
 
     @property

@@ -20,7 +20,7 @@ from agent.core import exit_codes, variables
 from agent.core.events import EVENTS
 from agent.core.exit_codes import ExitCode
 from agent.report.schema import SCHEMA
-from agent.tools.commands import parser as commands
+from agent.tools.commands import parser
 
 _MARK = re.compile(r"^<!-- made of the code: (\w+) -->$", re.MULTILINE)
 _KNOWN = sorted(
@@ -55,10 +55,10 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 def command_line(*, man: bool) -> Iterator[str]:
     """Yield each command: what it does, its usage, its options, its examples."""
-    for parser, summary in _leaves(commands.parser()):
-        yield from (f"{'###' if man else '##'} {parser.prog}", "")
-        yield from (_text(parser.description or f"{summary[0].upper()}{summary[1:]}."), "")
-        yield from _command(parser)
+    for command, summary in _leaves(parser.parser()):
+        yield from (f"{'###' if man else '##'} {command.prog}", "")
+        yield from (_text(command.description or f"{summary[0].upper()}{summary[1:]}."), "")
+        yield from _command(command)
 
 
 def environment(*, man: bool) -> Iterator[str]:

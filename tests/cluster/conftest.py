@@ -1,5 +1,5 @@
 """The fixtures of all tests that run clusters."""
 
-from tests.support.clusters import cluster, meet, place, private
+from tests.support.clusters import backend, cluster, meet, private
 
-__all__ = ["cluster", "meet", "place", "private"]
+__all__ = ["backend", "cluster", "meet", "private"]

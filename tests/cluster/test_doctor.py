@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from agent.tools.cluster import processes
-from agent.tools.cluster.faults import DELAY, Hurt
+from agent.tools.cluster.faults import DELAY, Fault
 from tests.faults.harness import leftovers, only_ssh
 from tests.support.clusters import codes
 from tests.support.containers import docker
@@ -27,7 +27,7 @@ def doctors_image(image):
 
 
 @pytest.fixture(params=["processes", "containers"])
-def place(request):
+def backend(request):
     """Return the image of the nodes, and None where they are processes."""
     kind = request.param
     return None if kind == "processes" else request.getfixturevalue("doctors_image")
@@ -69,9 +69,9 @@ def named(report, name, verdict=None):
     ]
 
 
-def test_every_pair(doctors, place):
+def test_every_pair(doctors, backend):
     """Three sound nodes: six of six pairs, nothing on S3, nothing left."""
-    with doctors(place) as running:
+    with doctors(backend) as running:
         result = running.wait()
         assert not list(running.s3.keys("architrave", "output"))
         assert [leftovers(running, index) for index in range(3)] == [[], [], []]
@@ -85,7 +85,7 @@ def test_every_pair(doctors, place):
 def test_a_cut_between_two_workers(doctors, doctors_image):
     """Both directions are named with their causes, the code is 75 on every node."""
     # They can be cut only while they run: the third comes later.
-    with doctors(doctors_image, hurts=(Hurt(DELAY, 3, seconds=20),), nodes=4) as running:
+    with doctors(doctors_image, faults=(Fault(DELAY, 3, seconds=20),), nodes=4) as running:
         running.wait_phase(1, "join")
         address = running.states[2].address
         running.nodes[1].in_network(f"ip rule add priority 1 to {address} prohibit")
@@ -101,7 +101,7 @@ def test_a_cut_between_two_workers(doctors, doctors_image):
 
 def test_only_ssh_passes(doctors, doctors_image):
     """What mpirun would wait for in vain is found: other ports than ssh's are closed."""
-    with doctors(doctors_image, hurts=(Hurt(DELAY, 2, seconds=20),)) as running:
+    with doctors(doctors_image, faults=(Fault(DELAY, 2, seconds=20),)) as running:
         running.wait_phase(1, "join")
         running.nodes[1].in_network(only_ssh(running.nodes[0].address))
         result = running.wait()
@@ -117,7 +117,7 @@ def test_only_ssh_passes(doctors, doctors_image):
 def test_a_node_that_never_comes(doctors):
     """75 at the join deadline, and the missing node is named."""
     env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "8"}
-    with doctors(None, env=env, hurts=(Hurt(DELAY, 2, seconds=1000),)) as running:
+    with doctors(None, env=env, faults=(Fault(DELAY, 2, seconds=1000),)) as running:
         assert [running.wait_end(index, 60) for index in (0, 1)] == [75, 75]
         result = running.wait()
     (failed,) = named(json.loads(result.nodes[0].stdout), "nodes", "FAIL")

@@ -19,11 +19,11 @@ LAUNCHER = ("OMPI_", "PMIX_", "PRTE_", "ORTE_", "HWLOC_", "PMI_", "OPAL_", "IPAT
 
 
 @pytest.mark.parametrize("launcher", ["mpirun", "each"])
-def test_each_rank_has_its_node_s_environment(cluster, place, meet, launcher):
+def test_each_rank_has_its_node_s_environment(cluster, backend, meet, launcher):
     """A variable of the job reaches every rank; what is a node's own stays its own."""
     node_env = {index: {"OWN": f"node {index}"} for index in range(3)}
     env = VALUES | {"ARCHITRAVE_LAUNCHER": launcher}
-    with cluster(place, "exit 0", env=env, node_env=node_env) as running:
+    with cluster(backend, "exit 0", env=env, node_env=node_env) as running:
         result = running.wait()
     assert codes(result) == [0] * 3, "\n".join(errors(node) for node in result.nodes)
     seen = [one["env"] for one in ranks(result)]
@@ -34,7 +34,7 @@ def test_each_rank_has_its_node_s_environment(cluster, place, meet, launcher):
         assert one["AWS_BATCH_JOB_NODE_INDEX"] == str(index)
         assert "PRIVATE_PASSWD" not in one
         assert not any(name.startswith("AWS_SECRET") for name in one)
-    if place:
+    if backend:
         assert [one["HOSTNAME"] for one in seen] == [f"node-{index}" for index in range(3)]
     names = [
         {name for name in one if not name.startswith(LAUNCHER) and name != "OLDPWD"} for one in seen

@@ -9,18 +9,18 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.mark.parametrize(
-    ("place", "code"),
+    ("backend", "code"),
     [("containers", code) for code in (0, 7, 137)] + [("processes", code) for code in (0, 1, 255)],
-    indirect=["place"],
+    indirect=["backend"],
 )
 @pytest.mark.cell("application.code")
-def test_three_nodes(cluster, place, meet, code):
+def test_three_nodes(cluster, backend, meet, code):
     """Every node ends with the application's code, and the manifest lists every node's files."""
-    with cluster(place, f"{meet} {code}") as running:
+    with cluster(backend, f"{meet} {code}") as running:
         result = running.wait()
     assert codes(result) == [code] * 3, result.nodes[0].stdout.decode()
     run = run_json(result)
-    assert (run["exit"]["code"], run["exit"]["spoke"]) == (code, APPLICATION)
+    assert (run["exit"]["code"], run["exit"]["source"]) == (code, APPLICATION)
     assert [node["index"] for node in run["nodes"]] == [0, 1, 2]
     listed = check_manifest(result)
     assert "node-0/time.log" in listed
@@ -30,9 +30,9 @@ def test_three_nodes(cluster, place, meet, code):
 
 @pytest.mark.parametrize("code", [0, 7])
 @pytest.mark.cell("application.code")
-def test_one_node(cluster, place, code):
+def test_one_node(cluster, backend, code):
     """A node that is alone behaves alike."""
-    with cluster(place, f"exit {code}", nodes=1, env={"ARCHITRAVE_SLOTS": "1"}) as running:
+    with cluster(backend, f"exit {code}", nodes=1, env={"ARCHITRAVE_SLOTS": "1"}) as running:
         result = running.wait()
     assert codes(result) == [code]
     assert run_json(result)["exit"]["code"] == code
@@ -45,4 +45,4 @@ def test_the_code_of_a_rank_on_a_worker(cluster, image):
     with cluster(image, "fail 2 7") as running:
         result = running.wait()
     assert codes(result) == [7] * 3
-    assert run_json(result)["exit"]["spoke"] == APPLICATION
+    assert run_json(result)["exit"]["source"] == APPLICATION

@@ -30,9 +30,9 @@ def private(tmp_path_factory, keys):
     return pack(content, directory / "private.7z", PASSWORD)
 
 
-def solve(cluster, place, params, **env):
+def solve(cluster, backend, params, **env):
     """Return a running job of three nodes whose ranks have said that they compute."""
-    return cluster(place, params, env={"APP_BIN": "/opt/solver"} | env)
+    return cluster(backend, params, env={"APP_BIN": "/opt/solver"} | env)
 
 
 def wait_computing(running, env):
@@ -53,7 +53,7 @@ def check(result, seen=None, code=143):
 
 
 @pytest.mark.parametrize(
-    ("place", "told", "params"),
+    ("backend", "told", "params"),
     [
         ("processes", "main", "a 3"),
         ("processes", "worker", "a 0,3,3 9"),
@@ -62,11 +62,11 @@ def check(result, seen=None, code=143):
         ("containers", "worker", "a 0,3,3 9"),
         ("containers", "all", "a 0,3,3 9"),
     ],
-    indirect=["place"],
+    indirect=["backend"],
 )
-def test_ranks_on_three_nodes(cluster, place, told, params):
+def test_ranks_on_three_nodes(cluster, backend, told, params):
     """Whichever node is told to end, no rank is killed while it saves its state."""
-    with solve(cluster, place, params) as running:
+    with solve(cluster, backend, params) as running:
         wait_computing(running, {})
         begun = time.monotonic()
         for index in {"main": [0], "worker": [2], "all": [0, 1, 2]}[told]:
@@ -76,10 +76,10 @@ def test_ranks_on_three_nodes(cluster, place, told, params):
     check(result)
 
 
-def test_ranks_that_meet_and_finalize(cluster, place):
+def test_ranks_that_meet_and_finalize(cluster, backend):
     """A checkpoint, a barrier of all nodes and MPI_Finalize end as if nobody had stopped them."""
     env = {"APP_BIN": "/opt/mpi_solver", "OMPI_MCA_mpi_yield_when_idle": "1"}
-    with cluster(place, "2", env=env) as running:
+    with cluster(backend, "2", env=env) as running:
         wait_computing(running, {})
         running.nodes[0].signal(15)
         result = running.wait()
@@ -92,9 +92,9 @@ def test_ranks_that_meet_and_finalize(cluster, place):
 
 @pytest.mark.parametrize("program", ["wrapped", "limited"])
 @pytest.mark.parametrize("launcher", ["mpirun", "each"])
-def test_behind_a_script(cluster, place, program, launcher):
+def test_behind_a_script(cluster, backend, program, launcher):
     env = {"ARCHITRAVE_LAUNCHER": launcher, "APP_BIN": f"/opt/{program}"}
-    with solve(cluster, place, "a 3", **env) as running:
+    with solve(cluster, backend, "a 3", **env) as running:
         wait_computing(running, env)
         running.nodes[0].signal(15)
         result = running.wait()
@@ -108,16 +108,16 @@ def test_behind_a_script(cluster, place, program, launcher):
 
 @pytest.mark.parametrize("launcher", ["mpirun", "each"])
 @pytest.mark.cell("application.time-limit")
-def test_a_time_limit(cluster, place, launcher):
+def test_a_time_limit(cluster, backend, launcher):
     env = {"ARCHITRAVE_LAUNCHER": launcher, "ARCHITRAVE_TIMEOUT_SECONDS": "8"}
-    with solve(cluster, place, "a 3", **env) as running:
+    with solve(cluster, backend, "a 3", **env) as running:
         result = running.wait()
     check(result, code=124)
 
 
-def test_what_never_ends_is_killed_on_every_node(cluster, place):
+def test_what_never_ends_is_killed_on_every_node(cluster, backend):
     """After the grace period, also on the workers; what has been written is uploaded."""
-    with solve(cluster, place, "a forever", ARCHITRAVE_GRACE_SECONDS="2") as running:
+    with solve(cluster, backend, "a forever", ARCHITRAVE_GRACE_SECONDS="2") as running:
         wait_computing(running, {})
         begun = time.monotonic()
         running.nodes[0].signal(15)
@@ -129,9 +129,9 @@ def test_what_never_ends_is_killed_on_every_node(cluster, place):
 
 
 @pytest.mark.cell("signals.forwarded")
-def test_another_signal_reaches_every_rank(cluster, place):
+def test_another_signal_reaches_every_rank(cluster, backend):
     """SIGUSR1 to the main node goes to the ranks on all nodes, and not to mpirun."""
-    with cluster(place, "told 10 4") as running:
+    with cluster(backend, "told 10 4") as running:
         until(lambda: running.states[0].stdout.count(b"ready ") >= 3, 60)
         running.nodes[0].signal(10)
         result = running.wait()

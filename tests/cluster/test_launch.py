@@ -30,17 +30,17 @@ def check_ranks(result, count, main=0):
 
 
 @pytest.mark.parametrize(
-    ("place", "count", "main"),
+    ("backend", "count", "main"),
     [("containers", 2, 1), ("processes", 4, 2)],
-    indirect=["place"],
+    indirect=["backend"],
 )
-def test_every_rank_on_its_own_node(cluster, place, meet, count, main):
+def test_every_rank_on_its_own_node(cluster, backend, meet, count, main):
     """Mpirun reaches every node by ssh in the hostfile's order, whichever node is the main one."""
-    with cluster(place, f"{meet} 0", nodes=count, main_index=main) as running:
+    with cluster(backend, f"{meet} 0", nodes=count, main_index=main) as running:
         result = running.wait()
     assert codes(result) == [0] * count
     seen = check_ranks(result, count, main)
-    if place:
+    if backend:
         assert [one["hostname"] for one in seen] == ["node-1", "node-0"]
     assert run_json(result)["main_node"] == main
 
@@ -80,9 +80,9 @@ def test_slots(cluster, image, meet):
     assert [one["hostname"] for one in seen] == ["node-0", "node-1", "node-1", "node-1"]
 
 
-def test_each(cluster, place):
+def test_each(cluster, backend):
     """With the launcher `each` every node starts the application, and tells it where it is."""
-    with cluster(place, "exit 0", env={"ARCHITRAVE_LAUNCHER": "each"}) as running:
+    with cluster(backend, "exit 0", env={"ARCHITRAVE_LAUNCHER": "each"}) as running:
         result = running.wait()
     assert codes(result) == [0] * 3
     seen = ranks(result)
@@ -98,9 +98,9 @@ def test_each(cluster, place):
     assert {f"node-{index}/time.log" for index in range(3)} <= files.keys()
 
 
-def test_each_with_a_copy_that_fails(cluster, place):
+def test_each_with_a_copy_that_fails(cluster, backend):
     """A copy that fails on a worker ends the others, and its code is the job's."""
-    with cluster(place, "fail 2 9", env={"ARCHITRAVE_LAUNCHER": "each"}) as running:
+    with cluster(backend, "fail 2 9", env={"ARCHITRAVE_LAUNCHER": "each"}) as running:
         result = running.wait()
     assert codes(result) == [9] * 3
 
@@ -115,11 +115,11 @@ def test_direct(cluster, image):
     assert {"node-0/rank-0.json", "node-0/time.log"} == check_manifest(result).keys()
 
 
-def test_output_directory_of_the_main_node(cluster, place, tmp_path):
+def test_output_directory_of_the_main_node(cluster, backend, tmp_path):
     """Where every node has another TMP_OUTPUT_DIR, each rank has its own; all results arrive."""
-    base = tmp_path if place is None else "/tmp"
+    base = tmp_path if backend is None else "/tmp"
     node_env = {index: {"TMP_OUTPUT_DIR": f"{base}/random-{index}"} for index in range(3)}
-    with cluster(place, "exit 0", node_env=node_env) as running:
+    with cluster(backend, "exit 0", node_env=node_env) as running:
         result = running.wait()
     assert codes(result) == [0] * 3, "\n".join(errors(node) for node in result.nodes)
     seen = ranks(result)
@@ -166,10 +166,10 @@ def test_start_file_of_the_shell(cluster, image, tmp_path):
     assert codes(result) == [5, 5], errors(result.nodes[0])
 
 
-@pytest.mark.parametrize("place", ["processes"], indirect=True)
-def test_several_nodes_and_no_mpi(cluster, place):
+@pytest.mark.parametrize("backend", ["processes"], indirect=True)
+def test_several_nodes_and_no_mpi(cluster, backend):
     """It runs under mpirun, and a warning names what else there is."""
-    with cluster(place, "exit 0", nodes=2, env={"ARCHITRAVE_LAUNCHER": "auto"}) as running:
+    with cluster(backend, "exit 0", nodes=2, env={"ARCHITRAVE_LAUNCHER": "auto"}) as running:
         result = running.wait()
     assert codes(result) == [0, 0]
     assert len(ranks(result)) == 2

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from agent.tools.cluster.faults import DELAY, Hurt
+from agent.tools.cluster.faults import DELAY, Fault
 from tests.support.basics import PASSWORD, pack
 from tests.support.clusters import codes, errors, ranks, run_json, wait_ready
 
@@ -24,37 +24,37 @@ def end_within(running, indexes, seconds=END_SECONDS):
 
 
 @pytest.fixture
-def beat(place):
+def beat(backend):
     """Return the default heartbeat for containers, for which the promise of 20 s is made."""
-    return {"ARCHITRAVE_HEARTBEAT_SECONDS": "2" if place else "1"}
+    return {"ARCHITRAVE_HEARTBEAT_SECONDS": "2" if backend else "1"}
 
 
-def test_worker_killed(cluster, place, beat):
+def test_worker_killed(cluster, backend, beat):
     """A worker that dies in the run ends the job with 75 on all others, who name it."""
-    with cluster(place, "hold", env=beat) as running:
+    with cluster(backend, "hold", env=beat) as running:
         wait_ready(running, 3)
         running.nodes[2].kill()
         assert end_within(running, [0, 1]) == [75, 75]
         result = running.wait()
     assert "worker 2" in errors(result.nodes[0])
     exit_ = run_json(result)["exit"]
-    assert (exit_["code"], exit_["spoke"]) == (75, "agent")
+    assert (exit_["code"], exit_["source"]) == (75, "agent")
     assert "worker 2" in exit_["cause"]
     # What is there is on S3, but not all of it: the list that says so isn't.
     assert 0 in [one["rank"] for one in ranks(result)]
     assert not (result.results / "manifest.json").exists()
 
 
-def test_main_killed(cluster, place, beat):
+def test_main_killed(cluster, backend, beat):
     """Workers whose main node dies in the run end with 75, and what their ranks wrote is on S3."""
-    with cluster(place, "hold", env=beat) as running:
+    with cluster(backend, "hold", env=beat) as running:
         wait_ready(running, 3)
         running.nodes[0].kill()
         assert end_within(running, [1, 2]) == [75, 75]
         result = running.wait()
     for node in result.nodes[1:]:
         assert "main" in errors(node)
-        if place:  # as processes they share main's output directory, which is main's to upload
+        if backend:  # as processes they share main's output directory, which is main's to upload
             name = f"node-{node.index}/rank-{node.index}.json"
             assert json.loads((result.results / name).read_text())["rank"] == node.index
     assert not (result.results / "manifest.json").exists()
@@ -71,11 +71,11 @@ def test_worker_cut_off(cluster, image):
         assert end_within(running, [1], 60) == [75]
 
 
-def test_worker_that_never_starts(cluster, place):
+def test_worker_that_never_starts(cluster, backend):
     """The main node gives up at the limit, names who is missing, and ends those who came."""
-    late = Hurt(DELAY, 2, seconds=1000)
+    late = Fault(DELAY, 2, seconds=1000)
     env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "10"}
-    with cluster(place, "hold", env=env, hurts=(late,)) as running:
+    with cluster(backend, "hold", env=env, faults=(late,)) as running:
         running.wait_phase(0, "join")
         start = time.monotonic()
         assert end_within(running, [0, 1], 24) == [75, 75]
@@ -85,9 +85,9 @@ def test_worker_that_never_starts(cluster, place):
     assert "ready" not in result.nodes[0].stdout.decode()
 
 
-def test_all_are_told_to_end(cluster, place):
+def test_all_are_told_to_end(cluster, backend):
     """SIGTERM to every node, as Batch ends a job: 143 everywhere, and partial results are kept."""
-    with cluster(place, "hold") as running:
+    with cluster(backend, "hold") as running:
         wait_ready(running, 3)
         for node in running.nodes.values():
             node.signal(signal.SIGTERM)
@@ -100,8 +100,8 @@ def test_all_are_told_to_end(cluster, place):
 @pytest.mark.parametrize("phase", ["fetch", "join"])
 def test_told_to_end_before_the_run(cluster, image, phase):
     """SIGTERM counts in every phase."""
-    late = Hurt(DELAY, 1, seconds=1000)
-    with cluster(image, "hold", nodes=2, hurts=(late,)) as running:
+    late = Fault(DELAY, 1, seconds=1000)
+    with cluster(image, "hold", nodes=2, faults=(late,)) as running:
         running.wait_phase(0, phase)
         running.nodes[0].signal(signal.SIGTERM)
         assert end_within(running, [0]) == [143]
@@ -118,12 +118,12 @@ def strangers(tmp_path):
     return pack(directory, tmp_path / "strangers.7z", PASSWORD)
 
 
-def test_node_with_another_key(cluster, place, strangers):
+def test_node_with_another_key(cluster, backend, strangers):
     """A node with another key isn't let in: it ends with 77, the others miss it."""
     node_env = {2: {"S3_BATCH_PRIVATE_REL_PATH": "batch/strangers.7z"}}
     env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "15"}
     files = {"batch/strangers.7z": strangers}
-    with cluster(place, "hold", env=env, node_env=node_env, files=files) as running:
+    with cluster(backend, "hold", env=env, node_env=node_env, files=files) as running:
         result = running.wait()
     assert codes(result) == [75, 75, 77]
     assert "worker 2" in errors(result.nodes[0])

@@ -39,9 +39,9 @@ def held(node):
     return until(hint, 60)
 
 
-def test_a_failed_job_is_held(cluster, place):
+def test_a_failed_job_is_held(cluster, backend):
     """A shell on a held node finds everything in place, and changes nothing; then all ends."""
-    with cluster(place, "exit 7", nodes=2, hold=True) as running:
+    with cluster(backend, "exit 7", nodes=2, hold=True) as running:
         hint = held(running.states[0])
         held(running.states[1])
         job = ("--job", running.job.job_id)
@@ -50,7 +50,7 @@ def test_a_failed_job_is_held(cluster, place):
         assert code == 9 and "/opt/program" in out and "real\t0m" in out
         assert f"beside job {running.job.job_id}, attempt 1, on main, node 0 of 2" in banner
         assert "ssh -F" in banner and running.states[1].address in banner
-        if place:
+        if backend:
             # The hint is the exact command.
             words = shlex.split(hint.partition(";")[0])
             assert words[:3] == ["docker", "exec", "-it"]

@@ -1,5 +1,5 @@
 """What the tests of faults share with those of clusters."""
 
-from tests.support.clusters import cluster, place, private
+from tests.support.clusters import backend, cluster, private
 
-__all__ = ["cluster", "place", "private"]
+__all__ = ["backend", "cluster", "private"]

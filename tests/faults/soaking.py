@@ -24,14 +24,14 @@ from typing import Any
 
 from agent.core.errors import AgentError
 from agent.tools.cluster.cluster import Cluster, Result
-from agent.tools.cluster.faults import DELAY, Hurt
+from agent.tools.cluster.faults import DELAY, Fault
 from tests.faults import harness
 from tests.support.basics import IMAGE, engine_answers, make_keys
 from tests.support.clusters import described, make_private
 from tests.support.s3proxy import FailingS3
 
 ALONE = ["fetch", "unpack", "run", "upload"]
-TOGETHER = ["fetch", "unpack", "join", "run", "part", "upload"]
+TOGETHER = ["fetch", "unpack", "join", "run", "release", "upload"]
 # What the application does, and the code that it then has of its own.
 APPLICATIONS: list[tuple[str, int | None]] = [
     *((f"exit {code}", code) for code in (0, 0, 0, 1, 7, 64, 75, 137, 255)),
@@ -92,7 +92,7 @@ def draw(seed: int, *, containers: bool) -> Draw:
         # Only the end of a container ends what was a daemon of the dead agent's.
         fault = "node killed"
     phase = chance.choice(ALONE if nodes == 1 else TOGETHER)
-    if code is None and phase in ("part", "upload"):
+    if code is None and phase in ("release", "upload"):
         phase = "run"  # it comes to no other before the fault
     detail = ""
     if fault == "s3":
@@ -134,7 +134,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Fault:
+class Action:
     """What is done, and the codes with which nodes may end besides the application's own.
 
     `hurt` tells that the node itself is excused from all checks but that it ends; `ends` that the
@@ -146,11 +146,11 @@ class Fault:
     hurt: bool = False
     ends: bool = False
     several: bool = False
-    place: str = "both"
+    backend: str = "both"
 
     def fits(self, nodes: int, contained: bool) -> bool:
         """Tell whether the fault can be done to such a job."""
-        return (nodes > 1 or not self.several) and self.place in (
+        return (nodes > 1 or not self.several) and self.backend in (
             "both",
             "containers" if contained else "processes",
         )
@@ -188,26 +188,26 @@ def kill_helper(running: Running) -> None:
 LOST = frozenset({75})
 ENDED = frozenset({143, 75})
 FAULTS = {
-    "none": Fault(lambda running: None),
-    "agent killed": Fault(
-        lambda r: harness.kill_agent(r.node), LOST, hurt=True, ends=True, place="processes"
+    "none": Action(lambda running: None),
+    "agent killed": Action(
+        lambda r: harness.kill_agent(r.node), LOST, hurt=True, ends=True, backend="processes"
     ),
-    "node killed": Fault(lambda r: r.node.kill(), LOST, hurt=True, ends=True),
-    "cut": Fault(
-        lambda r: r.node.cut(), LOST, hurt=True, ends=True, several=True, place="containers"
+    "node killed": Action(lambda r: r.node.kill(), LOST, hurt=True, ends=True),
+    "cut": Action(
+        lambda r: r.node.cut(), LOST, hurt=True, ends=True, several=True, backend="containers"
     ),
-    "stopped briefly": Fault(stop_briefly),
-    "stopped longer": Fault(stop_longer, LOST, hurt=True, ends=True, several=True),
-    "sshd killed": Fault(lambda r: harness.kill_sshd(r.node), several=True, place="processes"),
-    "helper killed": Fault(kill_helper, place="processes"),
-    "SIGTERM to one": Fault(tell(signal.SIGTERM, everyone=False), ENDED, ends=True),
-    "SIGTERM to all": Fault(tell(signal.SIGTERM, everyone=True), ENDED, ends=True),
-    "SIGINT to all": Fault(tell(signal.SIGINT, everyone=True), frozenset({130, 75}), ends=True),
-    "late": Fault(lambda running: None, several=True),
-    "never starts": Fault(lambda running: None, LOST, hurt=True, ends=True, several=True),
-    "time limit": Fault(lambda running: None, frozenset({124}), ends=True),
+    "stopped briefly": Action(stop_briefly),
+    "stopped longer": Action(stop_longer, LOST, hurt=True, ends=True, several=True),
+    "sshd killed": Action(lambda r: harness.kill_sshd(r.node), several=True, backend="processes"),
+    "helper killed": Action(kill_helper, backend="processes"),
+    "SIGTERM to one": Action(tell(signal.SIGTERM, everyone=False), ENDED, ends=True),
+    "SIGTERM to all": Action(tell(signal.SIGTERM, everyone=True), ENDED, ends=True),
+    "SIGINT to all": Action(tell(signal.SIGINT, everyone=True), frozenset({130, 75}), ends=True),
+    "late": Action(lambda running: None, several=True),
+    "never starts": Action(lambda running: None, LOST, hurt=True, ends=True, several=True),
+    "time limit": Action(lambda running: None, frozenset({124}), ends=True),
     # On one node only, whose S3 the failing one is; what it can't fetch or upload, others can.
-    "s3": Fault(lambda running: None, frozenset({69, 73, 75, 77}), place="processes"),
+    "s3": Action(lambda running: None, frozenset({69, 73, 75, 77}), backend="processes"),
 }
 
 
@@ -216,12 +216,12 @@ def run(drawn: Draw, private: Path, results: Path) -> None:
     fault = FAULTS[drawn.fault]
     env = harness.env(ARCHITRAVE_LAUNCHER=drawn.launcher, ARCHITRAVE_SLOTS="1")
     env["ARCHITRAVE_JOIN_TIMEOUT_SECONDS"] = "30" if drawn.fault == "late" else "8"
-    hurts: tuple[Hurt, ...] = ()
+    faults: tuple[Fault, ...] = ()
     if drawn.fault == "time limit":
         env["ARCHITRAVE_TIMEOUT_SECONDS"] = "1.5"
     if drawn.fault in ("late", "never starts"):
         seconds = 1 + drawn.moment if drawn.fault == "late" else 1000
-        hurts = (Hurt(DELAY, drawn.node, seconds=seconds),)
+        faults = (Fault(DELAY, drawn.node, seconds=seconds),)
     with FailingS3() as proxy:
         node_env = {}
         if drawn.fault == "s3":
@@ -239,7 +239,7 @@ def run(drawn: Draw, private: Path, results: Path) -> None:
             main_index=drawn.main,
             env=env,
             node_env=node_env,
-            hurts=hurts,
+            faults=faults,
             timeout=120,
         )
         with Cluster(job) as cluster:
@@ -267,7 +267,7 @@ def inflict(running: Running) -> bool:
     return FAULTS[drawn.fault].hurt
 
 
-def check(running: Running, fault: Fault, hurt: bool) -> None:
+def check(running: Running, fault: Action, hurt: bool) -> None:
     """Check that all end in time, and then what must hold whatever was hurt."""
     drawn, cluster = running.drawn, running.cluster
     seconds = harness.BOUND + LONGEST

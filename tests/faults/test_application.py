@@ -136,23 +136,23 @@ def test_what_cannot_be_executed(job, root, launcher, content, code, word):
     line = error_of(err)
     assert ended == code and line["event"] == "error", line
     exit_ = json.loads((root / "tmp/run.json").read_text())["exit"]
-    assert (exit_["code"], exit_["spoke"]) == (code, "agent")
+    assert (exit_["code"], exit_["source"]) == (code, "agent")
     if launcher == "mpirun":
         assert word in line["message"] + line["hint"]
 
 
 @pytest.mark.cell("application.not-executable")
 @pytest.mark.parametrize("name", ["another machine", "no interpreter"])
-def test_what_cannot_be_executed_on_three_nodes(cluster, place, keys, tmp_path, name):
+def test_what_cannot_be_executed_on_three_nodes(cluster, backend, keys, tmp_path, name):
     content, code, word = NOT_EXECUTABLE[name]
     directory = shutil.copytree(keys, tmp_path / "content")
     (directory / "program").write_bytes(content)
     private = pack(directory, tmp_path / "private.7z", PASSWORD)
-    with cluster(place, "exit 0", private=private) as running:
+    with cluster(backend, "exit 0", private=private) as running:
         result = running.wait()
     assert codes(result) == [code] * 3
     assert word in errors(result.nodes[0])
-    assert run_json(result)["exit"]["spoke"] == "agent"
+    assert run_json(result)["exit"]["source"] == "agent"
 
 
 @pytest.mark.cell("application.output")
@@ -315,9 +315,9 @@ def test_daemon_of_mpirun_dies(cluster, image):
 
 
 @pytest.mark.cell("application.daemons")
-def test_daemons_that_mpirun_waits_for(cluster, place):
+def test_daemons_that_mpirun_waits_for(cluster, backend):
     """A process that a rank leaves holds its output, and so mpirun; it is ended on every node."""
-    with cluster(place, "daemon 0") as running:
+    with cluster(backend, "daemon 0") as running:
         result = running.wait()
     assert [node.code for node in result.nodes] == [0] * 3, errors(result.nodes[0])
     said = [r for node in result.nodes for r in node.records if r["event"] == "stragglers_ended"]

@@ -17,11 +17,11 @@ CLEANER = (
 @pytest.mark.cell("application.cleans")
 @pytest.mark.parametrize("launcher", ["mpirun", "each"])
 @pytest.mark.parametrize(("cleans", "code"), [("0", 0), ("1", 0), ("0,1,2", 7)])
-def test_cleans_tmp(cluster, place, launcher, cleans, code):
+def test_cleans_tmp(cluster, backend, launcher, cleans, code):
     """On the main node, on a worker, on all: the job goes on, and ends with its code."""
     settings = env(CLEANS=cleans, CODE=str(code), ARCHITRAVE_LAUNCHER=launcher)
     settings |= {"APP_BIN": "/bin/sh", "APP_PARAMS": f"-c '{CLEANER}'"}
-    with cluster(place, "", env=settings) as running:
+    with cluster(backend, "", env=settings) as running:
         result = running.wait()
         left = [leftovers(running, node.index) for node in result.nodes]
     texts = "\n".join(node.stderr.decode() for node in result.nodes)

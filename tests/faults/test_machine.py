@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.tools.cluster.faults import DELAY, Hurt
+from agent.tools.cluster.faults import DELAY, Fault
 from tests.faults import harness
 from tests.support.basics import REPOSITORY, pack, until
 from tests.support.clusters import check_manifest, codes, errors
@@ -94,9 +94,9 @@ def test_helper_is_killed_while_7_zip_runs(agent, batch, tmp_path):
 @pytest.mark.parametrize("times", [1, 2])
 def test_helper_is_killed_while_it_joins(cluster, times):
     """Once: another one joins. Twice: 75 with the cause, and the main node names who is missing."""
-    late = Hurt(DELAY, 0, seconds=4)
+    late = Fault(DELAY, 0, seconds=4)
     env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="20" if times == 1 else "6")
-    with cluster(None, "exit 5", nodes=2, env=env, hurts=(late,)) as running:
+    with cluster(None, "exit 5", nodes=2, env=env, faults=(late,)) as running:
         running.wait_phase(1, "join")
         process, killed = running.nodes[1].process, []
         for _ in range(times):
@@ -139,7 +139,7 @@ def broken(root):
     [
         ("agent.job.supervisor", "Supervisor.prepare"),
         ("agent.job.single", "Job.stage_in"),
-        ("agent.engine.helpers", "Helper._hear"),
+        ("agent.engine.helpers", "Helper._on_output"),
         ("agent.job.single", "Job.open_output"),
         ("agent.launch.application", "Application.start"),
         ("agent.launch.time_log", "TimeLog._take"),
@@ -293,7 +293,7 @@ def test_leftovers_of_an_earlier_attempt(cluster, tmp_path):
     old = {"index": 1, "address": "127.0.0.9", "slots": 9, "version": "1", "job": "old"}
     ready = root / "tmp/batch/workers_ready/1.json"
     ready.write_text(json.dumps(old | {"attempt": 1}))
-    done = {"job": "old", "attempt": 1, "outcome": {"code": 0, "spoke": "application"}}
+    done = {"job": "old", "attempt": 1, "outcome": {"code": 0, "source": "application"}}
     (root / "tmp/batch/master_done/done").write_text(json.dumps(done))
     (root / "tmp/hostfile").write_text("127.0.0.9 slots=9\n")
     runtime = root / f"var/tmp/.architrave-{os.geteuid()}"

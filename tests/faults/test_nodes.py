@@ -14,25 +14,25 @@ from functools import partial
 
 import pytest
 
-from agent.multinode.sftp import Remote
-from agent.tools.cluster.faults import DELAY, Hurt
+from agent.multinode.sftp import Sftp
+from agent.tools.cluster.faults import DELAY, Fault
 from tests.faults import harness
 from tests.support.basics import until
 from tests.support.clusters import codes, errors, wait_ready
 
-PHASES = ["fetch", "unpack", "join", "run", "part", "upload"]
+PHASES = ["fetch", "unpack", "join", "run", "release", "upload"]
 NODES = pytest.mark.parametrize("hurt", [0, 2], ids=["main", "worker"])
 EVERY_PHASE = pytest.mark.parametrize("phase", PHASES)
 
 
 def params(phase):
     """Return what the application does so that the phase comes, and the run lasts."""
-    return "exit 0" if phase in ("part", "upload") else "hold"
+    return "exit 0" if phase in ("release", "upload") else "hold"
 
 
 def allowed(phase):
     """Return the codes of the others: in the end all may be done and kept already."""
-    return {75, 0} if phase in ("part", "upload") else {75}
+    return {75, 0} if phase in ("release", "upload") else {75}
 
 
 def named(running, hurt):
@@ -106,7 +106,7 @@ def test_cut_off(cluster, image, hurt, phase):
         harness.ends(running, [index for index in range(3) if index != hurt])
         # It can reach nobody, S3 neither, and ends all the same.
         (own,) = harness.ends(running, [hurt], 90)
-        assert own != 0 or phase in ("part", "upload")
+        assert own != 0 or phase in ("release", "upload")
         result = running.wait()
         names = named(running, hurt)
         harness.check(running, result, hurt=hurt, allowed=allowed(phase), named=names)
@@ -185,7 +185,7 @@ def test_stopped_for_longer(cluster, hurt, phase):
 
 
 @pytest.mark.cell("nodes.sshd-killed")
-@pytest.mark.parametrize("phase", ["join", "run", "part", "upload"])
+@pytest.mark.parametrize("phase", ["join", "run", "release", "upload"])
 @NODES
 def test_sshd_killed(cluster, hurt, phase):
     """It is started again, and the job goes on: what runs needs it no longer."""
@@ -222,9 +222,9 @@ def test_a_worker_that_lives_and_cannot_be_told(cluster):
 @pytest.mark.cell("nodes.never-starts")
 def test_never_starts(cluster):
     """75 at the deadline, naming the missing index; who is there ends with it."""
-    late = Hurt(DELAY, 2, seconds=1000)
+    late = Fault(DELAY, 2, seconds=1000)
     env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="10")
-    with cluster(None, "hold", env=env, hurts=(late,)) as running:
+    with cluster(None, "hold", env=env, faults=(late,)) as running:
         running.wait_phase(0, "join")
         start = time.monotonic()
         assert harness.ends(running, [0, 1], 10 + harness.BOUND) == [75, 75]
@@ -237,9 +237,9 @@ def test_never_starts(cluster):
 @NODES
 def test_late(cluster, hurt):
     """Who starts later joins, the main node too."""
-    late = Hurt(DELAY, hurt, seconds=4)
+    late = Fault(DELAY, hurt, seconds=4)
     env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="60")
-    with cluster(None, "exit 5", env=env, hurts=(late,)) as running:
+    with cluster(None, "exit 5", env=env, faults=(late,)) as running:
         result = running.wait()
         harness.check(running, result, hurt=None, allowed={5})
     assert codes(result) == [5, 5, 5]
@@ -257,9 +257,9 @@ def test_daemon_of_mpirun_fails(cluster):
 def test_only_ssh_passes(cluster, image):
     """Nor for one that can't call back."""
     # The third comes later: the job can't be launched before the rules are there.
-    late = Hurt(DELAY, 2, seconds=20)
+    late = Fault(DELAY, 2, seconds=20)
     env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="60")
-    with cluster(image, "exit 0", env=env, hurts=(late,)) as running:
+    with cluster(image, "exit 0", env=env, faults=(late,)) as running:
         running.wait_phase(1, "join")
         running.nodes[1].in_network(harness.only_ssh(running.nodes[0].address))
         mpirun_fails(running.wait())
@@ -277,10 +277,10 @@ def mpirun_fails(result):
 def test_sixty_four_in_one_second(cluster):
     """The main node's sshd refuses none of 64 workers that all knock in the same moment."""
     count = 64
-    late = tuple(Hurt(DELAY, index, seconds=1000) for index in range(1, count + 1))
+    late = tuple(Fault(DELAY, index, seconds=1000) for index in range(1, count + 1))
     env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="60", ARCHITRAVE_LAUNCHER="direct")
     env |= {"ARCHITRAVE_HEARTBEAT_SECONDS": "4"}  # 64 handshakes at once keep every core busy
-    with cluster(None, "hold", nodes=count + 1, env=env, hurts=late) as running:
+    with cluster(None, "hold", nodes=count + 1, env=env, faults=late) as running:
         until(lambda: told(running.states[0], what="workers join"), 60)
         main, job = running.nodes[0], running.job
         ssh = main.root / f"var/tmp/.architrave-{os.geteuid()}/ssh"
@@ -293,7 +293,7 @@ def test_sixty_four_in_one_second(cluster):
             together.wait()
             # No second try: whoever is refused fails here.
             user = pwd.getpwuid(os.geteuid()).pw_name
-            with Remote(main.address, port, user, str(ssh), 60) as remote:
+            with Sftp(main.address, port, user, str(ssh), 60) as remote:
                 assert json.loads(remote.read("main.json"))["job"] == job.job_id
                 data = json.dumps(worker).encode()
                 remote.write(f"workers_ready/{index}.json", data, replace=False)

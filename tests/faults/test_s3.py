@@ -51,11 +51,11 @@ def first_error(err):
 def uploaded(s3, batch, tmp_path):
     """Return what the job has on S3 by name, manifest checked against the bytes."""
     prefix = batch["S3_BUCKET"].rpartition("/")[2]
-    place = f"{prefix}/output/{batch['AWS_BATCH_JOB_ID']}/attempt-1/"
+    backend = f"{prefix}/output/{batch['AWS_BATCH_JOB_ID']}/attempt-1/"
     directory = tmp_path / "downloaded"
     found = {
         str(path.relative_to(directory)): path.read_bytes()
-        for path in s3.download("bucket", place, directory)
+        for path in s3.download("bucket", backend, directory)
     }
     if "manifest.json" in found:
         files = json.loads(found["manifest.json"])["files"]

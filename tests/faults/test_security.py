@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from agent.core.errors import AgentError
-from agent.multinode.sftp import Remote
+from agent.multinode.sftp import Sftp
 from tests.support.basics import pack, until
 from tests.support.clusters import codes, errors, wait_ready
 
@@ -18,10 +18,10 @@ from tests.support.clusters import codes, errors, wait_ready
 @pytest.mark.parametrize(
     "other", [{"AWS_BATCH_JOB_ID": "another-job#1"}, {"AWS_BATCH_JOB_ATTEMPT": "7"}], ids=str
 )
-def test_a_node_of_another_job(cluster, place, other):
+def test_a_node_of_another_job(cluster, backend, other):
     """It has the same archive and password, and is not let in: 77, and the job misses it."""
     env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "15", "ARCHITRAVE_HEARTBEAT_SECONDS": "0.5"}
-    with cluster(place, "hold", nodes=2, env=env, node_env={1: other}) as running:
+    with cluster(backend, "hold", nodes=2, env=env, node_env={1: other}) as running:
         result = running.wait()
     assert codes(result) == [75, 77]
     assert "worker 1" in errors(result.nodes[0])
@@ -131,9 +131,9 @@ def test_sshd_of_a_running_job_lets_nobody_else_in(cluster, tmp_path):
         )
         user = os.environ.get("USER") or "root"
         with pytest.raises(AgentError) as caught:
-            Remote(node.address, port, user, str(theirs), 10)
+            Sftp(node.address, port, user, str(theirs), 10)
         assert caught.value.code == 77
-        with Remote(node.address, port, user, str(ours), 10) as remote:
+        with Sftp(node.address, port, user, str(ours), 10) as remote:
             assert json.loads(remote.read("main.json"))["job"] == running.job.job_id
         command = ["ssh", "-F", ours / "ssh_config", "-N", "-o", "ExitOnForwardFailure=yes"]
         forward = ["-R", "127.0.0.1:0:127.0.0.1:1", node.address]

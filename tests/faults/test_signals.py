@@ -12,7 +12,7 @@ from tests.faults.harness import kill_helper
 from tests.support.basics import read_line, until
 from tests.support.clusters import ranks, run_json
 
-PHASES = ["fetch", "unpack", "join", "run", "part", "upload"]
+PHASES = ["fetch", "unpack", "join", "run", "release", "upload"]
 # Batch kills after 30 s; the agents are out before.
 STOP_SECONDS = 28
 
@@ -42,7 +42,7 @@ def test_told_to_end(cluster, phase, count, targets):
     limit = "3" if phase in ("fetch", "unpack", "join") else "30"
     env = {"ARCHITRAVE_HEARTBEAT_SECONDS": "0.5", "ARCHITRAVE_JOIN_TIMEOUT_SECONDS": limit}
     env["ARCHITRAVE_SLOTS"] = "1"
-    params = "exit 0" if phase in ("part", "upload") else "hold"
+    params = "exit 0" if phase in ("release", "upload") else "hold"
     with cluster(None, params, nodes=count, env=env) as running:
         running.wait_phase(targets[0], phase)
         told(running, targets, signal.SIGTERM)

@@ -43,7 +43,7 @@ def test_an_answer(function, invoke, s3):
     answer = invoke("echo hello; echo result > $TMP_OUTPUT_DIR/result.txt")
     assert answer.kind == "response"
     body = answer.body
-    assert (body["exit_code"], body["spoke"], body["missing"]) == (0, "application", [])
+    assert (body["exit_code"], body["source"], body["missing"]) == (0, "application", [])
     assert body["output"] == f"s3://bucket/function/{answer.id}/attempt-1"
     assert [file["name"] for file in body["files"]] == ["result.txt", "time.log"]
     assert body["last_lines"][:2] == ["hello", ""] and body["times"]["real"] > 0
@@ -293,7 +293,7 @@ def test_the_server_s_client_that_was_killed_is_no_loss(function, api, root):
     script = "touch $TMP_OUTPUT_DIR/there; sleep 1; echo done"
     api.begin({"env": {"SCRIPT": script}})
     until((root / "tmp/there").exists)
-    for pid in [pid for pid, line in below(process).items() if "speak" in line]:
+    for pid in [pid for pid, line in below(process).items() if "runtime_api" in line]:
         os.kill(pid, signal.SIGKILL)
     answer = api.answers.get(timeout=30)
     assert answer.kind == "response" and "done" in answer.body["last_lines"]

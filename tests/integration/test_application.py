@@ -40,7 +40,7 @@ def test_exit_codes(job, root, code, launcher):
     """Each code is the job's, with and without mpirun, and run.json says who spoke."""
     assert job(**shell(f"exit {code}", ARCHITRAVE_LAUNCHER=launcher))[0] == code
     exit_ = json.loads((root / "tmp/run.json").read_text())["exit"]
-    assert (exit_["code"], exit_["spoke"]) == (code, "application")
+    assert (exit_["code"], exit_["source"]) == (code, "application")
 
 
 @pytest.mark.parametrize("number", [1, 2, 6, 9, 11, 15])

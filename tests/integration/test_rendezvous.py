@@ -86,7 +86,7 @@ class MainSide(Side):
     """Joins, duplicates, strangers, beats, losses and partings, in any order."""
 
     def meet(self):
-        self.heard, self.joined = {}, {}
+        self.seen, self.joined = {}, {}
         self.lost, self.parted = set(), set()
         return MainMeeting(*self.arguments(1, None), output_dir="/out")
 
@@ -106,7 +106,7 @@ class MainSide(Side):
         self.put("workers_ready", f"{index}.json", self.readiness(index))
         if index not in self.lost | self.parted:
             self.joined.setdefault(index, f"10.0.0.{index + 1}")
-            self.heard[index] = self.loop.now
+            self.seen[index] = self.loop.now
 
     @rule(
         name=st.sampled_from(["0.json", "2.json", "3.json", "1.json", "7.json", "03.json", "x"]),
@@ -167,7 +167,7 @@ class MainSide(Side):
         if self.given_up:
             return
         for index in sorted(self.present):
-            if now - self.heard[index] > SILENCE:
+            if now - self.seen[index] > SILENCE:
                 self.lost.add(index)
                 self.expected.append((75, f"worker {index}"))
 
@@ -178,7 +178,7 @@ class MainSide(Side):
         assert {node.index: node.address for node in meeting.nodes} == self.joined
         assert meeting.lost == self.lost
         assert meeting.awaited() == sorted(self.present)
-        assert set(meeting.parts) == self.parted
+        assert set(meeting.records) == self.parted
 
 
 class WorkerSide(Side):
@@ -189,12 +189,12 @@ class WorkerSide(Side):
         self.refuses = False
         self.joined = self.main_lost = False
         self.outcome = self.final = None
-        self.count, self.heard, self.arrived = 0, 0.0, set()
+        self.count, self.seen, self.arrived = 0, 0.0, set()
         meeting = WorkerMeeting(
             *self.arguments(2, self.start),
             node={"index": 2},
             output_dir="/out",
-            start_lifeline=self.start_lifeline,
+            start_heartbeat_link=self.start_heartbeat_link,
         )
         meeting.join(1000)
         return meeting
@@ -204,7 +204,7 @@ class WorkerSide(Side):
         self.helpers.append(FakeHelper(hear))
         return self.helpers[-1]
 
-    def start_lifeline(self, hear):
+    def start_heartbeat_link(self, hear):
         """Start a new line, which is asked for only when the old one is gone."""
         assert not self.open
         if self.refuses:
@@ -237,7 +237,7 @@ class WorkerSide(Side):
     def joins(self):
         """Only when it can beat at once."""
         self.helpers[-1].result = {"own_address": "10.0.0.3"}
-        self.joined, self.heard = True, self.loop.now
+        self.joined, self.seen = True, self.loop.now
         self.meeting.check()
 
     @precondition(lambda self: not self.joined and len(self.helpers) == 1)
@@ -256,12 +256,12 @@ class WorkerSide(Side):
         if order["do"] == "put":
             self.lines[-1].hear({"put": order["path"]})
             self.arrived.add(order["path"])
-            self.heard = self.loop.now
+            self.seen = self.loop.now
         else:
             assert order["path"] == "workers_ready/2.json"
             self.lines[-1].hear({"beat": self.count})
             if self.count != getattr(self, "seen", None):
-                self.heard, self.seen = self.loop.now, self.count
+                self.seen, self.seen = self.loop.now, self.count
 
     @precondition(lambda self: self.open)
     @rule()
@@ -283,7 +283,7 @@ class WorkerSide(Side):
         change=st.sampled_from([{}, {}, {"job": "another"}, {"attempt": 1}, {"outcome": None}]),
     )
     def main_tells_the_end(self, name, code, change):
-        message = {"job": "job", "attempt": 2, "outcome": {"code": code, "spoke": "application"}}
+        message = {"job": "job", "attempt": 2, "outcome": {"code": code, "source": "application"}}
         self.put("master_done", name, json.dumps(message | change))
         if not change:
             self.outcome = code if name == "done" else self.outcome
@@ -293,7 +293,7 @@ class WorkerSide(Side):
         """Work out whether main is missed at a beat of this node's."""
         if self.given_up or self.main_lost or not self.joined:
             return
-        if now - self.heard > SILENCE:
+        if now - self.seen > SILENCE:
             self.main_lost = True
             self.expected.append((75, "10.0.0.2 has been silent"))
 
@@ -302,7 +302,7 @@ class WorkerSide(Side):
         meeting = self.meeting
         assert meeting.joined == self.joined and meeting.main_lost == self.main_lost
         if self.open and self.lines[-1].open and self.lines[-1].busy:
-            late = self.loop.now - self.lines[-1].heard > 2.0 + HEARTBEAT
+            late = self.loop.now - self.lines[-1].seen > 2.0 + HEARTBEAT
             assert not late or self.given_up or not self.missed()
         for found, wanted in ((meeting.outcome, self.outcome), (meeting.final, self.final)):
             assert (found.code if found else None) == wanted

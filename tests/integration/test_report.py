@@ -9,9 +9,9 @@ import jsonschema
 import psutil
 import pytest
 
+import agent.tools.commands.report as report_command
 from agent.core.errors import AgentError
 from agent.tools.cluster.cluster import Cluster
-from agent.tools.commands import report as report_cli
 from agent.tools.commands.options import Parser
 from tests.support.basics import until
 from tests.support.clusters import described, make_private, run_json
@@ -56,7 +56,7 @@ def on_s3(s3, s3_env, tmp_path):
 def report(*words):
     """Run `architrave report` with these words; return its exit code."""
     parser = Parser(prog="architrave")
-    report_cli.add(parser.add_subparsers(required=True))
+    report_command.add(parser.add_subparsers(required=True))
     options = parser.parse_args(["report", *map(str, words)])
     return options.action(options)
 

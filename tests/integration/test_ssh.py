@@ -14,7 +14,7 @@ import pytest
 
 from agent.core.errors import AgentError
 from agent.multinode import ssh_keys
-from agent.multinode.sftp import Remote
+from agent.multinode.sftp import Sftp
 from tests.support.basics import until
 
 USER = os.environ.get("USER") or "root"
@@ -80,7 +80,7 @@ def ssh(directory, *words):
 
 
 def connect(directory, port):
-    return Remote("127.0.0.1", port, USER, str(directory), 10)
+    return Sftp("127.0.0.1", port, USER, str(directory), 10)
 
 
 @pytest.mark.cell("security.other-job")

@@ -73,7 +73,7 @@ def test_the_forms_of_run_helper(submit, form, exports):
         assert words[:2] == ["/opt/in", "first"] and words[2].startswith("/tmp/tmp")
         assert words[3] == "3"
     said = json.loads((output / "run.json").read_text())["exit"]
-    assert (said["code"], said["spoke"]) == (3, "application")
+    assert (said["code"], said["source"]) == (3, "application")
 
 
 def test_success(submit):

@@ -33,7 +33,7 @@ def make_private(directory, keys):
 
 
 @pytest.fixture(params=["processes", "containers"])
-def place(request):
+def backend(request):
     """Return the image of the nodes, and None where they are processes."""
     return None if request.param == "processes" else request.getfixturevalue("image")
 

@@ -48,7 +48,7 @@ def _node(index, came, launched, seconds, samples, draw):
         Span(model.UNPACK, fetched, unpacked),
         Span(model.JOIN, unpacked, launched),
         Span(model.RUN, launched, ended),
-        Span(model.PART, ended, part),
+        Span(model.RELEASE, ended, part),
         Span(model.UPLOAD, part, uploaded),
     ]
     times = [round(seconds * (k + 1) / samples, 3) for k in range(samples)]

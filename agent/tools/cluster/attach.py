@@ -39,9 +39,9 @@ def shell(node: str, job: str) -> NoReturn:
 
     Raises AgentError (66) where there is none.
     """
-    words = containers.shell_on(node, job, terminal=sys.stdin.isatty())
-    if words is not None:
-        os.execvp(words[0], words)
+    argv = containers.shell_on(node, job, terminal=sys.stdin.isatty())
+    if argv is not None:
+        os.execvp(argv[0], argv)
     env = _environment(node, job)
     if env is None:
         cause = "no job that runs on this machine has it"

@@ -20,7 +20,7 @@ from agent.core.settings import OFF
 from agent.tools.cluster import leftovers
 from agent.tools.cluster.backend import Place, RunningNode
 from agent.tools.cluster.containers import Containers
-from agent.tools.cluster.faults import CUT, DELAY, KILL, Hurt
+from agent.tools.cluster.faults import CUT, DELAY, KILL, Fault
 from agent.tools.cluster.follow import Follower
 from agent.tools.cluster.job import BUCKET, Job
 from agent.tools.cluster.node_log import NAME, NodeLog
@@ -65,7 +65,7 @@ class Cluster:
         self.s3: EmbeddedS3
         self._changed = threading.Condition()
         self._followers: list[Follower] = []
-        self._hurts = [hurt for hurt in job.hurts if hurt.kind != DELAY]
+        self._faults = [fault for fault in job.faults if fault.kind != DELAY]
         self._later: list[tuple[float, Callable[[], object]]] = []
         self._stack = ExitStack()
         self._stop_asked = False
@@ -164,7 +164,7 @@ class Cluster:
         for key, path in job.objects.items():
             self.s3.put_file(BUCKET, key, path)
         self.view.opened(self.states, place.description)
-        delays = {hurt.index: hurt.seconds for hurt in job.hurts if hurt.kind == DELAY}
+        delays = {fault.index: fault.seconds for fault in job.faults if fault.kind == DELAY}
         self._launch(place, [index for index in job.start_order if index not in delays])
         for index, delay in delays.items():
             self._after(delay, partial(self._launch, place, [index]))
@@ -202,7 +202,7 @@ class Cluster:
                 moments.append(deadline)
             with self._changed:
                 # The tick is for `stop`: a signal handler can't notify.
-                self._changed.wait_for(lambda: reached() or self._due_hurts(), min(moments) - now)
+                self._changed.wait_for(lambda: reached() or self._due_faults(), min(moments) - now)
             self._do_what_is_due()
         return True
 
@@ -212,22 +212,22 @@ class Cluster:
         self._later = [entry for entry in self._later if entry[0] > now]
         for action in due:
             action()
-        for hurt in self._due_hurts():
-            self._hurts.remove(hurt)
-            self._hurt(hurt)
+        for fault in self._due_faults():
+            self._faults.remove(fault)
+            self._inflict(fault)
 
-    def _due_hurts(self) -> list[Hurt]:
-        return [hurt for hurt in self._hurts if hurt.phase in self.states[hurt.index].reached]
+    def _due_faults(self) -> list[Fault]:
+        return [fault for fault in self._faults if fault.phase in self.states[fault.index].reached]
 
-    def _hurt(self, hurt: Hurt) -> None:
-        state, node = self.states[hurt.index], self.nodes[hurt.index]
+    def _inflict(self, fault: Fault) -> None:
+        state, node = self.states[fault.index], self.nodes[fault.index]
         if state.code is not None:
             return
-        state.hurt = "killed" if hurt.kind == KILL else "cut off"
-        self.view.note(f"{state.name} is {state.hurt} in {hurt.phase}")
-        if hurt.kind == KILL:
+        state.fault = "killed" if fault.kind == KILL else "cut off"
+        self.view.note(f"{state.name} is {state.fault} in {fault.phase}")
+        if fault.kind == KILL:
             node.kill()
-        elif hurt.kind == CUT:
+        elif fault.kind == CUT:
             node.cut()
 
     def _all_ended(self) -> bool:
@@ -260,7 +260,7 @@ def _check(job: Job) -> None:
             code=USAGE,
             hint=f"--main-index from 0 to {job.nodes - 1}",
         )
-    if job.image is None and any(hurt.kind == CUT for hurt in job.hurts):
+    if job.image is None and any(fault.kind == CUT for fault in job.faults):
         raise AgentError(
             "cut a node off the network",
             "without Docker all nodes share the loopback interface",

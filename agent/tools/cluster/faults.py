@@ -11,7 +11,7 @@ KILL, CUT, DELAY = "kill", "cut", "delay"
 
 
 @dataclass(frozen=True)
-class Hurt:
+class Fault:
     """One thing that happens to one node: at the start of a phase, or `seconds` late."""
 
     kind: str
@@ -20,7 +20,7 @@ class Hurt:
     seconds: float = 0.0
 
 
-def parse(kind: str, text: str, nodes: int, main_index: int) -> Hurt:
+def parse(kind: str, text: str, nodes: int, main_index: int) -> Fault:
     """Read `NODE@PHASE` (kill, cut) or `NODE=SECONDS` (delay); raise AgentError (64)."""
     node, separator, rest = text.rpartition("=" if kind == DELAY else "@")
     example = "worker:1=5" if kind == DELAY else "worker:1@run"
@@ -28,10 +28,10 @@ def parse(kind: str, text: str, nodes: int, main_index: int) -> Hurt:
         raise _refused(kind, text, "it names no node", f"for example --{kind} {example}")
     index = _index(kind, text, node, nodes, main_index)
     if kind == DELAY:
-        return Hurt(kind, index, seconds=_seconds(text, rest))
+        return Fault(kind, index, seconds=_seconds(text, rest))
     if rest not in PHASES:
         raise _refused(kind, text, f"no phase is named {rest!r}", f"phases: {', '.join(PHASES)}")
-    return Hurt(kind, index, phase=rest)
+    return Fault(kind, index, phase=rest)
 
 
 def _index(kind: str, text: str, node: str, nodes: int, main_index: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent.core.environ import region
 from agent.core.errors import NO_OBJECT, AgentError
-from agent.tools.cluster.faults import Hurt
+from agent.tools.cluster.faults import Fault
 
 BUCKET = "architrave"
 DEFAULT_IMAGE = "architrave:latest"
@@ -45,7 +45,7 @@ class Job:
     timeout: float | None = None
     linger: float = 60.0
     hold: bool = False
-    hurts: tuple[Hurt, ...] = ()
+    faults: tuple[Fault, ...] = ()
     docker_args: tuple[str, ...] = ()
 
     @property

@@ -13,11 +13,11 @@ from rich.text import Text
 
 from agent.core.model import PHASES
 from agent.tools.cluster.states import NodeState
-from agent.tools.cluster.view import Silent, end_of, tells, text_of
+from agent.tools.cluster.view import Silent, end_of, is_notable, text_of
 
 _NOTES, _LINES, _ROWS = 6, 12, 20
 _PER_SECOND = 8
-_COLOURS = {"run": "green", "part": "cyan", "upload": "cyan"}
+_COLOURS = {"run": "green", "release": "cyan", "upload": "cyan"}
 
 
 class LiveTable(Silent):
@@ -43,7 +43,7 @@ class LiveTable(Silent):
 
     def record(self, node: NodeState, record: dict[str, object]) -> None:
         """Show warnings and errors below the table."""
-        if tells(record):
+        if is_notable(record):
             hint = f" (hint: {record['hint']})" if record.get("hint") else ""
             self._notes.append(f"{node.name}: {text_of(record)}{hint}")
 

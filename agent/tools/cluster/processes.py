@@ -18,15 +18,15 @@ from agent.tools.cluster import leftovers, ports, spawn
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _GRACE_SECONDS = 5.0
-_MOST_NODES = 250
+_MAX_NODES = 250
 
 
 class Processes:
     """Agents on loopback addresses, with their roots below `directory`."""
 
     def __init__(self, directory: Path, count: int) -> None:
-        if count > _MOST_NODES:
-            cause = f"127.0.0.x has room for {_MOST_NODES}"
+        if count > _MAX_NODES:
+            cause = f"127.0.0.x has room for {_MAX_NODES}"
             hint = "start containers: leave out --no-docker"
             raise AgentError(f"start {count} processes", cause, code=USAGE, hint=hint)
         self.description = "processes on this machine"

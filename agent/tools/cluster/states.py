@@ -30,9 +30,9 @@ class NodeState:
     started: float | None = None
     ended: float | None = None
     code: int | None = None
-    said: dict[str, Any] = field(default_factory=dict)
+    exit_record: dict[str, Any] = field(default_factory=dict)
     stopped: bool = False
-    hurt: str = ""
+    fault: str = ""
     progress: str = ""
     spans: list[Span] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -85,7 +85,7 @@ class NodeState:
             self.progress = f"{record.get('what', '')} {record.get('percent', '?')} %"
         elif event == "job_exited":
             self._close(moment(record))
-            self.said = record
+            self.exit_record = record
 
     def end(self, code: int) -> None:
         """Note that the node's process is gone."""

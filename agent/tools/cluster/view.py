@@ -121,7 +121,7 @@ class Plain(Silent):
         """Print phase changes, warnings and errors."""
         if record.get("event") == "phase_started":
             self._print(node.name, str(record.get("phase")))
-        elif tells(record):
+        elif is_notable(record):
             self._print(node.name, f"{record['level']}: {text_of(record)}")
             if record.get("hint"):
                 self._print(node.name, f"hint: {record['hint']}")
@@ -140,7 +140,7 @@ class Plain(Silent):
             print(f"{seconds:7.1f} s  {who:<10}  {text}".rstrip(), file=self._out, flush=True)
 
 
-def tells(record: dict[str, object]) -> bool:
+def is_notable(record: dict[str, object]) -> bool:
     """Tell whether people must see a record: troubles, and not the end, which is shown anyway."""
     return record.get("level") in ("warning", "error") and record.get("event") != "job_exited"
 
@@ -152,9 +152,9 @@ def text_of(record: dict[str, object]) -> str:
 
 def end_of(node: NodeState) -> str:
     """Say how a node ended."""
-    spoke = node.said.get("source")
-    told = [str(spoke)] if spoke else []
-    told += [node.hurt] if node.hurt else []
+    source = node.exit_record.get("source")
+    told = [str(source)] if source else []
+    told += [node.fault] if node.fault else []
     told += ["ended by the cluster"] if node.stopped else []
     return f"exit {node.code}" + (f" ({', '.join(told)})" if told else "")
 

@@ -26,6 +26,6 @@ def add(commands: Commands) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from agent.doctor import examine as doctor
+    from agent.doctor import examine
 
-    return doctor.run(environment(), as_json=options.json)
+    return examine.run(environment(), as_json=options.json)

@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 
 from agent.core.errors import USAGE, AgentError
-from agent.tools.cluster import attach as inside
-from agent.tools.cluster import faults as hurts
-from agent.tools.cluster import node_log
+from agent.tools.cluster import attach, faults, node_log
 from agent.tools.cluster.cluster import Cluster, Result
 from agent.tools.cluster.containers import UNAVAILABLE, engine_answers
 from agent.tools.cluster.interrupts import interrupts
@@ -23,7 +21,7 @@ from agent.tools.commands.options import Commands, command, group
 _EXAMPLES = """\
   architrave local run --nodes 3 --private private.7z -e PRIVATE_PASSWD \\
       -e APP_BIN=/opt/app -e APP_PARAMS=input.txt
-NODE: main, worker:INDEX, INDEX. PHASE: fetch, unpack, join, run, part, upload.
+NODE: main, worker:N, N. PHASE: fetch, unpack, join, run, release, upload.
 """
 _SHELL_EXAMPLES = """\
   architrave local shell            # on the main node of the job that runs
@@ -66,7 +64,7 @@ def _add_run(local: Commands) -> None:
     run.add_argument("--results", type=Path, metavar="DIR", help="architrave-results/<job id>")
     run.add_argument("--timeout", type=float, metavar="SECONDS", help="end the job after this")
     run.add_argument("--hold", action="store_true", help="keep a failed job's nodes until Ctrl-C")
-    for kind, does in ((hurts.KILL, "kill a node then"), (hurts.CUT, "cut it off the network")):
+    for kind, does in ((faults.KILL, "kill a node then"), (faults.CUT, "cut it off the network")):
         run.add_argument(f"--{kind}", action="append", default=[], metavar="NODE@PHASE", help=does)
     run.add_argument("--delay", action="append", default=[], metavar="NODE=SECONDS",
                      help="start it later")  # fmt: skip
@@ -82,7 +80,7 @@ def _run(options: argparse.Namespace) -> int:
             result = cluster.wait()
         finally:
             signals.ignore()
-    _tell(result, cluster.states[job.main_index])
+    _print_end(result, cluster.states[job.main_index])
     return result.code
 
 
@@ -105,9 +103,9 @@ def _job(options: argparse.Namespace) -> Job:
         results=options.results,
         timeout=options.timeout,
         hold=options.hold,
-        hurts=tuple(
-            hurts.parse(kind, text, options.nodes, options.main_index)
-            for kind in (hurts.KILL, hurts.CUT, hurts.DELAY)
+        faults=tuple(
+            faults.parse(kind, text, options.nodes, options.main_index)
+            for kind in (faults.KILL, faults.CUT, faults.DELAY)
             for text in getattr(options, kind)
         ),
     )
@@ -153,7 +151,7 @@ def _view() -> View:
     return Plain()
 
 
-def _tell(result: Result, main: NodeState) -> None:
+def _print_end(result: Result, main: NodeState) -> None:
     """Print how each node ended; for a failure the cause and the application's last lines."""
     print()
     print(summary(result.nodes))
@@ -163,19 +161,19 @@ def _tell(result: Result, main: NodeState) -> None:
     if result.timed_out:
         print("the job ran into its time limit", file=sys.stderr)
     if result.code:
-        for line in main.said.get("last_lines") or main.tail:
+        for line in main.exit_record.get("last_lines") or main.tail:
             print(f"  | {line}", file=sys.stderr)
-        print(main.said.get("cause") or f"main: {end_of(main)}", file=sys.stderr)
-        hint = main.said.get("hint") or f"architrave local logs --results {result.results}"
+        print(main.exit_record.get("cause") or f"main: {end_of(main)}", file=sys.stderr)
+        hint = main.exit_record.get("hint") or f"architrave local logs --results {result.results}"
         print(f"hint: {hint}", file=sys.stderr)
 
 
 def _shell(options: argparse.Namespace) -> int:
-    inside.shell(inside.called(options.node), options.job)
+    attach.shell(attach.called(options.node), options.job)
 
 
 def _logs(options: argparse.Namespace) -> int:
     results = options.results or node_log.latest(DEFAULT_RESULTS)
-    nodes = [inside.called(text) for text in options.node]
+    nodes = [attach.called(text) for text in options.node]
     node_log.show(results, nodes, follow=options.follow)
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
-from agent.core.errors import CANNOT_WRITE, USAGE, AgentError, why
+from agent.core.errors import CANNOT_WRITE, USAGE, AgentError, os_reason
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -32,7 +32,7 @@ def write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         hint = "--to another file"
-        raise AgentError(f"write {path}", why(error), code=CANNOT_WRITE, hint=hint) from error
+        raise AgentError(f"write {path}", os_reason(error), code=CANNOT_WRITE, hint=hint) from error
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

@@ -16,8 +16,7 @@ from agent.core.s3place import S3Place, has_own_endpoint
 from agent.staging.packages import LISTING
 from agent.tools.cluster.job import DEFAULT_IMAGE
 from agent.tools.commands.options import Commands, command, group
-from agent.tools.pack import deps as debs
-from agent.tools.pack import private as pack
+from agent.tools.pack import deps, private
 
 _PRIVATE = """\
   architrave pack private program/                 # asks for the password
@@ -42,8 +41,8 @@ def add(commands: Commands) -> None:
     which.add_argument("--password-file", type=Path, metavar="FILE",
                        help="its first line; else PRIVATE_PASSWD, else asked")  # fmt: skip
     which.add_argument("--no-password", action="store_true", help="do not encrypt")
-    one.add_argument("--level", type=int, choices=range(10), default=pack.LEVEL, metavar="0-9",
-                     help=f"7-Zip's; a lower one unpacks faster ({pack.LEVEL})")  # fmt: skip
+    one.add_argument("--level", type=int, choices=range(10), default=private.LEVEL, metavar="0-9",
+                     help=f"7-Zip's; a lower one unpacks faster ({private.LEVEL})")  # fmt: skip
     one.set_defaults(make=_private)
     two = command(pack_, "deps", "pack the packages that the image lacks: deps.tar.gz",
                   _DEPS, _pack)  # fmt: skip
@@ -71,10 +70,12 @@ def _pack(options: argparse.Namespace) -> int:
 
 def _private(options: argparse.Namespace) -> list[Path]:
     # Before the password: nobody types it twice for nothing.
-    pack.check_target(options.to, options.directory)
-    secret = "" if options.no_password else pack.password(options.password_file, dict(os.environ))
+    private.check_target(options.to, options.directory)
+    secret = (
+        "" if options.no_password else private.password(options.password_file, dict(os.environ))
+    )
     with _Bar("packing") as bar:
-        made = pack.pack(
+        made = private.pack(
             options.directory, options.to, secret, level=options.level, progress=bar.at
         )
     print(made)
@@ -85,10 +86,10 @@ def _deps(options: argparse.Namespace) -> list[Path]:
     if not options.packages and not options.binary:
         hint = "architrave pack deps PACKAGE…, or --binary FILE"
         raise AgentError("pack deps", "no package and no binary is named", code=USAGE, hint=hint)
-    pack.check_target(options.to)
+    private.check_target(options.to)
     image = None if options.here else options.image
     with tempfile.TemporaryDirectory() as work:
-        found = debs.fetch(
+        found = deps.fetch(
             options.packages, options.binary, image, Path(work), lambda line: print(f"  {line}")
         )
         where = "this system" if options.here else image
@@ -99,11 +100,11 @@ def _deps(options: argparse.Namespace) -> list[Path]:
         for deb in found:
             print(f"  {deb.name}")
         made = Path(work) / "deps.tar.gz"
-        debs.pack(found, made)
+        deps.pack(found, made)
         tried = "not installed to check it"
         if image is not None:
             print(f"installing in a container of {image}, as a job does", flush=True)
-            if debs.install(made, image):
+            if deps.install(made, image):
                 tried = "installed to check it"
             else:
                 tried += f": {image} has no architrave"

@@ -9,11 +9,7 @@ from collections.abc import Sequence
 
 from agent import __version__
 from agent.core.errors import NOT_FOUND, AgentError
-from agent.tools.commands import doctor as doctor_cli
-from agent.tools.commands import generate as generate_cli
-from agent.tools.commands import local as local_cli
-from agent.tools.commands import pack as pack_cli
-from agent.tools.commands import report as report_cli
+from agent.tools.commands import doctor, generate, local, pack, report
 from agent.tools.commands.options import Commands, Parser, command
 
 _SHELLS = ("bash", "zsh", "tcsh")
@@ -41,12 +37,12 @@ _COMPLETION = """\
 """
 
 
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Do what the words say; return the exit code. Raises AgentError."""
     # The agent's entry point blocks every signal, for its PID 1; here Ctrl-C must work.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
     try:
-        options, left = parser().parse_known_args(words)
+        options, left = parser().parse_known_args(argv)
         if left:
             option = left[0].startswith("-")
             options.parser.error(
@@ -73,7 +69,7 @@ def parser() -> Parser:
     exec_ = command(commands, "exec", "run a command as it stands, under the agent", _EXEC)
     exec_.add_argument("words", nargs="+", metavar="CMD", help="the command and its arguments")
     command(commands, "explain", "say what the job would do; touches nothing", _EXPLAIN)
-    for tool in (doctor_cli, pack_cli, local_cli, report_cli, generate_cli):
+    for tool in (doctor, pack, local, report, generate):
         tool.add(commands)
     _add_completion(commands)
     return whole

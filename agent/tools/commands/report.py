@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agent.core.errors import BAD_ARCHIVE, NO_OBJECT, NOT_FOUND, AgentError, why
+from agent.core.errors import BAD_ARCHIVE, NO_OBJECT, NOT_FOUND, AgentError, os_reason
 from agent.core.s3place import S3Place, has_own_endpoint
 from agent.report import page
 from agent.report import text as report_text
@@ -100,7 +100,7 @@ def _from_file(place: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         hint = "name a directory with run.json; of a job that was lost there may be none"
-        raise AgentError(f"read {path}", why(error), code=NO_OBJECT, hint=hint) from error
+        raise AgentError(f"read {path}", os_reason(error), code=NO_OBJECT, hint=hint) from error
 
 
 def _from_s3(place: str) -> bytes:

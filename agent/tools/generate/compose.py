@@ -25,7 +25,7 @@ HEADER = f"""\
 # Then, with PRIVATE_PASSWD exported if the archive has one:
 #   docker-compose -f FILE up
 """
-_S3_HOST, _FIRST_HOST, _MOST_NODES = 5, 10, 240
+_S3_HOST, _FIRST_HOST, _MAX_NODES = 5, 10, 240
 _PORT = 8333
 _KEYS = {"AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 _PYTHON = "/opt/architrave/bin/python3"
@@ -86,8 +86,8 @@ def compose(job: Job, subnet: str = SUBNET) -> Fields:
 
 
 def _check(job: Job, subnet: str) -> None:
-    if not 1 <= job.nodes <= _MOST_NODES or not 0 <= job.main_index < job.nodes:
-        cause = f"there are from 1 to {_MOST_NODES} nodes, and the main node is one of them"
+    if not 1 <= job.nodes <= _MAX_NODES or not 0 <= job.main_index < job.nodes:
+        cause = f"there are from 1 to {_MAX_NODES} nodes, and the main node is one of them"
         what = f"rehearse {job.nodes} nodes with main node {job.main_index}"
         raise AgentError(what, cause, code=USAGE, hint="for example --nodes 3")
     try:

@@ -23,10 +23,10 @@ from agent.tools.generate.variables import settings_on
 Fields = dict[str, Any]
 
 # AWS Batch user guide, job_retries, job_timeouts, service_limits.
-_MOST_RULES, _MOST_ATTEMPTS, _LEAST_TIMEOUT, _MOST_BYTES = 5, 10, 60, 24 * 1024
+_MAX_RULES, _MAX_ATTEMPTS, _MIN_TIMEOUT, _MAX_BYTES = 5, 10, 60, 24 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 # AWS Batch starts no container with less (job_definition_parameters, resourceRequirements).
-_LEAST_MEMORY = 4
+_MIN_MEMORY = 4
 # For fetching and unpacking the archives; nobody can know it before.
 _STAGING_SECONDS = 60
 _LIMITS = (
@@ -90,8 +90,8 @@ def job_definition(wanted: Wanted) -> Fields:
         made |= {"type": "container", "platformCapabilities": ["EC2"]}
         made["containerProperties"] = container
     size = len(json.dumps(made).encode())
-    if size > _MOST_BYTES:
-        cause = f"it has {size} bytes, and AWS Batch takes {_MOST_BYTES}"
+    if size > _MAX_BYTES:
+        cause = f"it has {size} bytes, and AWS Batch takes {_MAX_BYTES}"
         raise AgentError("make the definition", cause, code=USAGE, hint="set fewer variables")
     return made
 
@@ -114,8 +114,8 @@ def retry_rules(table: Iterable[ExitCode]) -> list[dict[str, str]]:
     rules.append({"onStatusReason": "Host EC2*", "action": "RETRY"})
     # What no rule matches AWS Batch tries again (EvaluateOnExit).
     rules.append({"onReason": "*", "action": "EXIT"})
-    if len(rules) > _MOST_RULES:
-        cause = f"{len(rules)} rules are needed, and AWS Batch takes {_MOST_RULES}"
+    if len(rules) > _MAX_RULES:
+        cause = f"{len(rules)} rules are needed, and AWS Batch takes {_MAX_RULES}"
         raise AgentError("make retry rules", cause, code=BUG, hint="report it")
     return rules
 
@@ -125,9 +125,9 @@ def _check(wanted: Wanted) -> None:
         cause = "AWS Batch takes up to 128 letters, digits, hyphens and underscores"
         raise _unusable("name", wanted.name, cause, "for example --name my-job")
     _check_number("vcpus", wanted.vcpus, 1)
-    _check_number("memory", wanted.memory, _LEAST_MEMORY)
+    _check_number("memory", wanted.memory, _MIN_MEMORY)
     _check_number("shared-memory", wanted.shared_memory, 0)
-    _check_number("attempts", wanted.attempts, 1, _MOST_ATTEMPTS)
+    _check_number("attempts", wanted.attempts, 1, _MAX_ATTEMPTS)
     if twice := sorted(wanted.env.keys() & wanted.secrets.keys()):
         raise _unusable("secret", twice[0], "it is a variable of -e too", "take one of them out")
     if wanted.secrets and not wanted.execution_role:
@@ -136,10 +136,10 @@ def _check(wanted: Wanted) -> None:
         raise _unusable("secret", next(iter(wanted.secrets)), cause, hint)
 
 
-def _check_number(option: str, value: int, least: int, most: float = math.inf) -> None:
-    if not least <= value <= most:
-        limits = f"from {least} to {most}" if most < math.inf else f"of {least} or more"
-        hint = f"for example --{option} {max(least, 1)}"
+def _check_number(option: str, value: int, minimum: int, maximum: float = math.inf) -> None:
+    if not minimum <= value <= maximum:
+        limits = f"from {minimum} to {maximum}" if maximum < math.inf else f"of {minimum} or more"
+        hint = f"for example --{option} {max(minimum, 1)}"
         raise _unusable(option, value, f"it must be a whole number {limits}", hint)
 
 
@@ -153,13 +153,13 @@ def _time_limit(timeout: int, settings: Settings) -> str:
     around = _STAGING_SECONDS + settings.grace + STOP_SECONDS
     if settings.topology.count > 1:
         around += settings.join_timeout
-    most = math.floor(timeout - around)
-    least = max(_LEAST_TIMEOUT, math.ceil(around + max(settings.timeout, 1)))
-    if timeout < least:
+    maximum = math.floor(timeout - around)
+    minimum = max(_MIN_TIMEOUT, math.ceil(around + max(settings.timeout, 1)))
+    if timeout < minimum:
         own = f" of {settings.timeout:g} s" if settings.timeout else ""
         cause = f"with {around:g} s around it the program's own limit{own} has no room before it"
-        raise _unusable("timeout", timeout, cause, f"--timeout {least} or more")
-    return f"{settings.timeout:.10g}" if settings.timeout else str(most)
+        raise _unusable("timeout", timeout, cause, f"--timeout {minimum} or more")
+    return f"{settings.timeout:.10g}" if settings.timeout else str(maximum)
 
 
 def _container(wanted: Wanted, env: Mapping[str, str]) -> Fields:

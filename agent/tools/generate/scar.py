@@ -16,7 +16,7 @@ Fields = dict[str, Any]
 MODES = (BATCH, LAMBDA)
 # SCAR's own default, python3.7, is one that AWS Lambda takes no longer.
 _RUNTIME = "python3.11"
-_MOST_SECONDS = 900  # a Lambda function's (Lambda developer guide, quotas)
+_MAX_SECONDS = 900  # a Lambda function's (Lambda developer guide, quotas)
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def _batch(wanted: Wanted, env: dict[str, str]) -> Fields:
 
 
 def _lambda(wanted: Wanted, env: dict[str, str]) -> Fields:
-    if not 1 <= wanted.timeout <= _MOST_SECONDS:
-        cause = f"AWS Lambda takes from 1 to {_MOST_SECONDS}"
+    if not 1 <= wanted.timeout <= _MAX_SECONDS:
+        cause = f"AWS Lambda takes from 1 to {_MAX_SECONDS}"
         hint = "for example --timeout 120"
         raise AgentError(f"use --timeout {wanted.timeout}", cause, code=USAGE, hint=hint)
     if wanted.nodes != 1:

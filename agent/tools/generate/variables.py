@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from agent.core import variables as names
 from agent.core.errors import USAGE, AgentError
 from agent.core.settings import SECRETS, Settings, read
+from agent.core.variables import EVERY, unknown
 
 # Up to so many nodes AWS Batch starts for one job (multi-node-parallel-jobs).
-_MOST_NODES = 1000
+_MAX_NODES = 1000
 _PROTECTED = "AWS_BATCH"
 # A file's name is no secret; what stands in it is.
-_SECRET = {one.name for one in names.EVERY if one.secret} | set(SECRETS) - {"PRIVATE_PASSWD_FILE"}
+_SECRET = {one.name for one in EVERY if one.secret} | set(SECRETS) - {"PRIVATE_PASSWD_FILE"}
 _ARN = re.compile(
     r"arn:aws[a-z-]*:(secretsmanager:[a-z0-9-]+:\d{12}:secret:|ssm:[a-z0-9-]+:\d{12}:parameter/)"
     r"[\w/+=.@:-]+"
@@ -33,7 +33,7 @@ def variables(texts: Iterable[str], *, secret_hint: str) -> dict[str, str]:
             raise AgentError(f"use -e {text}", cause, code=USAGE, hint="-e NAME=VALUE")
         _check_name("-e", name, found)
         found[name] = value
-    for name, nearest in names.unknown(found).items():
+    for name, nearest in unknown(found).items():
         hint = f"perhaps {nearest}" if nearest else "architrave explain names all there are"
         raise AgentError(f"use -e {name}", "there is no such variable", code=USAGE, hint=hint)
     return found
@@ -59,8 +59,8 @@ def settings_on(env: Mapping[str, str], nodes: int = 1, main_index: int = 0) -> 
 
     PRIVATE_PASSWD_FILE is left out: it names a file of the container's.
     """
-    if not 1 <= nodes <= _MOST_NODES:
-        cause = f"AWS Batch starts from 1 to {_MOST_NODES}"
+    if not 1 <= nodes <= _MAX_NODES:
+        cause = f"AWS Batch starts from 1 to {_MAX_NODES}"
         raise AgentError(f"use --nodes {nodes}", cause, code=USAGE, hint="for example --nodes 3")
     if not 0 <= main_index < nodes:
         hint = f"from 0 to {nodes - 1}"

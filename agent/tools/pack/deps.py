@@ -26,7 +26,7 @@ def fetch(
     binaries: Sequence[Path],
     image: str | None,
     directory: Path,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> list[Path]:
     """Download the packages that `image` (None: this system) lacks into a directory.
 
@@ -34,17 +34,17 @@ def fetch(
     `tell` is given apt's lines. Raises AgentError 66 for a name that is not found, 69 for
     an image that can't be run, 71, 78.
     """
-    words = ["sh", "-c", _SCRIPT.read_text("utf-8"), "fetch-debs", *packages]
+    argv = ["sh", "-c", _SCRIPT.read_text("utf-8"), "fetch-debs", *packages]
     if image is not None:
-        options = ["--rm", "--interactive", "--user", "0", "--entrypoint", words[0]]
-        words = ["docker", "run", *options, image, *words[1:]]
+        options = ["--rm", "--interactive", "--user", "0", "--entrypoint", argv[0]]
+        argv = ["docker", "run", *options, image, *argv[1:]]
     archive = directory / "debs.tar"
     try:
         with archive.open("wb") as out:
-            code, complaint = _run(words, _tar_of(binaries), out, tell)
+            code, complaint = _run(argv, _tar_of(binaries), out, report)
     except OSError as error:
         hint = "install Docker, or resolve on this system with --here"
-        raise AgentError(f"start {words[0]}", str(error), code=OS_ERROR, hint=hint) from error
+        raise AgentError(f"start {argv[0]}", str(error), code=OS_ERROR, hint=hint) from error
     if image is not None and code == _OF_DOCKER:
         what = f"start a container of {image}"
         raise AgentError(what, complaint, code=UNAVAILABLE, hint=_image_hint(image))
@@ -74,9 +74,9 @@ def install(archive: Path, image: str) -> bool:
     """
     options = ["--rm", "--interactive", "--network", "none", "--user", "0", "--entrypoint", _PYTHON]
     script = ["-I", "-S", "-c", _TRIAL.read_text("utf-8")]
-    words = ["docker", "run", *options, image, *script]
+    argv = ["docker", "run", *options, image, *script]
     with archive.open("rb") as given, tempfile.TemporaryFile() as complaint:
-        done = subprocess.run(words, stdin=given, stdout=subprocess.DEVNULL, stderr=complaint)
+        done = subprocess.run(argv, stdin=given, stdout=subprocess.DEVNULL, stderr=complaint)
         complaint.seek(0)
         lines = complaint.read().decode("utf-8", "replace").strip().splitlines()
     if done.returncode == _NO_SUCH_PROGRAM:
@@ -114,11 +114,11 @@ def _tar_of(binaries: Sequence[Path]) -> bytes:
 
 
 def _run(
-    words: list[str], given: bytes, out: io.BufferedWriter, tell: Callable[[str], None]
+    argv: list[str], given: bytes, out: io.BufferedWriter, report: Callable[[str], None]
 ) -> tuple[int, str]:
     """Run the script; return its exit code and what went wrong."""
     process = subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.PIPE, start_new_session=True
+        argv, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.PIPE, start_new_session=True
     )
     assert process.stdin and process.stderr
     lines = []
@@ -130,8 +130,8 @@ def _run(
             pass  # its last words say why
         for line in process.stderr:
             lines.append(line.decode("utf-8", "replace").strip())
-            tell(lines[-1])
+            report(lines[-1])
     # What follows such a line is how to get help.
-    telling = ("docker:", "cannot ", "E: ")
-    wrong = [line for line in lines if line.startswith(telling)] or lines[-1:]
-    return process.returncode, wrong[0] if wrong else f"{words[0]} ended with {process.returncode}"
+    announcing = ("docker:", "cannot ", "E: ")
+    wrong = [line for line in lines if line.startswith(announcing)] or lines[-1:]
+    return process.returncode, wrong[0] if wrong else f"{argv[0]} ended with {process.returncode}"

@@ -23,7 +23,7 @@ from agent.core.errors import (
     OS_ERROR,
     USAGE,
     AgentError,
-    why,
+    os_reason,
 )
 from agent.core.settings import OFF
 from agent.core.values import flaw
@@ -62,7 +62,7 @@ def password(file: Path | None, env: dict[str, str]) -> str:
             given = file.read_text("utf-8").partition("\n")[0].rstrip("\r")
         except OSError as error:
             hint = "name a file whose first line is the password"
-            raise AgentError(f"read {file}", why(error), code=NO_OBJECT, hint=hint) from error
+            raise AgentError(f"read {file}", os_reason(error), code=NO_OBJECT, hint=hint) from error
         except UnicodeError as error:
             hint = "write the password's line anew, as UTF-8: a job reads it so"
             raise AgentError(
@@ -150,9 +150,9 @@ def _names(directory: Path) -> set[str]:
 
 
 def _make_keys(directory: Path) -> None:
-    words = ["ssh-keygen", "-q", "-t", "rsa", "-b", "3072", "-N", "", "-C", "", "-f", KEY]
+    argv = ["ssh-keygen", "-q", "-t", "rsa", "-b", "3072", "-N", "", "-C", "", "-f", KEY]
     try:
-        subprocess.run(words, cwd=directory, check=True, stdin=subprocess.DEVNULL)
+        subprocess.run(argv, cwd=directory, check=True, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError) as error:
         hint = "apt-get install openssh-client"
         raise AgentError("make a key pair", str(error), code=OS_ERROR, hint=hint) from error
@@ -162,10 +162,10 @@ def _seven_zip(
     directory: Path, target: Path, secret: str, level: int, progress: Callable[[int], None]
 ) -> None:
     """Run 7-Zip; the password goes through its standard input."""
-    words = [archive.seven_zip(), "a", "-y", "-bso0", "-bsp1", "-snl", f"-mx{level}"]
-    words += ["-mhe=on", "-p"] if secret else []
+    argv = [archive.seven_zip(), "a", "-y", "-bso0", "-bsp1", "-snl", f"-mx{level}"]
+    argv += ["-mhe=on", "-p"] if secret else []
     process = subprocess.Popen(
-        [*words, str(target.resolve()), "."],
+        [*argv, str(target.resolve()), "."],
         cwd=directory,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -50,7 +50,7 @@ def used():
                 name = function.attr if isinstance(function, ast.Attribute) else ""
                 owner = function.value if isinstance(function, ast.Attribute) else None
                 owner = name_of(owner)
-                if (name in LEVELS and owner in ("log", "_log")) or name == "tell":
+                if (name in LEVELS and owner in ("log", "_log")) or name == "log_failure":
                     for event in strings(node.args[0]) if node.args else ():
                         yield where, event, names_of(node.keywords)
                 elif name == "pop" and "event" in strings(node.args[0]):

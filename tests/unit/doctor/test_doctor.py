@@ -14,7 +14,7 @@ from agent.doctor.examine import Report
 from agent.doctor.finding import FAIL, PASS, WARN, Check, Finding, first_code
 from agent.doctor.meeting import judge
 from agent.doctor.pairs import ports
-from agent.launch import elf as binary
+from agent.launch import elf
 
 LATE = ("look", 71, "df -h")
 
@@ -38,8 +38,8 @@ def program(path, *, machine=62, wide=True, order="<", loader=b"/lib/ld.so\0"):
 @pytest.mark.parametrize(("wide", "order"), [*itertools.product([True, False], "<>")])
 def test_elf(tmp_path, wide, order):
     """Both widths and both byte orders give machine and loader."""
-    elf = binary.elf(program(tmp_path / "app", machine=183, wide=wide, order=order))
-    assert (elf.machine_name, elf.loader) == ("aarch64", "/lib/ld.so")
+    found = elf.elf(program(tmp_path / "app", machine=183, wide=wide, order=order))
+    assert (found.machine_name, found.loader) == ("aarch64", "/lib/ld.so")
 
 
 @pytest.mark.parametrize("length", [5, 20, 63, 80, 119])
@@ -48,7 +48,7 @@ def test_a_file_that_is_cut_short(tmp_path, length):
     path = program(tmp_path / "app")
     (tmp_path / "app").write_bytes((tmp_path / "app").read_bytes()[:length])
     with pytest.raises(AgentError, match="cut short") as raised:
-        binary.elf(path)
+        elf.elf(path)
     assert raised.value.code == 126
 
 
@@ -65,7 +65,7 @@ def test_a_file_that_is_cut_short(tmp_path, length):
 def test_interpreter(tmp_path, line, words):
     """The words are the kernel's: a name, and all the rest as one."""
     (tmp_path / "app").write_bytes(line)
-    assert binary.interpreter(str(tmp_path / "app")) == words
+    assert elf.interpreter(str(tmp_path / "app")) == words
 
 
 def test_lists_of_libraries():
@@ -75,9 +75,9 @@ def test_lists_of_libraries():
     )
     musl = "Error loading shared library libb.so: No such file or directory (needed by ./app)\n"
     old = "./app: /lib/libc.so.6: version `GLIBC_2.38' not found (required by ./app)\n"
-    assert binary.missing(glibc + "\n" + musl + old) == ["liba.so.1", "libb.so"]
-    assert binary.too_new(old + old) == ["GLIBC_2.38"]
-    assert binary.too_new(glibc) == []
+    assert elf.missing(glibc + "\n" + musl + old) == ["liba.so.1", "libb.so"]
+    assert elf.too_new(old + old) == ["GLIBC_2.38"]
+    assert elf.too_new(glibc) == []
 
 
 def test_a_check_that_hangs_is_left():

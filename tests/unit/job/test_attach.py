@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from agent.job import attach as way_in_
-from agent.job.attach import way_in
+from agent.job import attach
+from agent.job.attach import attach_command
 
 IDENTITY = "0123456789abcdef" * 4
 TASK = {"Cluster": "arn:c", "TaskARN": "arn:t", "Containers": []}
@@ -17,7 +17,7 @@ TASK = {"Cluster": "arn:c", "TaskARN": "arn:t", "Containers": []}
 def program(tmp_path, monkeypatch):
     """Have the program where an image has it."""
     (tmp_path / "architrave").touch()
-    monkeypatch.setattr(way_in_, "_PROGRAM", str(tmp_path / "architrave"))
+    monkeypatch.setattr(attach, "_PROGRAM", str(tmp_path / "architrave"))
     return tmp_path / "architrave"
 
 
@@ -42,23 +42,23 @@ def metadata():
 
 
 def test_ecs(metadata, program):
-    command = way_in({"ECS_CONTAINER_METADATA_URI_V4": metadata[0]})
+    command = attach_command({"ECS_CONTAINER_METADATA_URI_V4": metadata[0]})
     assert command.startswith("aws ecs execute-command --cluster arn:c --task arn:t ")
     assert command.endswith(f"--container default --interactive --command '{program} shell'")
 
 
 def test_ecs_that_says_something_else(metadata, tmp_path):
     del metadata[1]["/v4/x/task"]["TaskARN"]
-    command = way_in({"ECS_CONTAINER_METADATA_URI_V4": metadata[0]}, str(tmp_path / "none"))
+    command = attach_command({"ECS_CONTAINER_METADATA_URI_V4": metadata[0]}, str(tmp_path / "none"))
     assert command.startswith("docker exec -it CONTAINER ")
 
 
 def test_docker(tmp_path, program):
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"1 2 0:3 /var/lib/docker/containers/{IDENTITY}/hostname /etc/hostname rw\n")
-    assert way_in({}, str(mounts)) == f"docker exec -it 0123456789ab {program} shell"
+    assert attach_command({}, str(mounts)) == f"docker exec -it 0123456789ab {program} shell"
 
 
 def test_a_process(program):
     program.unlink()
-    assert way_in({}) == "architrave local shell"
+    assert attach_command({}) == "architrave local shell"

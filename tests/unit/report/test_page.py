@@ -90,7 +90,7 @@ def test_page_says_what_people_ask():
         assert words in seen
     assert "/opt/app --input 'data set.txt'" in seen
     assert "node-2/rank-2.dat 4.77 MiB" in seen
-    for phase in ("fetch", "unpack", "join", "run", "part", "upload"):
+    for phase in ("fetch", "unpack", "join", "run", "release", "upload"):
         assert phase in seen
     assert "10.0.0.6" in seen
 
@@ -245,7 +245,7 @@ def test_outcome_in_one_sentence():
     cases = {
         "The job succeeded after": Outcome(0),
         "its memory ran out": Outcome(137, signal=9, out_of_memory=True),
-        "signal 11 ended the application": Outcome(139, signal=11),
+        "signal 11": Outcome(139, signal=11),
         "cannot fetch it": Outcome(69, AGENT, cause="cannot fetch it"),
     }
     for words, ended in cases.items():
@@ -273,7 +273,7 @@ def slow(phase):
         ("unpack", r"Unpack took 8 min .*: 300 MiB of archives .* on (main|worker \d).* -mx1"),
         ("join", r"Join took 8 min .*: worker 1 came last; look at its log"),
         ("run", r"The application \(run\) took 9 min 20 s.* uneven.* 34 % on worker 1"),
-        ("part", r"Part took 8 min .*: .* (main|worker \d) was last"),
+        ("release", r"Release took 8 min .*: .* (main|worker \d) was last"),
         ("upload", r"Upload took 8 min .*: 4.77 MiB went up .* the largest is node-2/rank-2.dat"),
     ],
 )

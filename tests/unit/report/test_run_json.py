@@ -14,7 +14,7 @@ def test_record_and_manifest():
     ]
     run = json.loads(run_json.run_json(topology, Outcome(7), ["/a", "b c"], records, {"real": 1.5}))
     assert run["schema"].startswith("architrave-run/")
-    assert (run["exit"]["code"], run["exit"]["spoke"]) == (7, "application")
+    assert (run["exit"]["code"], run["exit"]["source"]) == (7, "application")
     assert [node["index"] for node in run["nodes"]] == [0, 1]
     assert run["nodes"][0]["phases"][0] == {"phase": "run", "start": 1.0, "end": 2.5}
     file = {"name": "a/b", "size": 3, "sha256": "00"}

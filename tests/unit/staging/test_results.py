@@ -12,12 +12,12 @@ def test_results_are_what_is_new_or_changed(tmp_path):
     A link to a directory elsewhere is named, one to a directory of the results is no loss.
     """
     breaths = []
-    breathe = partial(breaths.append, 1)
+    poll_events = partial(breaths.append, 1)
     for name in ("old", "changed", "batch/x", "keep.tmp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("1")
     (tmp_path / "there").symlink_to("/usr")
-    before = results.snapshot(str(tmp_path), str(tmp_path), [], breathe)
+    before = results.snapshot(str(tmp_path), str(tmp_path), [], poll_events)
     (tmp_path / "changed").write_text("22")
     (tmp_path / "new").write_text("3")
     (tmp_path / "sub").mkdir()
@@ -29,7 +29,7 @@ def test_results_are_what_is_new_or_changed(tmp_path):
     for name in ("away", "away.tmp"):
         (tmp_path / name).symlink_to("/usr")
     own, left_out = [str(tmp_path / "batch")], results.LeftOut()
-    found = results.results(str(tmp_path), before, own, ["*.tmp"], left_out, breathe)
+    found = results.results(str(tmp_path), before, own, ["*.tmp"], left_out, poll_events)
     assert found == ["changed", "new", "sub/deep"]
     assert left_out == results.LeftOut([], [str(tmp_path / "away")])
     assert len(breaths) == 4 + 8

@@ -8,7 +8,7 @@ import pytest
 
 from agent import cli
 from agent.core.errors import AgentError
-from agent.tools.commands import parser as commands
+from agent.tools.commands import parser
 from tests.support.basics import REPOSITORY
 
 
@@ -21,7 +21,7 @@ def every(parser):
                 yield from every(one)
 
 
-EVERY = {" ".join(words): parser for words, parser in every(commands.parser())}
+EVERY = {" ".join(words): parser for words, parser in every(parser.parser())}
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -50,7 +50,7 @@ def test_the_first_help_names_every_command():
 
 
 def test_bash_completes(capsys, tmp_path):
-    assert commands.main(["completion", "bash"]) == 0
+    assert parser.main(["completion", "bash"]) == 0
     script = tmp_path / "completion"
     script.write_text(capsys.readouterr().out)
     ask = (
@@ -72,7 +72,7 @@ def test_bash_completes(capsys, tmp_path):
 )
 def test_what_cannot_be_read_is_64(words, hint):
     with pytest.raises(AgentError) as caught:
-        commands.main(words)
+        parser.main(words)
     assert (caught.value.code, caught.value.hint) == (64, hint)
 
 
@@ -92,7 +92,7 @@ def test_a_bucket_that_the_local_cluster_lacks_is_refused(env, code, tmp_path):
     (tmp_path / "another job's").touch()  # 73: as far as a job of this test comes
     words = [word for name, value in env.items() for word in ("-e", f"{name}={value}")]
     with pytest.raises(AgentError) as caught:
-        commands.main(["local", "run", "--no-docker", "--results", str(tmp_path), *words])
+        parser.main(["local", "run", "--no-docker", "--results", str(tmp_path), *words])
     assert caught.value.code == code
     assert code == 73 or "--private and --deps" in caught.value.hint
 
@@ -100,7 +100,7 @@ def test_a_bucket_that_the_local_cluster_lacks_is_refused(env, code, tmp_path):
 def test_compose_wants_the_files_that_it_names():
     """`generate compose` with an archive that is not there is 66, as `local run` is."""
     with pytest.raises(AgentError) as caught:
-        commands.main(["generate", "compose", "--private", "no-such.7z"])
+        parser.main(["generate", "compose", "--private", "no-such.7z"])
     assert caught.value.code == 66 and "no-such.7z" in str(caught.value)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from agent.core.errors import AgentError
 from agent.core.model import PHASES
-from agent.tools.commands import parser as commands
+from agent.tools.commands import parser
 from tests.support.basics import REPOSITORY
 
 PAGES = sorted(
@@ -44,7 +44,7 @@ def anchors(text):
 def test_every_command_on_a_page_is_understood(page):
     for words in typed((REPOSITORY / page).read_text()):
         try:
-            commands.parser().parse_args(words)
+            parser.parser().parse_args(words)
         except SystemExit as end:  # --help and --version
             assert end.code == 0
         except AgentError as error:

@@ -13,7 +13,7 @@ from agent.core.errors import AgentError
 from agent.core.exit_codes import ExitCode
 from agent.core.s3place import S3Place
 from agent.tools.cluster.job import Job
-from agent.tools.commands import parser as commands
+from agent.tools.commands import parser
 from agent.tools.generate import job_definition
 from agent.tools.generate.job_definition import Wanted, retry_rules
 from agent.tools.generate.variables import secrets, variables
@@ -315,12 +315,12 @@ def test_every_option_of_the_command_line_arrives(capsys):
         f" --execution-role {FULL.execution_role} --log-group /my/jobs --shared-memory 512"
         " --ulimit nofile=1024:65536 --ulimit memlock=-1 --exec"
     ).split()
-    assert commands.main([*words, "-e", "APP_PARAMS=-n 'a  b'"]) == 0
+    assert parser.main([*words, "-e", "APP_PARAMS=-n 'a  b'"]) == 0
     assert json.loads(capsys.readouterr().out) == job_definition.job_definition(FULL)
 
 
 def test_a_file_that_cannot_be_written_is_73(tmp_path):
     words = ["generate", "iam-policy", "-e", "S3_BUCKET=b", "--to", str(tmp_path)]
     with pytest.raises(AgentError) as caught:
-        commands.main(words)
+        parser.main(words)
     assert caught.value.code == 73

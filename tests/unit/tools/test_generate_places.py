@@ -11,7 +11,7 @@ from agent.core import settings
 from agent.core.errors import AgentError
 from agent.core.s3place import S3Place
 from agent.tools.cluster.job import Job
-from agent.tools.commands import parser as commands
+from agent.tools.commands import parser
 from agent.tools.generate import compose, iam_policy, scar
 from agent.tools.generate.variables import settings_on
 from tests.support.aws_rules import allows
@@ -247,12 +247,12 @@ def test_scar_s_variables_are_read_as_the_job_reads_them():
 
 def test_the_policies_of_the_command_line(capsys, tmp_path):
     words = ["generate", "iam-policy", "-e", "S3_BUCKET=s3://b/p", "--list-bucket", "--exec"]
-    assert commands.main([*words, "--to", str(tmp_path / "policy.json")]) == 0
+    assert parser.main([*words, "--to", str(tmp_path / "policy.json")]) == 0
     assert capsys.readouterr().out == ""
     made = json.loads((tmp_path / "policy.json").read_text())
     assert made == policy(listing=True, execute_command=True)
     role = ["--role", "execution", "--secret", f"P={SECRET}", "--log-group", "/x"]
-    assert commands.main(["generate", "iam-policy", *role]) == 0
+    assert parser.main(["generate", "iam-policy", *role]) == 0
     made = json.loads(capsys.readouterr().out)
     assert made == iam_policy.execution_policy("/x", [SECRET])
 
@@ -260,16 +260,16 @@ def test_the_policies_of_the_command_line(capsys, tmp_path):
 def test_a_policy_needs_a_bucket_by_name():
     """A bucket of somebody else's, the default, is in no policy by mistake."""
     with pytest.raises(AgentError) as caught:
-        commands.main(["generate", "iam-policy"])
+        parser.main(["generate", "iam-policy"])
     assert caught.value.code == 64 and "S3_BUCKET" in caught.value.hint
 
 
 def test_yaml_is_read_again_as_it_was_made(capsys):
     words = ["--image", "example/architrave", "--bucket", "scar-architrave", "--nodes", "3"]
     script = ["--script", "../../docker/opt/run_batch.sh"]
-    assert commands.main(["generate", "scar", "batch", *words, *script]) == 0
+    assert parser.main(["generate", "scar", "batch", *words, *script]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == scar.scar(scar_wanted())
-    assert commands.main(["generate", "compose", "--nodes", "2", "--subnet", "10.1.2"]) == 0
+    assert parser.main(["generate", "compose", "--nodes", "2", "--subnet", "10.1.2"]) == 0
     read = yaml.safe_load(capsys.readouterr().out)
     made = compose.compose(Job(nodes=2), "10.1.2")
     assert read["services"]["archives"] == made["services"]["archives"]
