@@ -1,4 +1,4 @@
-"""Turn the words of a command line into one of the ways to start.
+"""Turn a command line into one of the ways to start.
 
 Little is imported here, and the rest where it is needed: a start costs what it uses.
 """
@@ -24,10 +24,10 @@ _TOOLS = ("doctor", "pack", "local", "report", "generate", "completion")
 HELP = f"""architrave {__version__}: runs a closed program on AWS Lambda, AWS Batch, a laptop
 
 usage: architrave               run the job that EXEC_TYPE names (lambda, batch)
-       architrave run           the same, said aloud
+       architrave run           the same, explicitly
        architrave shell [ARG…]  a prepared debug shell, or beside a running job
-       architrave exec -- CMD … run CMD as it stands, under the agent as PID 1
-       architrave CMD …         the same, when CMD is none of these words
+       architrave exec -- CMD … run CMD unchanged, under the agent as PID 1
+       architrave CMD …         the same, when CMD is none of these commands
        architrave explain       what would run, and where each value comes from
        architrave doctor        check all that a job needs, before it costs
        architrave pack …        make private.7z and deps.tar.gz, upload them
@@ -45,7 +45,7 @@ The job is described by the environment: docs/reference/environment.md
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit code of whatever the words start."""
+    """Return the exit code of what the arguments start."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         return _dispatch(list(argv))
@@ -96,9 +96,7 @@ def _dispatch(argv: list[str]) -> int:
             raise AgentError(f"{first} {argv[1]!r}", cause, code=USAGE, hint=hint)
         return _job(first, [])
     elif first.startswith("-"):
-        raise AgentError(
-            f"use {first}", "there is no such option", code=USAGE, hint="architrave --help"
-        )
+        raise AgentError(f"use {first}", "no such option", code=USAGE, hint="architrave --help")
     from agent.engine import passthrough
 
     try:

@@ -1,4 +1,4 @@
-"""Be a helper process: read a request, run the task it names, tell how it went."""
+"""Be a helper process: read a request, run the task it names, send the result."""
 
 import json
 import os

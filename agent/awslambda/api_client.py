@@ -1,4 +1,4 @@
-"""Speak with the AWS Lambda Runtime API by awslambdaric. Runs in a helper process only."""
+"""Call the AWS Lambda Runtime API by awslambdaric. Runs in a helper process only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.core.model import Emit
 
 
 def runtime_api(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Fetch invocations and post their answers, as the lines on standard input say.
+    """Fetch invocations and post their answers, as the lines on standard input ask.
 
     `request`: api, HOST:PORT. Lines: {"next": true}, answered by {"invocation": {"id", "deadline"
     (seconds since 1970), "event" (text), "trace"}}; {"id", "answer"}; {"id", "failure"};
@@ -48,7 +48,7 @@ def _obey(client: Any, line: dict[str, Any]) -> dict[str, Any]:
     if "answer" in line:
         try:
             client.post_invocation_result(line["id"], json.dumps(line["answer"]))
-        except Exception as error:  # too large, say: a failure is better than silence
+        except Exception as error:  # too large, for example: a failure is better than silence
             cause = {"errorType": "AgentFailed", "errorMessage": f"cannot post the answer: {error}"}
             client.post_invocation_error(line["id"], json.dumps(cause), "")
     elif "failure" in line:

@@ -44,7 +44,7 @@ class Opened:
 
 
 def open_event(text: str) -> Opened:
-    """Open an event as it came; raise AgentError (64) for one that is not understood."""
+    """Open an event as received; raise AgentError (64) for one that is not understood."""
     return _opened(_json(text or "null", "the event"), 0)
 
 
@@ -74,7 +74,7 @@ def _opened(value: Any, depth: int) -> Opened:
 
 
 def _records(records: Any, depth: int) -> Opened:
-    """Open the one record that says what to run; those that only tell of S3's tests don't count."""
+    """Open the one record that names what to run; S3's test records don't count."""
     if not isinstance(records, list) or not records:
         raise unknown(f"its Records are {_shown(records)}")
     found = [_record(record, depth) for record in records]
@@ -91,7 +91,7 @@ def _record(record: Any, depth: int) -> Opened:
     if isinstance(record.get("s3"), dict):
         name = str(record.get("eventName", "ObjectCreated"))
         if not name.startswith(("ObjectCreated", "s3:ObjectCreated")):
-            raise unknown(f"it tells of {_shown(name)}, not of an object that was created")
+            raise unknown(f"its event is {_shown(name)}, not the creation of an object")
         return _object(record["s3"], quoted=True)
     source = record.get("eventSource", record.get("EventSource", "somewhere else"))
     if source == "aws:sqs":
@@ -110,7 +110,7 @@ def _message(text: Any, service: str, depth: int) -> Opened:
 def _event_bridge(event: Mapping[str, Any]) -> Opened:
     kind = event.get("detail-type", "Object Created")
     if kind != "Object Created":
-        raise unknown(f"it tells of {_shown(kind)}, not of an object that was created")
+        raise unknown(f"its event is {_shown(kind)}, not the creation of an object")
     return _object(event["detail"], quoted=False)
 
 
@@ -120,7 +120,7 @@ def _object(described: Any, *, quoted: bool) -> Opened:
         bucket, object_ = described["bucket"]["name"], described["object"]
         key, size = object_["key"], object_.get("size", 0)
         if not isinstance(bucket, str) or not isinstance(key, str):
-            raise TypeError("its name is no text")
+            raise TypeError("its name is not text")
     except (KeyError, TypeError, AttributeError) as error:
         raise unknown(f"it names no object ({error})") from error
     key = unquote_plus(key) if quoted else key
@@ -131,12 +131,12 @@ def _request(event: Mapping[str, Any], depth: int) -> Opened:
     """Open the body of an HTTP request, as a function URL and an API Gateway (1.0, 2.0) pass it."""
     body = event.get("body") or ""
     if not isinstance(body, str):
-        raise unknown("its body is no text")
+        raise unknown("its body is not text")
     if event.get("isBase64Encoded"):
         try:
             body = base64.b64decode(body, validate=True).decode()
         except (binascii.Error, UnicodeDecodeError) as error:
-            raise unknown(f"its body is no text in base64: {error}") from error
+            raise unknown(f"its body is not text in base64: {error}") from error
     return _opened(_json(body.strip() or "null", "its body"), depth + 1)
 
 

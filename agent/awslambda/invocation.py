@@ -33,9 +33,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Budget:
-    """The time of one invocation, in seconds from when it came.
+    """The time of one invocation, in seconds from its arrival.
 
-    The application is told to end at `application` and killed `grace` later; the upload begins at
+    The application gets SIGTERM at `application` and is killed `grace` later; the upload begins at
     `upload`, and what is not on S3 by `answer` is named in the answer as missing.
     """
 
@@ -84,7 +84,7 @@ def answer(
     uploaded: Mapping[str, Any],
     last_lines: list[str],
 ) -> dict[str, Any]:
-    """Return the JSON that the caller gets; a failure's also says so in Lambda's own words."""
+    """Return the JSON that the caller gets; a failure's also has Lambda's own fields."""
     files, failed = uploaded["files"], [one["name"] for one in uploaded["failed"]]
     told: dict[str, Any] = {
         "exit_code": outcome.code,
@@ -116,11 +116,11 @@ def refusal(error: AgentError) -> dict[str, Any]:
 def _place(given: Mapping[str, Any], name: str) -> S3Place:
     value = given[name]
     if not isinstance(value, str) or not value.startswith("s3://"):
-        raise _bad(name, f"{_shown(value)} is no S3 address", "use s3://bucket/key")
+        raise _bad(name, f"{_shown(value)} is not an S3 URI", "use s3://bucket/key")
     place = S3Place.parse(value, name)
     if name == "output":
         return place
-    # As it stands: a prefix is tidied, a key isn't.
+    # Unchanged: a prefix is normalised, a key isn't.
     key = value.removeprefix("s3://").partition("/")[2]
     return _with_a_name(S3Place(place.bucket, key), value)
 
@@ -146,7 +146,7 @@ def _params(value: Any) -> str:
 def _env(given: Mapping[str, Any], allowed: list[str]) -> dict[str, str]:
     env = given.get("env", {})
     if not isinstance(env, dict):
-        raise _bad("env", f"{_shown(env)} is no object of names and values")
+        raise _bad("env", f"{_shown(env)} is not an object of names and values")
     for name, value in env.items():
         if not event_variables.allows(name, allowed):
             hint = event_variables.advice(name, allowed)
@@ -154,13 +154,13 @@ def _env(given: Mapping[str, Any], allowed: list[str]) -> dict[str, str]:
         if not name or "=" in name or not _is_text(name):
             raise _bad("env", f"{_shown(name)} is not a name", "give it a name without =")
         if not isinstance(value, str) or not _is_text(value):
-            cause = f"the value of {name} is no text: {_shown(value)}"
+            cause = f"the value of {name} is not text: {_shown(value)}"
             raise _bad("env", cause, "put it into quotes")
     return dict(env)
 
 
 def _is_text(value: str) -> bool:
-    """Tell whether a program can be given it: no NUL, and nothing that UTF-8 doesn't have."""
+    """Return whether a program can be given it: no NUL, and nothing that UTF-8 doesn't have."""
     return "\0" not in value and value == value.encode("utf-8", "replace").decode("utf-8")
 
 

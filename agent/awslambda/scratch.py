@@ -32,7 +32,7 @@ class Scratch:
             raise AgentError(what, os_reason(error), code=NO_PERMISSION, hint=hint) from error
 
     def empty(self) -> list[str]:
-        """Remove what came later; return the paths that could not be removed."""
+        """Remove what was added later; return the paths that could not be removed."""
         for name in self._later():
             remove(os.path.join(self._directory, name))
         self._write_note()

@@ -1,1 +1,1 @@
-"""Values and rules: what the program knows without asking anybody. No input or output."""
+"""Values and rules: settings, errors, names. No input or output."""

@@ -2,5 +2,5 @@
 
 # From SIGTERM to SIGKILL Batch gives 30 s: out before, results and all (AWS Batch job timeouts).
 STOP_SECONDS = 24.0
-# Of these the application has at most so much, so that its results still go up.
+# The application's share of them, so that its results still go up.
 MAX_GRACE_SECONDS, LOST_GRACE_SECONDS = 15.0, 5.0

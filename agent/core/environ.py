@@ -27,7 +27,7 @@ def environment() -> dict[str, str]:
 
 
 def runtime_dir(root: str) -> str:
-    """Return the directory of a job's own below `root`; PATH.lock stands as long as the job runs.
+    """Return the directory of a job's own below `root`; PATH.lock exists as long as the job runs.
 
     The same path on every node: mpirun's daemons start others with main's ssh configuration. Not in
     /tmp, which programs clean, unless nothing else can be written.

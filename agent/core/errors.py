@@ -1,6 +1,6 @@
-"""What can fail, and the exit code that tells it.
+"""What can fail, and the exit code of it.
 
-AgentError        an action failed: says what, why, what to do next, and the job's code
+AgentError        an action failed: what, why, what to do next, and the job's code
 +-- HelperDied    a helper process ended without an answer: it is worth one more try
 `-- NotThere      an S3 object does not exist: there may be another one in its place
 """
@@ -63,7 +63,7 @@ class AgentError(Exception):
 
 
 def as_agent_error(error: Exception) -> AgentError:
-    """Return an error as the agent's own kind; one that nobody expected is a bug."""
+    """Return an error as the agent's own kind; an unexpected one is a bug."""
     if isinstance(error, AgentError):
         return error
     hint = "report it with the traceback from the log"
@@ -71,12 +71,12 @@ def as_agent_error(error: Exception) -> AgentError:
 
 
 def shorten(text: str, max_length: int = 200) -> str:
-    """Return a text that is at most so long, so that an error stays one line."""
+    """Return a text, shortened to `max_length`, so that an error stays one line."""
     return text if len(text) <= max_length else f"{text[:max_length]}…"
 
 
 def os_reason(error: OSError) -> str:
-    """Return the system's words for an error, as the end of a sentence."""
+    """Return the system's text for an error, as the end of a sentence."""
     return (error.strerror or str(error)).lower()
 
 
@@ -86,8 +86,8 @@ def bad(name: str, value: str, cause: str, hint: str, code: int = BAD_SETTINGS) 
 
 
 class HelperDied(AgentError):
-    """Say that a helper process ended without an answer."""
+    """A helper process exited without an answer."""
 
 
 class NotThere(AgentError):
-    """Say that an S3 object does not exist."""
+    """An S3 object does not exist."""

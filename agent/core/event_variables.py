@@ -17,7 +17,7 @@ DEFAULT = (
     *("OMP_SCHEDULE", "OMP_STACKSIZE", "OMP_TEAMS_THREAD_LIMIT", "OMP_THREAD_LIMIT"),
     "OMP_WAIT_POLICY",
 )
-# Nothing opens these: who may invoke the function could run code of their own, by a file that the
+# Nothing opens these: a caller of the function could run code of their own, by a file that the
 # event brings, or change what the agent does.
 NEVER = (
     # the agent, its platform, and where things lie
@@ -76,7 +76,7 @@ def read(env: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def allows(name: str, patterns: Iterable[str]) -> bool:
-    """Tell whether an event may set a variable."""
+    """Return whether an event may set a variable."""
     if _never(name):
         return False
     given = tuple(patterns)
@@ -87,10 +87,10 @@ def allows(name: str, patterns: Iterable[str]) -> bool:
 def advice(name: str, patterns: Iterable[str]) -> str:
     """Return what to do about a variable that an event may not set."""
     if _never(name):
-        return f"no event may set it, whatever {NAME} says: set it for the function"
+        return f"no event may set it, whatever {NAME} has: set it for the function"
     if name in _EXACT_ONLY:
         return f"no pattern opens it: {NAME} must list {name} itself"
-    return f"allowed are {' '.join(patterns) or 'none'}; {NAME} says which"
+    return f"allowed are {' '.join(patterns) or 'none'}; see {NAME}"
 
 
 def _never(name: str) -> bool:

@@ -12,7 +12,7 @@ from agent.core import errors
 
 @dataclass(frozen=True)
 class ExitCode:
-    """One code; `again` tells that the same job may well succeed when it is tried once more."""
+    """One code; `again`: the same job may well succeed when it is retried."""
 
     code: int
     meaning: str
@@ -21,7 +21,7 @@ class ExitCode:
 
 
 OWN = (
-    ExitCode(errors.USAGE, "the command line or EXEC_TYPE can't be read", "correct the words"),
+    ExitCode(errors.USAGE, "the command line or EXEC_TYPE can't be read", "correct the arguments"),
     ExitCode(errors.BAD_ARCHIVE, "an archive is corrupt", "pack and upload it again"),
     ExitCode(errors.NO_OBJECT, "an S3 object or a file is missing",
              "upload it, or correct its name"),

@@ -1,4 +1,4 @@
-"""The words of the program: plain values, without any input or output."""
+"""The program's vocabulary: plain values, without any input or output."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# How a task in a helper process tells the agent something: one JSON object at a time.
+# How a task in a helper process sends messages to the agent: one JSON object at a time.
 Emit = Callable[[dict[str, Any]], None]
 
 FETCH, UNPACK, JOIN, RUN, RELEASE, UPLOAD = "fetch", "unpack", "join", "run", "release", "upload"
@@ -33,7 +33,7 @@ class Topology:
 
     @property
     def is_main(self) -> bool:
-        """Tell whether this node launches the application."""
+        """Return whether this node launches the application."""
         return self.index == self.main_index
 
     @property

@@ -1,4 +1,4 @@
-"""Say where an object or a prefix is on S3."""
+"""The bucket and key of an object or a prefix on S3."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class S3Place:
         bucket, _, key = text.removeprefix("s3://").rstrip("/").partition("/")
         parts = key.split("/") if key else []
         if not bucket or "://" in text.removeprefix("s3://") or {"..", "."} & set(parts):
-            raise bad(name, text, "it is no S3 address", "use s3://bucket or s3://bucket/prefix")
+            raise bad(name, text, "not an S3 URI", "use s3://bucket or s3://bucket/prefix")
         return cls(bucket, "/".join(part for part in parts if part))
 
     def __truediv__(self, relative: str) -> S3Place:
@@ -34,10 +34,10 @@ class S3Place:
 
 
 def has_own_endpoint(env: Mapping[str, str]) -> bool:
-    """Tell whether S3 is asked with the bucket in the path: a given endpoint has no DNS."""
+    """Return whether S3 is asked with the bucket in the path: a given endpoint has no DNS."""
     return bool(env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"))
 
 
 def fields(place: S3Place | None) -> dict[str, str] | None:
-    """Return a place as a helper is told it."""
+    """Return a place as it is sent to a helper."""
     return asdict(place) if place else None

@@ -107,7 +107,7 @@ def read(env: Mapping[str, str]) -> Settings:
     _check_text(env)
     root = env.get("ARCHITRAVE_ROOT") or "/"
     if not os.path.isabs(root):
-        raise bad("ARCHITRAVE_ROOT", root, "it is no absolute path", "use an absolute path")
+        raise bad("ARCHITRAVE_ROOT", root, "not an absolute path", "use an absolute path")
     bucket = S3Place.parse(env.get("S3_BUCKET") or "s3://scar-architrave", "S3_BUCKET")
     usual = _below(root, "/tmp" if mode == LAMBDA else "/tmp/output")
     # The application may be started in another directory than the agent.
@@ -155,7 +155,7 @@ def read(env: Mapping[str, str]) -> Settings:
 
 
 def _check_text(env: Mapping[str, str]) -> None:
-    """Raise AgentError (78) for a value of ours that is no text; a path may be any bytes."""
+    """Raise AgentError (78) for a value of ours that is not text; a path may be any bytes."""
     for name, value in env.items():
         if name.startswith(_TEXTS) and name not in _PATHS and not is_text(value):
             cause, hint = "it is not valid UTF-8", f"set {name} anew, in a UTF-8 locale"
@@ -211,7 +211,7 @@ def runtime_api(env: Mapping[str, str], mode: str) -> str:
 
 
 def _command(env: Mapping[str, str], root: str, output_dir: str) -> tuple[str, ...]:
-    """Return the application and its parameters, split as a shell splits words."""
+    """Return the application and its parameters, split as a shell does."""
     app_bin = _application(env.get("APP_BIN") or "/opt/simest", root)
     if "APP_PARAMS" in env:
         return (app_bin, *words(env, "APP_PARAMS"))
@@ -264,7 +264,7 @@ def _topology(env: Mapping[str, str]) -> Topology:
     """Read Batch's node variables; absent ones mean a single node."""
     job = env.get("AWS_BATCH_JOB_ID", "").partition("#")[0]
     if {"/", ".."} & {job, *job} or job.startswith("."):
-        raise bad("AWS_BATCH_JOB_ID", job, "it is no job id", "leave it to AWS Batch")
+        raise bad("AWS_BATCH_JOB_ID", job, "not a job id", "leave it to AWS Batch")
     attempt = integer(env, "AWS_BATCH_JOB_ATTEMPT", 1, minimum=1)
     count = integer(env, "AWS_BATCH_JOB_NUM_NODES", 1, minimum=1)
     if count == 1:

@@ -16,12 +16,12 @@ def flaw(password: str) -> str:
 
 
 def is_text(value: str) -> bool:
-    """Tell whether the bytes that a variable was given were UTF-8 (PEP 383 keeps others)."""
+    """Return whether the bytes that a variable was given were UTF-8 (PEP 383 keeps others)."""
     return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def words(env: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """Return a variable's words, split as a shell splits them."""
+    """Return a variable's value, split as a shell does."""
     try:
         return tuple(shlex.split(env.get(name, "")))
     except ValueError as error:

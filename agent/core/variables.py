@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Name:
-    """One variable; `default` is in people's words, `secret` ones are never shown."""
+    """One variable; `default` is prose, `secret` ones are never shown."""
 
     name: str
     meaning: str
@@ -33,7 +33,7 @@ APPLICATION = (
     Name("APP_PARAMS1", "the older form's first parameters"),
     Name("APP_PARAMS2", "the older form's last parameters"),
     Name("TMP_OUTPUT_DIR", "where results and time.log go", "lambda: /tmp, batch: /tmp/output"),
-    Name("INPUT_FILE_PATH", "the object that started the job, set by who fetched it"),
+    Name("INPUT_FILE_PATH", "the object that started the job, set by the program that fetched it"),
     Name("TMP_INPUT_DIR", "its directory, set by faas-supervisor, which uploads results itself"),
 )
 DATA = (

@@ -24,7 +24,7 @@ from agent.doctor.finding import FAIL, PASS, SKIP, WARN, Check, Finding
 from agent.staging import archive, deps
 from agent.staging.probe import probe_place
 
-# S3 is asked twice at most within the first; whole archives come within the second.
+# S3 is asked twice at most within the first; whole archives are fetched within the second.
 _ASK_SECONDS, _FETCH_SECONDS, _DISK_SECONDS = 15.0, 900.0, 5.0
 # Above the first applications' own clients begin to mind; S3 refuses above the second
 # (RequestTimeTooSkewed): https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
@@ -33,7 +33,7 @@ _SPARE = 256 << 20
 
 
 def private(context: Context) -> Finding:
-    """See that private.7z is there and may be read; say its size before it is fetched."""
+    """See that private.7z is there and may be read; report its size before it is fetched."""
     place = context.settings.private
     if place is None:
         return _switched_off(context, "S3_BATCH_PRIVATE_REL_PATH")
@@ -60,7 +60,7 @@ def unpacking(context: Context) -> Finding:
     """Fetch private.7z, try the password, unpack it for the checks that look into it."""
     settings = context.settings
     if not context.private_there:
-        return Finding(SKIP, "there is no archive to unpack")
+        return Finding(SKIP, "no archive to unpack")
     assert settings.private is not None
     path = os.path.join(context.scratch, "private.7z")
     free = shutil.disk_usage(context.scratch).free
@@ -87,7 +87,7 @@ def packages(context: Context) -> Finding:
     if place is None:
         return _switched_off(context, "S3_BATCH_DEPS_REL_PATH")
     if not context.deps_there:
-        return Finding(SKIP, "there are no packages to unpack")
+        return Finding(SKIP, "no packages to unpack")
     unpacked = os.path.join(context.scratch, "unpacked-deps")
     os.makedirs(unpacked, exist_ok=True)
     request = {"runtime_dir": context.scratch, "deps_dir": unpacked, "system": False}
@@ -109,7 +109,7 @@ def _size_below(directory: str) -> int:
 
 
 def deps_there(context: Context) -> Finding:
-    """See that deps.tar.gz, or the list in its stead, is there and may be read."""
+    """See that deps.tar.gz, or the list in place of it, is there and may be read."""
     place = context.settings.deps
     if place is None:
         return _switched_off(context, "S3_BATCH_DEPS_REL_PATH")
@@ -143,7 +143,7 @@ def results(context: Context) -> Finding:
 def clock(context: Context) -> Finding:
     """Compare this machine's clock with S3's, which signatures are checked by."""
     if not context.date:
-        return Finding(SKIP, "S3 has told no time")
+        return Finding(SKIP, "S3 sent no time")
     skew = context.received - parsedate_to_datetime(context.date).timestamp()
     # The header has whole seconds.
     off = max(0.0, abs(skew) - 1)

@@ -15,7 +15,7 @@ from agent.multinode.sshd import PRIVSEP, find_ssh, find_sshd, user_name
 
 _SECONDS = 10.0
 _LATE = ("look at this node", OS_ERROR, "a file system is dead? mount; df -h")
-_ALONE = Finding(SKIP, "a single node meets nobody")
+_ALONE = Finding(SKIP, "not applicable: single-node job")
 
 
 def interface(context: Context) -> Finding:

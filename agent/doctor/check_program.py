@@ -53,7 +53,7 @@ def _may_run(word: str, path: str) -> None:
     status = os.stat(path)
     ours = os.geteuid() in (0, status.st_uid)
     if not os.access(path, os.X_OK) and not ours:
-        cause = "it is not executable, and belongs to somebody else"
+        cause = "not executable, and owned by another user"
         raise _wrong(word, cause, NOT_EXECUTABLE, f"chmod +x {word}")
     # What is to lie in /opt may lie elsewhere now.
     place = word if word.startswith("/") else path
@@ -96,13 +96,13 @@ def _listed(context: Context, loader: str, path: str) -> str:
 
 
 def _ask(words: list[str], env: dict[str, str]) -> str:
-    """Return what a small program says."""
+    """Return what a small program writes."""
     said = capture.run(words, env=env, seconds=_ASK_SECONDS)
     return said.out + said.err
 
 
 def launcher(context: Context) -> Finding:
-    """Say which launcher is used, and ask mpirun for its version."""
+    """Report which launcher is used, and ask mpirun for its version."""
     settings, env = context.settings, context.app_env
     found = shutil.which("mpirun", path=env.get("PATH", os.defpath))
     command = [context.here(word) for word in settings.command]

@@ -35,7 +35,7 @@ def shared_memory(context: Context) -> Finding:
         usage = None
     hint = "docker run --shm-size 1g; Batch: linuxParameters.sharedMemorySize"
     if usage is None or not os.access(_SHM, os.W_OK):
-        what = f"there is no {_SHM} that can be written"
+        what = f"no writable {_SHM}"
         if alone:
             return Finding(PASS, f"{what}; one process without MPI needs none")
         return Finding(WARN, f"{what}, and {context.slots} ranks would share it", hint)
@@ -117,7 +117,7 @@ def names(env: Mapping[str, str]) -> list[Finding]:
     found = []
     for name, near in variables.unknown(env).items():
         hint = f"did you mean {near}?" if near else "architrave explain shows the names"
-        found.append(Finding(WARN, f"{name} is no name of ours: it changes nothing", hint))
+        found.append(Finding(WARN, f"unknown variable {name}: it has no effect", hint))
     return found or [Finding(PASS, "every ARCHITRAVE_ name is known")]
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Context:
     """One node's job. Sizes are in bytes; `scratch` is the doctor's directory (0700).
 
-    `scratch` stands for `/`: what the job would unpack into /opt lies in its `opt`.
+    `scratch` takes the place of `/`: what the job would unpack into /opt is in its `opt`.
     """
 
     settings: Settings
@@ -42,7 +42,7 @@ class Context:
 
     @property
     def storage(self) -> Storage:
-        """Return the way to S3; raise AgentError (77) when the settings for it are no good."""
+        """Return the way to S3; raise AgentError (77) when its settings are invalid."""
         if not self._storage:
             from agent.staging.s3 import Storage
 

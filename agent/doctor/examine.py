@@ -108,7 +108,7 @@ def _examine(env: Mapping[str, str], scratch: str, report: Report) -> None:
 
 
 def _read(env: Mapping[str, str], report: Report) -> Settings | None:
-    """Read the settings as the job does; None when they are no good."""
+    """Read the settings as the job does; None when they are invalid."""
     found: list[Settings] = []
 
     def settings(env: Mapping[str, str]) -> Finding:
@@ -177,7 +177,7 @@ class Report:
                 _say(self._lines(clean))
 
     def note(self, text: str) -> None:
-        """Tell people what takes long now."""
+        """Show what takes long now."""
         if not self._as_json:
             _say(f"{'':{6 + _NAME + 2}}{text}")
 
@@ -214,6 +214,6 @@ def _discard(data: bytes) -> None:
 
 
 def _say(text: str) -> None:
-    with suppress(BrokenPipeError):  # whoever reads no more still gets the code
+    with suppress(BrokenPipeError):  # a reader that is gone still gets the code
         sys.stdout.buffer.write(f"{text}\n".encode("utf-8", "backslashreplace"))
         sys.stdout.buffer.flush()

@@ -1,7 +1,7 @@
 """Reach every other node by TCP and by ssh: the application of the doctor's own job.
 
 `architrave doctor` runs it on every node at once, with the launcher `each`. One program listens and
-knocks, since mpirun's daemons and ranks must reach each other on ports that nobody knows before.
+knocks, since mpirun's daemons and ranks must reach each other on ports that are not known before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 _AT_ONCE = 16
 _CANDIDATES = 4
 _KNOCK_SECONDS, _PAUSE_SECONDS = 3.0, 0.2
-# The others may have been told to start some seconds later.
+# The others may start some seconds later.
 _TCP_SECONDS, _SSH_SECONDS = 15.0, 30.0
 # After its own calls a node is there for those that come later; many nodes take longer.
 _STAY_SECONDS, _STAY_SECONDS_PER_NODE = 20.0, 0.1
@@ -65,13 +65,13 @@ class Door:
                 caller.sendall(f"architrave {self._index}\n".encode())
                 self.visitors.add(int(caller.makefile("rb").readline(64)))
         except (OSError, ValueError):
-            pass  # the caller tells what it missed
+            pass  # the caller reports what it missed
 
 
 def knock(own: int, index: int, address: str, candidates: list[int], seconds: float) -> str:
-    """Call another node's door until it is opened, at most so long; return the cause if not."""
+    """Connect to another node until it answers, for `seconds`; return the cause if it doesn't."""
     deadline = time.monotonic() + seconds
-    cause = "nobody listens"
+    cause = "nothing listens"
     while True:
         for port in candidates:
             try:
@@ -80,7 +80,7 @@ def knock(own: int, index: int, address: str, candidates: list[int], seconds: fl
                     called.sendall(f"{own}\n".encode())
                 if words == f"architrave {index}\n".encode():
                     return ""
-                cause = f"somebody else listens on port {port}"
+                cause = f"another program listens on port {port}"
             except ConnectionRefusedError:
                 pass  # another candidate, or not yet
             except OSError as error:
@@ -123,7 +123,7 @@ def log_in(address: str, config: str) -> tuple[str, float]:
 
 
 def main() -> None:
-    """Do as the JSON words say: indexes, job, attempt, config (ssh's), result (a file)."""
+    """Do what the JSON argument asks: indexes, job, attempt, config (ssh's), result (a file)."""
     request: dict[str, Any] = json.loads(sys.argv[1])
     own = int(os.environ["NODE_RANK"])
     with open(os.environ["HOSTFILE"], encoding="ascii") as file:
@@ -147,7 +147,7 @@ def main() -> None:
     with open(f"{request['result']}.new", "w", encoding="utf-8") as file:
         json.dump(pairs, file)
     os.rename(f"{request['result']}.new", request["result"])
-    os._exit(0)  # callers that don't speak are not waited for
+    os._exit(0)  # silent callers are not waited for
 
 
 if __name__ == "__main__":

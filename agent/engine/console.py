@@ -17,7 +17,7 @@ _QUEUE_LIMIT = 1 << 20
 
 
 class Outlet:
-    """A descriptor that may be slow, blocked for ever or gone; `gone` tells the last."""
+    """A descriptor that may be slow, blocked for ever or gone; `gone`: the last."""
 
     def __init__(self, fd: int) -> None:
         self.gone = False
@@ -51,7 +51,7 @@ class Outlet:
 
 
 class LineQueue:
-    """Lines on their way to an outlet: a bounded queue that says how many it had to drop."""
+    """Lines on their way to an outlet: a bounded queue that reports how many it had to drop."""
 
     def __init__(self, outlet: Outlet, loop: Loop, *, console: bool = False) -> None:
         self._dropped = 0
@@ -86,7 +86,7 @@ class LineQueue:
 
     @property
     def empty(self) -> bool:
-        """Tell whether nothing waits (a reader that is gone waits for nothing)."""
+        """Return whether nothing waits (a reader that is gone waits for nothing)."""
         return not self._lines or self._outlet.gone
 
     def _drain(self) -> None:
@@ -108,7 +108,7 @@ class LineQueue:
 def _open_again(fd: int) -> tuple[int, bool]:
     """Return a descriptor of our own, and whether it never blocks.
 
-    O_NONBLOCK belongs to the open file and would change it for everybody who shares it, so a
+    O_NONBLOCK belongs to the open file and would change it for every process that shares it, so a
     pipe or a terminal is opened anew; where that can't be, small writes after a poll must do.
     """
     mode = os.fstat(fd).st_mode

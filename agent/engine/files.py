@@ -26,8 +26,8 @@ def replace(path: str, data: bytes) -> None:
 def replace_or_write(path: str, data: bytes) -> None:
     """Write a file as `replace` does, or in place where it can't be renamed over; raise OSError.
 
-    That is what is no regular file, a file that is mounted by itself, and one in a directory where
-    this user may make none.
+    In place: what is not a regular file, a file that is a mount point, and one in a directory
+    where this user may make none.
     """
     try:
         if os.path.lexists(path) and not os.path.isfile(path):

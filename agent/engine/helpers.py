@@ -1,4 +1,4 @@
-"""Run heavy work in short-lived processes of the agent's own, and hear from them by JSON lines.
+"""Run heavy work in short-lived processes of the agent's own, which answer in JSON lines.
 
 What needs boto3, paramiko or cryptography is done there: its memory is given back when it ends,
 and a helper that hangs or is killed can be bounded and tried again.
@@ -51,12 +51,12 @@ class Helper:
         self.ask([task, request])
 
     def ask(self, request: Any) -> bool:
-        """Send a request; tell whether the helper could take it."""
+        """Send a request; return whether the helper could take it."""
         return self._requests.send(json.dumps(request).encode() + b"\n")
 
     @property
     def done(self) -> bool:
-        """Tell whether the process has ended and all that it said has been heard."""
+        """Return whether the process has ended and all that it said has been heard."""
         return not self.child.running and self._messages < 0
 
     def outcome(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-# Shorter ones would blot out ordinary words.
+# Shorter ones would blot out ordinary text.
 _MIN_SECRET = 4
 
 

@@ -120,7 +120,7 @@ class Loop:
         return repeating
 
     def wait(self, done: Callable[[], object], deadline: float | None = None) -> bool:
-        """Run callbacks until `done()` holds; tell whether it did before the deadline."""
+        """Run callbacks until `done()` holds; return whether it did before the deadline."""
         while not done():
             now = self.clock()
             if deadline is not None and now >= deadline:
@@ -135,7 +135,7 @@ class Loop:
 
     def _turn(self, now: float, deadline: float | None) -> None:
         """Wait once. Descriptors go before timers: after a stop of the whole process, what has
-        arrived meanwhile must count before anybody is called late.
+        arrived meanwhile must count before a node is called late.
         """
         due = [when for when in (deadline, self._next_due()) if when not in (None, _NEVER)]
         ready = self._epoll.poll(max(0.0, min(due) - now) if due else None)
@@ -149,8 +149,8 @@ class Loop:
                 timer.action()
 
     def _call(self, fd: int) -> None:
-        """Run a descriptor's callback. One that has a bug shall not have it for ever: what follows
-        a bug waits here as well. Signals are heard whatever happens.
+        """Run a descriptor's callback. One that has a bug must not repeat it for ever: what follows
+        a bug waits here as well. Signals are handled whatever happens.
         """
         try:
             self._watched[fd]()

@@ -1,4 +1,4 @@
-"""Run a foreign command as it stands: signals forwarded, orphans reaped, exit code passed on."""
+"""Run a foreign command unchanged: signals forwarded, orphans reaped, exit code passed on."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
     loop.on_signal = forward
     loop.wait(lambda: not child.running)
     if told and inside.runs():
-        # It heard the signal too, and takes its time to save what there is. As PID 1 this process
+        # It got the signal too, and takes its time to save what there is. As PID 1 this process
         # would end it by ending.
         at, number = told[-1]
         _tell_other_groups(loop.children.orphans(), child.pid, number)
@@ -96,7 +96,7 @@ class _JobInside:
         self._before = _written(self._told), _written(self._lock)
 
     def runs(self) -> bool:
-        """Tell whether such a job is still running."""
+        """Return whether such a job is still running."""
         if _written(self._lock) in (0, self._before[1]):
             return False
         import fcntl  # at an end by a signal only
@@ -119,13 +119,13 @@ class _JobInside:
         elif told != self._before[0]:
             code = _number_in(self._told)
         if code:
-            line = f"the job {how} {code}, and its command said 0: ending with {code}\n"
+            line = f"the job {how} {code} and its command exited with 0: exiting with {code}\n"
             _say(line)
         return code
 
 
 def _say(line: str) -> None:
-    """Write a line to standard error, if anybody takes it now."""
+    """Write a line to standard error, unless that would block."""
     from agent.engine.console import Outlet  # for a failure only
 
     try:

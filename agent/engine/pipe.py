@@ -1,4 +1,4 @@
-"""Start programs behind pipes, and write into a pipe without ever waiting for who reads it."""
+"""Start programs behind pipes, and write into a pipe without ever waiting for its reader."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _AT_ONCE, _TURNS = 1 << 16, 16
 
 
 class Sender:
-    """The end of a pipe that is written to; it is closed when nobody reads any more.
+    """The end of a pipe that is written to; it is closed when it has no reader any more.
 
     What the pipe has no room for follows when it has: how large a pipe may be is for the kernel to
-    say, which counts a user's pipes in all containers of a machine.
+    for example, which counts a user's pipes in all containers of a machine.
     """
 
     def __init__(self, loop: Loop, fd: int) -> None:
@@ -29,7 +29,7 @@ class Sender:
         self._waits = False
 
     def send(self, data: bytes) -> bool:
-        """Send data; tell whether anybody may still read it."""
+        """Send data; return whether it may still have a reader."""
         if self._fd < 0:
             return False
         if data:
@@ -54,7 +54,7 @@ class Sender:
                     self._unsent.popleft()
         except BlockingIOError:
             pass
-        except OSError:  # nobody reads any more
+        except OSError:  # no reader any more
             self.close()
             return
         if bool(self._unsent) == self._waits:

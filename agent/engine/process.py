@@ -42,7 +42,7 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Tell whether the process has not ended yet."""
+        """Return whether the process has not ended yet."""
         return self.status is None
 
     @property
@@ -57,7 +57,7 @@ class Child:
         return 128 + self.signal if self.signal else os.WEXITSTATUS(self.status)
 
     def kill_group(self, number: int) -> bool:
-        """Send a signal to the whole process group; tell whether anybody was there."""
+        """Send a signal to the whole process group; return whether any process was there."""
         try:
             os.killpg(self.pid, number)
         except OSError as error:
@@ -216,14 +216,14 @@ class Children:
             os.execvpe(argv[0], list(argv), env)
         except OSError as error:
             os.write(report, f"{error.errno or 0} {step}".encode())
-        except ValueError:  # a NUL among the words, or a name with =
+        except ValueError:  # a NUL in an argument, or a name with =
             os.write(report, f"{errno.EINVAL} {step}".encode())
         finally:
             os._exit(NOT_FOUND)
 
     def _place(self, descriptors: tuple[int, int, int]) -> None:
         """Put the three descriptors in their places; what was closed for us stays closed."""
-        # Copies first: a source may stand in another one's place.
+        # Copies first: a source may be another one's target.
         high = [fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, 3) for source in descriptors]
         for target, (source, copy) in enumerate(zip(descriptors, high, strict=True)):
             os.dup2(copy, target, inheritable=True)
@@ -341,7 +341,7 @@ def pin_no_directory() -> None:
 
 
 def has_terminal() -> bool:
-    """Tell whether standard input is this session's terminal, so that job control applies."""
+    """Return whether standard input is this session's terminal, so that job control applies."""
     try:
         return os.isatty(0) and os.tcgetpgrp(0) >= 0
     except OSError:

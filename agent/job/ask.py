@@ -16,9 +16,9 @@ _SECONDS = (10.0, 30.0)
 
 
 def ask(node: Supervisor, what: str, argv: list[str], env: dict[str, str]) -> str:
-    """Run a program and return what it says, in its first 64 KiB; once more if it hangs.
+    """Run a program and return what it writes, its first 64 KiB; retry once if it hangs.
 
-    Raises AgentError (75) when it doesn't answer: nobody knows then what it would have said.
+    Raises AgentError (75) when it doesn't answer: its answer is unknown then.
     """
     for seconds in _SECONDS:
         text = _ask_once(node, what, argv, env, seconds)

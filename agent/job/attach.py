@@ -1,4 +1,4 @@
-"""Say how a person gets into this container, as the exact command to type."""
+"""Find the exact command that opens a shell in this container."""
 
 from __future__ import annotations
 

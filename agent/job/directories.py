@@ -21,7 +21,7 @@ from agent.staging.journal import journal
 
 
 class RuntimeDirectory:
-    """The directory (0700) at `path`; `taken` says that another agent's job has it."""
+    """The directory (0700) at `path`; `taken`: another agent's job has it."""
 
     def __init__(self, path: str) -> None:
         self.taken = False
@@ -42,7 +42,7 @@ class RuntimeDirectory:
             except FileExistsError:
                 status = os.lstat(path)
                 if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-                    raise PermissionError(1, "it belongs to somebody else") from None
+                    raise PermissionError(1, "owned by another user") from None
                 os.chmod(path, 0o700)
             lock = self._acquire()
             if for_shell and _is_process(os.pread(lock, 20, 0)):
@@ -74,7 +74,7 @@ class RuntimeDirectory:
         if self._lock < 0:
             return
         self._lent = journal(self.path)
-        with contextlib.suppress(OSError):  # a full disk, on which a shell is wanted most
+        with contextlib.suppress(OSError):  # a full disk, when a shell is most needed
             os.pwrite(self._lock, str(os.getpid()).encode(), 0)
         self._release()
 
@@ -111,7 +111,7 @@ class RuntimeDirectory:
 
 
 def _is_process(pid: bytes) -> bool:
-    """Tell whether this is the number of a process that is there, and not this one's.
+    """Return whether this is the number of a process that is there, and not this one's.
 
     In a container that was started again it may be what this process had before.
     """

@@ -1,4 +1,4 @@
-"""Say what a job would do, and where each of its settings comes from. Touches nothing."""
+"""Explain what a job would do, and where each of its settings comes from. Touches nothing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _node(job: Job, env: Mapping[str, str]) -> Iterator[str]:
 
 
 def _resolved(job: Job) -> dict[str, str]:
-    """Return what holds here for names that are not set and whose default depends on the node."""
+    """Return the values here of names that are not set and whose default depends on the node."""
     settings = job.settings
     return {
         "EXEC_TYPE": settings.mode,
@@ -74,7 +74,7 @@ def _resolved(job: Job) -> dict[str, str]:
 
 
 def _launcher(job: Job) -> str:
-    """Return the launcher that is set, or the one that `auto` stands for with what is here now."""
+    """Return the launcher that is set, or the one that `auto` selects with what is here now."""
     chosen = job.settings.launcher
     return job.launcher(job.app_env()) if chosen == "auto" else chosen
 
@@ -105,7 +105,7 @@ def _setting(
 def _unknown(env: Mapping[str, str]) -> Iterator[str]:
     """Yield a line for each variable that looks like ours and is none: a slip of the pen."""
     for name, near in variables.unknown(env).items():
-        yield f"  {name:36} is no name of ours{f': {near}?' if near else ''}"
+        yield f"  {name:36} unknown variable{f', did you mean {near}?' if near else ''}"
 
 
 def _phases(job: Job) -> Iterator[str]:
@@ -170,7 +170,7 @@ def _run(job: Job) -> Iterator[str]:
 
 
 def _command(job: Job, env: dict[str, str]) -> list[str]:
-    """Return the exact words that would start the application."""
+    """Return the exact command that would start the application."""
     settings = job.settings
     address = ""
     if settings.topology.count > 1:

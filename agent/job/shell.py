@@ -95,7 +95,7 @@ class Shell(Job):
 
 
 def job_mode(env: Mapping[str, str]) -> str:
-    """Return the mode of the job that a shell is for, empty if nothing tells it."""
+    """Return the mode of the job that a shell is for, empty if it is not known."""
     given = env.get("EXEC_TYPE", "").lower()
     if given in (LAMBDA, BATCH):
         return given

@@ -1,4 +1,4 @@
-"""Run the application: start it, time it, stop it, and say truly how it ended."""
+"""Run the application: start it, time it, stop it, and report how it exited."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from agent.launch.stopping import Stopping
 
 # A process that SIGKILL doesn't end within this is stuck in the kernel.
 _KILL_SECONDS = 2.0
-# What the application has left behind may still write its last words.
+# What the application has left behind may still write its last output.
 _LAST_OUTPUT_SECONDS = 0.5
 _CONSOLE_SECONDS = 2.0
 MEMORY_HINT = "give the container more memory, or start fewer processes (ARCHITRAVE_SLOTS)"
@@ -31,7 +31,7 @@ def locate(program: str, path: str) -> str:
     found = program if "/" in program else shutil.which(program, path=path)
     what = f"run {program}"
     if not found or not os.path.lexists(found):
-        cause = "there is no such file" if found else "it is not on PATH"
+        cause = "no such file" if found else "it is not on PATH"
         hint = "check APP_BIN, and that private.7z holds it"
         raise AgentError(what, cause, code=NOT_FOUND, hint=hint)
     if os.path.isdir(found):
@@ -68,7 +68,7 @@ UNKILLABLE = "application survived SIGKILL (uninterruptible sleep, state D)"
 class Application:
     """The one application of this node: all the processes that it has started.
 
-    `own` are the agent's own children. `on_stop` is told the signal and the grace period (seconds)
+    `own` are the agent's own children. `on_stop` gets the signal and the grace period (seconds)
     before the application is stopped here; `elsewhere` tells whether other nodes' ranks still run;
     `on_release` is called when none does.
     """
@@ -110,7 +110,7 @@ class Application:
     ) -> None:
         """Start it; raise AgentError 126, 127 or 71 when it can't be started.
 
-        `time_limit` is in seconds, 0 for none; `limit_hint` says how to get more.
+        `time_limit` is in seconds, 0 for none; `limit_hint` is how to get more.
         """
         self._oom_before = cgroup.oom_kills()
         self._start = self._loop.clock()
@@ -135,7 +135,7 @@ class Application:
 
     @property
     def ended(self) -> bool:
-        """Tell whether it has ended, or can't be ended: once it is stopped, all its processes."""
+        """Return whether it has ended, or can't be ended: once it is stopped, all its processes."""
         if self.child is None:
             return True
         if (
@@ -146,7 +146,7 @@ class Application:
         return not self.child.running and (self.stopped_for is None or self._stopping.over)
 
     def child_ended(self, child: Child) -> None:
-        """Note the time when it is ours; the agent tells of every child."""
+        """Note the time when it is ours; called for every child."""
         if child is self.child:
             self._ended_at = self._loop.clock()
 

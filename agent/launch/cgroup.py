@@ -92,7 +92,7 @@ def memory_limit() -> int | None:
 
 
 def memory_peak() -> int | None:
-    """Return the most memory that this cgroup has used, in bytes, if the kernel tells."""
+    """Return the most memory that this cgroup has used, in bytes, if the kernel reports it."""
     for directory in _directories("memory"):
         for name in ("memory.peak", "memory.max_usage_in_bytes"):
             text = _read(f"{directory}/{name}")
@@ -128,7 +128,7 @@ def oom_kills() -> int:
 
 
 def out_of_memory(before: int) -> str:
-    """Return limit and peak in words if there are more kills than `before`, else nothing."""
+    """Return limit and peak as text if there are more kills than `before`, else nothing."""
     if oom_kills() <= before:
         return ""
     return f"out of memory: the limit is {memory_limit()} bytes, the peak was {memory_peak()}"

@@ -23,7 +23,7 @@ MACHINES = {
 _I386, _X86_64 = 3, 62
 _INTERPRETER = 3
 _GLIBC = ("ld-linux", "ld64.so")
-# glibc's and musl's words.
+# glibc's and musl's messages.
 _MISSING = re.compile(r"^\s*(\S+) => not found|^Error loading shared library ([^:]+):", re.M)
 MISSING_HINT = "architrave pack deps --binary makes deps.tar.gz of them; or set LD_LIBRARY_PATH"
 _TOO_OLD = re.compile(r"version [`'](\S+)' not found \(required by")
@@ -43,7 +43,7 @@ class Elf:
 
 
 def elf(path: str) -> Elf | None:
-    """Return what an ELF file says of itself, None for another file.
+    """Return an ELF file's header, None for another file.
 
     Raises AgentError (126) for one that is cut short, OSError. The layout is elf(5)'s.
     """
@@ -76,7 +76,7 @@ def elf(path: str) -> Elf | None:
 
 
 def interpreter(path: str) -> list[str]:
-    """Return the words after `#!` of a script: program and argument; none for another file."""
+    """Return what follows `#!` in a script: program and argument; none for another file."""
     with open(path, "rb") as file:
         if file.read(2) != b"#!":
             return []
@@ -88,9 +88,9 @@ def interpreter(path: str) -> list[str]:
 def check(
     word: str, path: str, search: str, here: Callable[[str], str] = lambda path: path
 ) -> Elf | list[str]:
-    """Return what a program is that the kernel can execute: an ELF file, or a script's first words.
+    """Return an executable program's ELF header, or a script's interpreter line.
 
-    `word` is how it is called, `search` is PATH, `here` says where a loader lies now.
+    `word` is how it is called, `search` is PATH, `here` gives where a loader is now.
     Raises AgentError 126 (another machine's, no program at all) or 127 (its loader or interpreter
     is missing), OSError.
     """
@@ -136,7 +136,7 @@ def _check_interpreter(word: str, words: list[str], search: str) -> None:
 
 
 def runs_on(machine: int, here: int) -> bool:
-    """Tell whether a machine runs programs of another one, or its own."""
+    """Return whether a machine runs programs of another one, or its own."""
     return machine == here or (machine, here) == (_I386, _X86_64)
 
 
@@ -152,7 +152,7 @@ def listing(loader: str, path: str, env: Mapping[str, str]) -> tuple[list[str], 
 
 
 def missing(text: str) -> list[str]:
-    """Return the libraries that a loader's list says are missing."""
+    """Return the libraries that are missing in a loader's list."""
     return list(dict.fromkeys(one[0] or one[1] for one in _MISSING.findall(text)))
 
 

@@ -55,7 +55,7 @@ class Copy:
         return os.path.join(self._directory, f"{HIDDEN}time.log-{os.urandom(8).hex()}")
 
     def lags(self, size: int) -> bool:
-        """Tell whether the copy is to go on by itself."""
+        """Return whether the copy is to go on by itself."""
         return not self._given_up and self._done < min(size, self._max_size)
 
     def follow(self, size: int) -> None:
@@ -87,7 +87,7 @@ class Copy:
             self._given_up = True
 
     def give_back(self) -> bool:
-        """Give the copy's room back to a full file system; tell whether there was any."""
+        """Free the copy's space on a full file system; return whether there was any."""
         room = self._done > 0 and not self._given_up
         self._given_up = True
         with contextlib.suppress(OSError):
@@ -117,7 +117,7 @@ class Copy:
         return self._put(self.path)
 
     def _is_ours(self) -> bool:
-        """Tell whether the name is still that of the file that was made, and untouched."""
+        """Return whether the name is still that of the file that was made, and untouched."""
         return _state(os.lstat(self.path)) == self._state
 
     def _cut(self) -> None:
@@ -159,7 +159,7 @@ class Copy:
 
 
 def _state(status: os.stat_result) -> tuple[int, int, int, int]:
-    """Return what changes when a file is another one, or somebody has written to it."""
+    """Return what changes when a file is another one, or another process has written to it."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

@@ -98,7 +98,7 @@ class _Look:
                 if name := self._name_in(library):
                     return f"{library}, which {path} loads, names {name}"
         except (AgentError, OSError):
-            pass  # whoever starts it says what is wrong with it
+            pass  # its launcher reports what is wrong with it
         return ""
 
     def _script(self, path: str, depth: int) -> str:

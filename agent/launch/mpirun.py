@@ -1,4 +1,4 @@
-"""Decide which command launches the application. Text in, words out."""
+"""Decide which command launches the application. Text in, arguments out."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def launcher(
 
 
 def binds(more: Sequence[str], env: Mapping[str, str]) -> bool:
-    """Tell whether somebody has said where ranks are bound: arguments for mpirun, or a variable."""
+    """Return whether the binding of ranks is set: arguments for mpirun, or a variable."""
     marks = ("bind", "rankfile", "cpu", "pe=")
     if any(mark in word.lower() for word in more for mark in marks):
         return True
@@ -69,14 +69,14 @@ def binds(more: Sequence[str], env: Mapping[str, str]) -> bool:
 
 
 def mpi_version(text: str) -> int:
-    """Return Open MPI's major version as `mpirun --version` tells; raise AgentError (78)."""
+    """Return Open MPI's major version as `mpirun --version` prints it; raise AgentError (78)."""
     match = re.search(r"\(Open MPI\) (\d+)\.", text)
     if match and int(match[1]) in (4, 5):
         return int(match[1])
     first = text.strip().splitlines()[0] if text.strip() else "nothing"
     raise AgentError(
         "use mpirun",
-        f"it is no Open MPI 4 or 5: it says {first!r}",
+        f"not Open MPI 4 or 5: its version is {first!r}",
         code=BAD_SETTINGS,
         hint="set ARCHITRAVE_LAUNCHER=each and start this MPI from the application, with HOSTFILE",
     )
@@ -106,7 +106,7 @@ def mpirun(options: MpiRun, command: Sequence[str]) -> list[str]:
 
 
 def daemons_failed(text: str) -> bool:
-    """Tell by mpirun's output whether it failed because a daemon of its own could not start."""
+    """Return, by mpirun's output, whether it failed because a daemon of its own could not start."""
     return "was unable to reliably start one or more daemons" in " ".join(text.split())
 
 
@@ -115,7 +115,7 @@ NEVER_EXECUTED = (131, 213)
 
 
 def not_executed(text: str) -> tuple[bool, str]:
-    """Return whether mpirun says that it could not execute the program, and on which node."""
+    """Return whether mpirun reports that it could not execute the program, and on which node."""
     said = " ".join(text.split())
     found = "could not access or execute an executable" in said
     found = found or "unable to start the specified application as it encountered an error" in said
@@ -129,7 +129,7 @@ def _across(options: MpiRun) -> list[str]:
     No tree spawn: above some 64 hosts the tree of ssh connections stalls (open-mpi/ompi#4465,
     #6198), and only this node's keys and configuration are needed. The daemons stay attached to
     their sessions: one that leaves its session and then can't start (a firewall between the nodes,
-    a /tmp that is full) is missed by nobody, and mpirun waits for ever.
+    a /tmp that is full) goes unnoticed, and mpirun waits for ever.
     """
     agent = " ".join(options.ssh)
     at_once = str(max(128, options.hosts))

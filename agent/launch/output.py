@@ -1,6 +1,6 @@
 """Take the application's output into time.log, byte for byte, and show it as it comes.
 
-The file goes first and the console follows at its own pace: a console that nobody reads neither
+The file goes first and the console follows at its own pace: a console without a reader neither
 stops the application nor costs memory, and what it missed is known to the byte.
 """
 
@@ -49,7 +49,7 @@ class Output:
 
     @property
     def taken(self) -> bool:
-        """Tell, at the end, whether the application has a time.log of its own."""
+        """Return, at the end, whether the application has a time.log of its own."""
         return self._log.taken
 
     @property
@@ -69,7 +69,7 @@ class Output:
 
     @property
     def ended(self) -> bool:
-        """Tell whether nobody holds the pipe's other end any more."""
+        """Return whether no process holds the pipe's other end any more."""
         return self._log.ended
 
     @property
@@ -109,7 +109,7 @@ class Output:
         self._on_output()
 
     def _on_output(self) -> None:
-        """Be told of a change; raise what the thread has failed with, once."""
+        """Take a change; raise what the thread has failed with, once."""
         error, self._log.error = self._log.error, None
         if error is not None:
             raise error

@@ -35,12 +35,12 @@ class Process:
 
     @property
     def ended(self) -> bool:
-        """Tell whether it has ended and only waits to be reaped."""
+        """Return whether it has ended and only waits to be reaped."""
         return self.state in _ENDED
 
     @property
     def starter(self) -> bool:
-        """Tell whether it is a launcher that ends its daemons on all nodes when it is told to."""
+        """Return whether it is a launcher that ends its daemons on all nodes when it is told to."""
         return self.name.startswith(_STARTERS)
 
 

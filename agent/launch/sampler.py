@@ -26,7 +26,7 @@ _Key = tuple[int, float]
 
 @dataclass(frozen=True)
 class _Disk:
-    """What one process has read and written so far, and who waits for its end."""
+    """What one process has read and written so far, and which process waits for its end."""
 
     parent: int
     read: int
@@ -54,7 +54,7 @@ class Sampler:
         # Bytes read and written that the next sample finds once more, as negative numbers: those
         # of a process that ended between the reading of its parent and its own.
         self._owed = (0, 0)
-        self._network = self._network_bytes()  # what came before psutil was there isn't known
+        self._network = self._network_bytes()  # what was used before psutil was loaded isn't known
         # Since the last sample that was kept: seconds, the highest memory, sums of what is a rate.
         self._kept_at = start
         self._every = 1
@@ -70,7 +70,7 @@ class Sampler:
         self.peak_processes = 0
 
     def _processes(self) -> list[psutil.Process]:
-        """Return every descendant of the agent that is the job's, whoever started it."""
+        """Return every descendant of the agent that is the job's, whatever started it."""
         with contextlib.suppress(self._psutil.Error, OSError):
             found = self._agent.children(recursive=True)
             return [process for process in found if process.pid not in self._own]
@@ -156,7 +156,7 @@ class Sampler:
         self._every *= 2
 
     def curves(self) -> dict[str, Any]:
-        """Return the samples; each tells of the time since the one before it.
+        """Return the samples; each covers the time since the one before it.
 
         `start` is in seconds of the clock, `seconds` since then, `processors` 1.0 for one busy
         core, `resident_bytes` the highest, the others are means.
@@ -187,8 +187,8 @@ def _moved(before: dict[_Key, _Disk], now: dict[_Key, _Disk]) -> tuple[int, int]
     """Return the bytes read and written between two samples.
 
     The kernel adds what an ended process has moved to the process that waits for it, so the sum
-    over all goes on counting it, until nobody of the job is left to wait. Negative when a process
-    has ended after its parent was read: the parent has it only in the next sample.
+    over all goes on counting it, until no process of the job is left to wait. Negative when a
+    process has ended after its parent was read: the parent has it only in the next sample.
     """
     read = sum(one.read for one in now.values()) - sum(one.read for one in before.values())
     written = sum(one.written for one in now.values()) - sum(one.written for one in before.values())

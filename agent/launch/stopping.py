@@ -26,7 +26,7 @@ else:
 
 _LOOK_SECONDS = 0.05
 _SERVE_SECONDS, _TURN_SECONDS = 0.1, 0.01
-# mpirun tells its daemons and ends within this, when there is nothing left to run.
+# mpirun ends its daemons and exits within this, when there is nothing left to run.
 _LAUNCHER_SECONDS, _KILLED_LAUNCHER_SECONDS = 3.0, 1.0
 
 
@@ -82,7 +82,7 @@ class Stopping:
         self._look()
 
     def forward(self, number: int) -> bool:
-        """Send another signal to what a launcher runs here; tell whether there is a launcher."""
+        """Send another signal to what a launcher runs here; return whether there is a launcher."""
         found = self._find()
         launched = any(one.launcher for one in found)
         for process in process_tree.computing(found) if launched else ():
@@ -111,7 +111,7 @@ class Stopping:
         return process_tree.application(self._own)
 
     def _look(self) -> None:
-        """See who is left: serve the launchers, release them, or end them."""
+        """See what is left: serve the launchers, release them, or end them."""
         if self.over:
             return
         found = self._find()

@@ -1,8 +1,9 @@
 """Find what the application has left behind while its launcher still waits for it.
 
-mpirun and its daemons wait until nobody holds the output of a rank any more: for ever, if a rank
-has started a process that stays (a licence server's helper, say). Without a launcher the agent ends
-such processes when the application has ended; here, when no rank is left on this node.
+mpirun and its daemons wait until no process holds the output of a rank any more: for ever, if a
+rank has started a process that stays (a licence server's helper, for example). Without a launcher
+the agent ends such processes when the application has ended; here, when no rank is left on this
+node.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Look at the pipes and terminals of other processes: who reads from whom, and who can't write."""
+"""Look at other processes' pipes and terminals: where they read from, and which can't write."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class TimeLog:
 
     @property
     def taken(self) -> bool:
-        """Tell, at the end, whether the application has a time.log of its own."""
+        """Return, at the end, whether the application has a time.log of its own."""
         return self.path != self._copy.path
 
     def tail(self, max_bytes: int) -> bytes:
@@ -108,7 +108,7 @@ class TimeLog:
             self.path = self._copy.settle(self.size)
         except Exception as error:  # raised in the loop
             self.error = error
-            if not self.ended:  # nothing is read any more, and nobody shall wait for that
+            if not self.ended:  # nothing is read any more, and nothing may wait for that
                 os.close(self._pipe)
                 self.ended = True
         self.stopped = True
@@ -132,7 +132,7 @@ class TimeLog:
             self.pending -= len(data)
 
     def _take(self) -> bool:
-        """Read once; tell whether there was anything."""
+        """Read once; return whether there was anything."""
         if self.ended:
             return False
         try:

@@ -1,6 +1,6 @@
 """Hold a worker's link to the main node while the job runs.
 
-OpenSSH's client carries it and the agent speaks SFTP through its pipes: a helper with paramiko
+OpenSSH's client carries it and the agent uses SFTP through its pipes: a helper with paramiko
 would hold 30 MiB on every node for as long as the application runs.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from agent.engine.loop import Loop
 from agent.engine.pipe import read, spawn
 
-# SFTP version 3, which OpenSSH's server speaks (draft-ietf-secsh-filexfer-02).
+# SFTP version 3, which OpenSSH's server implements (draft-ietf-secsh-filexfer-02).
 _INIT, _VERSION = 1, 2
 _OPEN, _CLOSE, _WRITE, _SETSTAT, _STAT, _EXTENDED = 3, 4, 6, 9, 17, 200
 _STATUS, _HANDLE, _ATTRS = 101, 102, 105
@@ -35,7 +35,7 @@ class HeartbeatLink:
     """An SFTP session with the main node that does one order after the other.
 
     Its messages are {"beat": n} and {"put": path}, as the orders are done. When one fails the
-    session is over, `done`, and `cause` says why.
+    session is over, `done`, and `cause` is why.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ class HeartbeatLink:
 
     @property
     def done(self) -> bool:
-        """Tell whether the session is over."""
+        """Return whether the session is over."""
         return self._answers < 0
 
     @property
     def busy(self) -> bool:
-        """Tell whether an order is being done; `heard` is when the last answer came."""
+        """Return whether an order is being done; `heard` is when the last answer came."""
         return not self.done and self._steps is not None
 
     def ask(self, order: Mapping[str, Any]) -> bool:
-        """Do one thing; tell whether it could be begun.
+        """Do one thing; return whether it could be begun.
 
         {"do": "beat", "path"} touches a file and reads main's count; {"do": "put", "path", "data"}
         writes a file so that it appears whole.
@@ -162,7 +162,7 @@ class HeartbeatLink:
         self._go_on()
 
     def _stderr_tail(self) -> str:
-        """Return the last line that ssh has said."""
+        """Return the last line that ssh has written."""
         words = read(self._complaints) or b""
         lines = words.decode("utf-8", "replace").strip().splitlines()
         return lines[-1][:_STDERR_TAIL] if lines else ""

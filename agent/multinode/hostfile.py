@@ -29,6 +29,6 @@ def parse(text: str) -> list[tuple[str, int]]:
     for line in text.splitlines():
         match = _LINE.fullmatch(line)
         if not match:
-            raise ValueError(f"{line!r} is no hostfile line")
+            raise ValueError(f"{line!r} is not a hostfile line")
         rows.append((match[1], int(match[2])))
     return rows

@@ -71,5 +71,5 @@ def read_regular(path: str, limit: int) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(22, "it is no regular file", path)
+            raise OSError(22, "not a regular file", path)
         return file.read(limit + 1)

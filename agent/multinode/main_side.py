@@ -24,12 +24,12 @@ from agent.multinode.meeting import (
 from agent.multinode.roster import Refused, Roster, index_of
 
 _ANNOUNCE_SECONDS = 20.0
-# From when the end is told: a worker whose heart beats but whose sshd takes nothing is lost.
+# From the announcement of the end: a worker that beats but whose sshd takes nothing is lost.
 _UNREACHED_SECONDS = 30.0
 
 
 class MainMeeting(Meeting):
-    """The main node's side: take the workers in, watch over them, tell them the end."""
+    """The main node's side: take the workers in, watch them, announce the end."""
 
     def __init__(self, *arguments: Any, output_dir: str) -> None:
         super().__init__(*arguments)
@@ -82,7 +82,7 @@ class MainMeeting(Meeting):
         return [node for _, node in sorted(self.roster.nodes.items())]
 
     def missing(self) -> AgentError:
-        """Return the error that names who is not there."""
+        """Return the error that names the missing workers."""
         names = ", ".join(str(index) for index in self.roster.missing)
         return AgentError(
             f"meet {self._topology.count} nodes",
@@ -96,22 +96,22 @@ class MainMeeting(Meeting):
         return bool(self.roster.nodes)
 
     def computing(self) -> set[int]:
-        """Return the workers that have not said that nothing computes there any more."""
+        """Return the workers that have not reported that nothing computes there any more."""
         return self.roster.nodes.keys() - self.stopped - self.records.keys() - self.lost
 
     def awaited(self) -> list[int]:
-        """Return the workers that have neither said how they parted nor been lost."""
+        """Return the workers whose record is missing and that are not lost."""
         return sorted(self.roster.nodes.keys() - self.records.keys() - self.lost)
 
     def seen_since(self, when: float) -> bool:
-        """Tell whether every worker has given a sign of life since then, or is lost."""
+        """Return whether every worker has given a sign of life since then, or is lost."""
         present = self.roster.nodes.keys() - self.lost - self.records.keys()
         return all(self.roster.seen(index) >= when for index in present)
 
     def announce(
         self, directory: str, name: str, message: dict[str, Any], seconds: float = _ANNOUNCE_SECONDS
     ) -> None:
-        """Put a file on every worker, all at once; `telling` until they are told or the bound.
+        """Put a file on every worker, all at once; `announcing` until they have it or the bound.
 
         A worker that can't be reached is tried again for so many seconds.
         """
@@ -121,9 +121,9 @@ class MainMeeting(Meeting):
         self._announce([node for node in self.nodes if node.index not in self.lost])
 
     def announce_again(self) -> None:
-        """Tell those who could not be told, or came when the others had been told already.
+        """Announce again to workers that were not reached, or joined after the announcement.
 
-        One that lives but can't be told for so long is lost.
+        One that lives but can't be reached for so long is lost.
         """
         now = self._loop.clock()
         left = set(self.awaited()) - self.announced
@@ -146,12 +146,12 @@ class MainMeeting(Meeting):
         self._on_failure(AgentError(what, cause, code=TRY_AGAIN, hint=hint, event="worker_lost"))
 
     def warm(self) -> None:
-        """Start what tells the workers before there is anything to tell: its imports take time."""
+        """Start the announcing helper before it is needed: its imports take time."""
         self._message = {"path": "", "data": ""}
         self._announce([])
 
     def cool(self) -> None:
-        """End it again: a long run shall not hold its memory."""
+        """End it again: a long run must not hold its memory."""
         if self._announcer is not None and not self.leaving and not self.announcing:
             self._announcer.close()
 
@@ -172,14 +172,14 @@ class MainMeeting(Meeting):
 
     def _on_announced(self, message: dict[str, Any]) -> None:
         if "announced" in message:
-            if message["in"] == self._round:  # another message may have been told meanwhile
+            if message["in"] == self._round:  # another message may have been announced meanwhile
                 self.announced.add(message["announced"])
         elif "round" in message:
             self.unreached, self._rounds_done = message["unreached"], message["round"]
 
     @property
     def announcing(self) -> bool:
-        """Tell whether the workers are still being told something."""
+        """Return whether the workers are still being told something."""
         waiting = self._rounds_done < self._round
         return waiting and self._announcer is not None and not self._announcer.done
 
@@ -188,7 +188,7 @@ class MainMeeting(Meeting):
         index = index_of(name)
         if kind == READY:
             if index in self.lost or index in self.records:
-                return  # a late sign of life of somebody who is not expected any more
+                return  # a late heartbeat of a worker that is not expected any more
             if not data and index in self._ready:
                 return  # what was removed, and is being made again
             node = self.roster.offer(name, data, now)
@@ -209,7 +209,7 @@ class MainMeeting(Meeting):
                 raise Refused(f"{name}: no such worker is in")
             fields = json.loads(data)
             if not isinstance(fields, dict):
-                raise Refused(f"{name}: it is no object")
+                raise Refused(f"{name}: not a JSON object")
             if kind == ENDED:
                 self.ended[index] = Outcome(**fields)
                 self.on_ended(index, self.ended[index])
@@ -248,7 +248,7 @@ class MainMeeting(Meeting):
             )
 
     def _beat(self) -> None:
-        # A count and not a time: what a worker looks for is change, whatever the clocks say.
+        # A count and not a time: a worker looks for change, whatever the clocks show.
         self._count += 1
         try:
             os.utime(self._greeting, (self._count, self._count))
@@ -269,7 +269,7 @@ class MainMeeting(Meeting):
             )
 
     def close(self) -> None:
-        """End what tells the workers too."""
+        """End the announcing helper too."""
         super().close()
         if self._announcer is not None:
             self._announcer.close()

@@ -21,10 +21,10 @@ SILENT_BEATS = 5
 # A worker's list of results, beside its record.
 LIST_END = ".files"
 READY, DONE, LEFT = "workers_ready", "master_done", "workers_done"
-# The launcher `each`: main says go, every node tells how its copy ended. A worker that is told to
-# end says so before it goes.
+# The launcher `each`: main says go, every node reports how its copy ended. A worker that gets
+# SIGTERM reports it before it goes.
 GO, ENDED, LEAVING = "launch", "workers_ended", "workers_leaving"
-# Main stops the application; a worker says when nothing computes there any more; when none does
+# Main stops the application; a worker reports when nothing computes there any more; when none does
 # anywhere, main lets the launchers' daemons go on.
 STOPPED = "workers_stopped"
 GO_NAME, STOP_NAME = "go.json", "stop.json"
@@ -76,7 +76,7 @@ class Meeting(ABC):
         self._beats = loop.every(heartbeat, self._tick)
 
     def _make_directories(self) -> bool:
-        """Make those that are missing; tell whether any was."""
+        """Make those that are missing; return whether any was."""
         missing = False
         for name in _DIRECTORIES:
             path = os.path.join(self._batch, name)
@@ -86,7 +86,7 @@ class Meeting(ABC):
         return missing
 
     def restore(self) -> None:
-        """Make again what somebody has removed: others could tell this node nothing any more."""
+        """Make again what was removed: other nodes could not reach this one any more."""
         if self._watch is None or not self._make_directories():
             return
         self._log.warning("readiness_files_restored", directory=self._batch)
@@ -123,7 +123,7 @@ class Meeting(ABC):
             self._log.warning("readiness_file_refused", file=f"{kind}/{name}", cause=str(error))
 
     def _tick(self) -> None:
-        """Beat, unless this process was stopped for longer than the others wait for anybody.
+        """Beat, unless this process was frozen for longer than the others wait for a node.
 
         What arrived meanwhile was taken in before: the loop looks at descriptors first.
         """
@@ -152,7 +152,7 @@ class Meeting(ABC):
     @property
     @abstractmethod
     def _missed(self) -> bool:
-        """Tell whether others wait for this node's signs of life."""
+        """Return whether others wait for this node's signs of life."""
 
     @abstractmethod
     def _take(self, kind: str, name: str, data: bytes) -> None:

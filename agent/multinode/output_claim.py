@@ -9,7 +9,7 @@ from agent.core.result_files import HIDDEN
 
 
 def _path(directory: str, token: str) -> str:
-    """Return the file that says whose a directory is; `token` is this attempt's own."""
+    """Return the file that names a directory's owner; `token` is this attempt's own."""
     return os.path.join(directory, f"{HIDDEN}owner-{token}")
 
 
@@ -39,7 +39,7 @@ def release(directory: str, token: str, index: int) -> None:
 
 
 def _owner(path: str, index: int) -> int:
-    """Return what a claim says; one that is not written yet, or never was, is somebody's too."""
+    """Return the owner in a claim; one that is not written yet, or never was, is a claim too."""
     try:
         with open(path, encoding="ascii") as file:
             text = file.read(20)

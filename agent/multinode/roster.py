@@ -1,4 +1,4 @@
-"""Keep the roll of the workers: who is in, who is refused, who has fallen silent. No I/O."""
+"""Keep the roster of the workers: which have joined, are refused, or are silent. No I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAME = re.compile(r"(0|[1-9]\d{0,5})\.json")
 
 
 class Refused(ValueError):
-    """Say why a readiness file doesn't count."""
+    """Why a readiness file doesn't count."""
 
 
 def index_of(name: str) -> int | None:
@@ -42,7 +42,7 @@ def parse(name: str, data: bytes, topology: Topology) -> Node:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Refused(f"{name}: it is cut short or no readiness file ({error})") from error
     if node.index != index:
-        raise Refused(f"{name}: it speaks for index {node.index}")
+        raise Refused(f"{name}: its index is {node.index}")
     if (job, attempt) != (topology.job, topology.attempt):
         raise Refused(f"{name}: it is of attempt {attempt} of job {job}")
     if not 1 <= node.slots <= 100_000:
@@ -52,7 +52,7 @@ def parse(name: str, data: bytes, topology: Topology) -> Node:
 
 def _whole(value: object) -> int:
     if type(value) is not int:
-        raise ValueError(f"{value!r} is no whole number")
+        raise ValueError(f"{value!r} is not a whole number")
     return value
 
 
@@ -77,7 +77,7 @@ class Roster:
         return node if known is None else None
 
     def seen(self, index: int) -> float:
-        """Return when a node that is in was heard last."""
+        """Return when the last heartbeat of a joined node came."""
         return self._seen_at[index]
 
     def leave(self, index: int) -> None:

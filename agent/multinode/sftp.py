@@ -101,7 +101,7 @@ class Sftp:
     def write(self, path: str, data: bytes, *, replace: bool = True) -> None:
         """Write a file so that it appears whole; without `replace` an existing one is an OSError.
 
-        OpenSSH's plain rename links first, so it fails when somebody else was faster.
+        OpenSSH's plain rename links first, so it fails when another node was faster.
         """
         folder, name = posixpath.split(path)
         temporary = posixpath.join(folder, f".{name}.{uuid.uuid4().hex}")
@@ -122,7 +122,7 @@ def _unreachable(what: str, error: Exception) -> AgentError:
 
 @contextlib.contextmanager
 def _as_os_error() -> Iterator[None]:
-    """Turn paramiko's word for a dropped connection, which is no OSError, into one."""
+    """Turn paramiko's error for a dropped connection, which is not an OSError, into one."""
     import paramiko
 
     try:

@@ -79,7 +79,7 @@ def check_key(path: str) -> bytes:
     if not secret.startswith(b"-----BEGIN ") or b"PRIVATE KEY-----" not in secret:
         raise AgentError(
             f"use the key {path}",
-            "it is no private key",
+            "not a private key",
             code=BAD_ARCHIVE,
             hint="pack a private key made by ssh-keygen",
         )

@@ -41,7 +41,7 @@ def find_ssh(path: str) -> str:
 
 
 def user_name() -> str:
-    """Return as whom nodes log in; raise AgentError (77) for a user that the image lacks."""
+    """Return the user as which nodes log in; raise AgentError (77) if the image lacks it."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError as error:

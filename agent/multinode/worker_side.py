@@ -1,4 +1,4 @@
-"""Join the main node as a worker, give it signs of life, and hear from it."""
+"""Join the main node as a worker, send heartbeats, and take its messages."""
 
 from __future__ import annotations
 
@@ -115,11 +115,11 @@ class WorkerMeeting(Meeting):
 
     @property
     def _has_left(self) -> bool:
-        """Tell whether main has this node's part: then it waits for nothing more."""
+        """Return whether main has this node's part: then it waits for nothing more."""
         return f"{LEFT}/{self._topology.index}.json" in self._put
 
     def put(self, directory: str, message: dict[str, Any]) -> Callable[[], bool]:
-        """Send a file about this node to the main node; return what tells that it has arrived."""
+        """Send a file about this node to the main node; return a test of whether it has arrived."""
         path = f"{directory}/{self._topology.index}.json"
         return self._put_order({"do": "put", "path": path, "data": json.dumps(message)})
 
@@ -163,7 +163,7 @@ class WorkerMeeting(Meeting):
     def _ask(self, order: dict[str, Any]) -> None:
         """Ask main's sshd for one thing, on a new line if the old one is broken or doesn't answer.
 
-        What can't be asked now is asked again by who wants it.
+        What can't be asked now is asked again by its caller.
         """
         line = self._heartbeat_link
         if line is not None and line.busy:

@@ -1,4 +1,4 @@
-"""Say what took longest in a run, and what would help: one rule for each phase."""
+"""Find what took longest in a run, and what would help: one rule for each phase."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _join(run: Run) -> str:
     first = min(run.nodes, key=lambda node: node.came)
     late = last.came - first.came
     if run.missing:
-        return f"{', '.join(run.missing[:3])} told nothing; look at the log of that node"
+        return f"{', '.join(run.missing[:3])} sent no record; look at the log of that node"
     if late >= _LATE * seconds:
         return (
             f"{last.name} began {duration(late)} after {first.name}; a smaller image, or nodes "
@@ -75,8 +75,8 @@ def _join(run: Run) -> str:
         )
     before = _start(last, model.JOIN) - last.came
     if before >= _LATE * seconds and last is not run.main_node:
-        return f"{last.name} came last: it fetched and unpacked for {duration(before)}"
-    return f"{last.name} came last; look at its log and at the network between the nodes"
+        return f"{last.name} joined last: it fetched and unpacked for {duration(before)}"
+    return f"{last.name} joined last; look at its log and at the network between the nodes"
 
 
 def _start(node: Machine, phase: str) -> float:
@@ -103,7 +103,7 @@ def _memory(nodes: list[Machine]) -> str:
         return ""
     peak, limit = node.peaks["resident_bytes"], node.limits["resident_bytes"]
     return (
-        f"memory came to {size(peak)} of {size(limit)} ({share(peak, limit)}) on {node.name}; "
+        f"memory reached {size(peak)} of {size(limit)} ({share(peak, limit)}) on {node.name}; "
         "nodes with more of it, or fewer slots, would be safe"
     )
 
@@ -144,7 +144,9 @@ def _idle(nodes: list[Machine]) -> str:
 
 def _release(run: Run) -> str:
     node = _slowest(run, model.UPLOAD if model.UPLOAD in run.phases else model.RELEASE)
-    return f"every node is told the end; {node.name} was last, look at its log and the network"
+    return (
+        f"the end is announced to every node; {node.name} was last, look at its log and the network"
+    )
 
 
 def _upload(run: Run) -> str:
@@ -155,7 +157,7 @@ def _upload(run: Run) -> str:
     name, largest = run.files[0]
     return (
         f"{size(node.uploaded_bytes)} went up at {rate(node.uploaded_bytes / seconds)} from "
-        f"{node.name}; what is no result can stay behind (ARCHITRAVE_OUTPUT_EXCLUDE), the largest "
+        f"{node.name}; exclude what is not a result (ARCHITRAVE_OUTPUT_EXCLUDE), the largest "
         f"is {name} with {size(largest)}"
     )
 

@@ -21,7 +21,7 @@ _LABELS_WIDTH = 88
 # So many nodes have a line, or a labelled row, each.
 FEW, ROWS = 8, 24
 _THIN = 2
-# A run of at least this share of the time leaves no room for what is before and after it.
+# A run of at least this share of the time leaves no space for what is before and after it.
 _LONG_RUN = 0.7
 _BINS = 200
 # The band of many nodes, as quantiles.
@@ -42,7 +42,7 @@ class Measure:
     unit: str
 
     def scale(self, peak: float) -> tuple[str, float]:
-        """Return the unit of the axis for values up to `most`, and how much of ours is one."""
+        """Return the unit of the axis for values up to `peak`, and how much of ours is one."""
         if not self.unit:
             return "", 1.0
         name, scale = units.size_unit(peak)
@@ -67,7 +67,7 @@ MEASURES = (
 
 @dataclass
 class Chart:
-    """A drawing with its words: `legend` are pairs of a style's class and a text."""
+    """A drawing with its legend: `legend` are pairs of a style's class and a text."""
 
     title: str
     svg: str
@@ -156,7 +156,7 @@ def _curve(run: Run, measure: Measure, peak: float) -> Chart:
 
     nodes = [node for node in run.sampled if node.samples.get(measure.name)]
     limit = max((node.limits.get(measure.name, 0.0) for node in nodes), default=0.0)
-    # One far above would press the curves flat: it is drawn at the edge, and said to be.
+    # One far above would press the curves flat: it is drawn at the edge, and labelled so.
     drawn = bool(limit) and (measure.name == "processors" or peak >= _NEAR * limit)
     top = max(peak, limit if drawn else 0.0) or 1.0
     unit, scale = measure.scale(top)
@@ -228,7 +228,7 @@ def _quantile(values: Sequence[float], share: float) -> float:
 
 
 def _points(node: Machine, name: str) -> Points:
-    """Return a node's curve: a sample tells of the time before it."""
+    """Return a node's curve: a sample covers the time before it."""
     times, values = node.samples["seconds"], node.samples[name]
     start = node.sampled_from
     if len(times) > 2 * _BINS:
@@ -257,7 +257,7 @@ def _binned(node: Machine, name: str, begin: float, width: float, count: int) ->
 
 
 def _peak(measure: Measure, nodes: list[Machine]) -> tuple[tuple[float, float], str]:
-    """Return where the highest value is drawn, and what it was in the words of the record."""
+    """Return where the highest value is drawn, and what it was, as the record has it."""
     node = max(nodes, key=lambda one: one.peaks.get(measure.name) or max(one.samples[measure.name]))
     values = node.samples[measure.name]
     at = values.index(max(values))

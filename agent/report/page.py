@@ -41,7 +41,7 @@ def load() -> None:
 
 
 def report(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Write the page of the record whose path the next line of standard input holds, as JSON.
+    """Write the page of the record whose path is the next line of standard input, as JSON.
 
     `request`: path. The libraries are imported before the line comes. Returns {"path"}.
     """
@@ -88,7 +88,7 @@ def comparison(first: Run, second: Run) -> str:
 
 
 def _named(name: str, chart: charts.Chart) -> charts.Chart:
-    """Return a chart whose title says whose it is, since on a phone it stands alone."""
+    """Return a chart with its run in the title, since on a phone it is shown alone."""
     return replace(chart, title=f"{name}: {chart.title}")
 
 

@@ -285,7 +285,7 @@ def _curves(samples: dict[str, Any]) -> dict[str, list[float]]:
     if len({len(values) for values in curves.values()}) > 1:
         raise ValueError("its curves are not of the same length")
     if not all(isfinite(value) for values in curves.values() for value in values):
-        raise ValueError("its curves hold what is no number")
+        raise ValueError("its curves have values that are not numbers")
     return curves
 
 

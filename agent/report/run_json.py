@@ -17,7 +17,7 @@ MANIFEST_SCHEMA = "architrave-manifest/1"
 
 
 def node_record(node: Node, spans: Iterable[Span], **more: Any) -> dict[str, Any]:
-    """Return what one node tells about itself.
+    """Return what one node reports about itself.
 
     Phases, and when this was `written`, are in seconds of this node's monotonic clock;
     `unix_minus_monotonic` turns them into times that can be compared between nodes.

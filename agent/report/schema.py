@@ -66,7 +66,7 @@ _PHASE = _object(
 )
 
 _FETCHED = _object(
-    "One object that came from S3.",
+    "One object that was fetched from S3.",
     {
         "object": _of("string", "s3://bucket/key"),
         "size": _of("integer", "bytes", minimum=0),

@@ -1,4 +1,4 @@
-"""Tell of a run, or of two side by side, in text for a terminal of 80 columns."""
+"""Show a run, or two side by side, as text for a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LETTERS = {"fetch": "f", "unpack": "u", "join": "j", "run": "#", "release": "r"
 
 
 def text(run: Run) -> str:
-    """Return what the page of a run says, less the curves."""
+    """Return the page of a run as text, without the curves."""
     return _joined(
         _verdict(run),
         _log(run),
@@ -90,7 +90,7 @@ def _verdict(run: Run) -> Iterator[str]:
         if node.unsaved:
             yield from _wrapped(f"not uploaded from {node.name}: {node.unsaved}")
     if run.missing:
-        yield from _wrapped(f"nothing was heard in the end from {', '.join(run.missing)}")
+        yield from _wrapped(f"no record was received from {', '.join(run.missing)}")
     began = f", began {run.began:%Y-%m-%d %H:%M:%S} UTC" if run.began else ""
     yield from _wrapped(f"job {run.job}, attempt {run.attempt}{began}")
 

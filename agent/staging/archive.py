@@ -124,7 +124,7 @@ def _check_tree(target: str, path: str) -> None:
                 if absolute or os.path.commonpath([inside, points_to]) != inside:
                     raise _bad(path, f"the link {name} leads out of it", "pack the file itself")
             elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise _bad(path, f"{name} is no file", "leave it out")
+                raise _bad(path, f"{name} is not a file", "leave it out")
 
 
 def unpack_tar(path: str, target: str) -> list[str]:
@@ -147,7 +147,7 @@ def unpack_tar(path: str, target: str) -> list[str]:
                     _copy_out(tar, member, full)
                     names.append(name)
                 else:
-                    raise _bad(path, f"{member.name} is no file", "leave it out")
+                    raise _bad(path, f"{member.name} is not a file", "leave it out")
             # A tar ends before the checksum of what it is compressed with.
             while tar.fileobj is not None and tar.fileobj.read(1 << 20):
                 pass
@@ -175,7 +175,7 @@ def _copy_out(tar: tarfile.TarFile, member: tarfile.TarInfo, full: str) -> None:
 def move_into(source: str, target: str, journal: str) -> None:
     """Move all of a tree into another one, over what is there; `journal` lists what is moved.
 
-    A name is in the journal before its file is moved: whoever is interrupted here can still be
+    A name is in the journal before its file is moved: an interrupted move can still be
     cleaned up after. Raises AgentError: 65 before anything is moved if a name has no place there,
     77 if the target can't be written.
     """

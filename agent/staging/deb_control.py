@@ -1,4 +1,4 @@
-"""Read what a Debian package says about itself (deb(5), deb-control(5))."""
+"""Read a Debian package's control file (deb(5), deb-control(5))."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Package:
 
 
 def read(paths: Sequence[str]) -> list[Package]:
-    """Return the packages in files; raise AgentError (65) for a file that is no package.
+    """Return the packages in files; raise AgentError (65) for a file that is not a package.
 
     Read here where the control archive's compression is known to Python: a process for each of 300
     packages takes 2.5 s.
@@ -58,7 +58,7 @@ def _fields(path: str) -> dict[str, str]:
         cause = " ".join(line.strip() for line in lines if line.strip())
         raise AgentError(
             f"read {name}",
-            cause or f"dpkg-deb ended with {said.code}",
+            cause or f"dpkg-deb exited with {said.code}",
             code=BAD_ARCHIVE,
             hint=f"download {name} again",
         )

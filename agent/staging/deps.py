@@ -17,7 +17,7 @@ _FETCHES_AT_ONCE = 8
 
 
 def fetch_deps(storage: Storage, place: S3Place, request: dict[str, Any]) -> list[dict[str, Any]]:
-    """Fetch deps.tar.gz, or the list that stands in its place and each package beside it."""
+    """Fetch deps.tar.gz, or the list in place of it and each package beside that."""
     target = request["deps_dir"]
     if place.key.endswith(".lst"):
         return fetch_listed(storage, place, storage.read(place), target)
@@ -40,12 +40,12 @@ def fetch_deps(storage: Storage, place: S3Place, request: dict[str, Any]) -> lis
 
 
 def _may_be_absent(error: AgentError) -> bool:
-    """Tell whether there may be no such object: who may not list the bucket is refused instead."""
+    """Return whether the object may be missing: without s3:ListBucket S3 refuses instead."""
     return isinstance(error, NotThere) or error.code == NO_PERMISSION
 
 
 def list_beside(deps: S3Place) -> S3Place:
-    """Return the list that may stand in the stead of deps.tar.gz."""
+    """Return the list that may be there in place of deps.tar.gz."""
     return S3Place(deps.bucket, os.path.join(os.path.dirname(deps.key), packages.LISTING))
 
 

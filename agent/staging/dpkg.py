@@ -136,7 +136,7 @@ def _failed(text: str) -> AgentError:
 
 
 def _cause(text: str) -> str:
-    """Return what went wrong first, in one line: dpkg's words, and before them the script's own.
+    """Return what went wrong first, in one line: dpkg's message, and before it the script's own.
 
     That a package waits for another one is told only if there is nothing else; so is what apt-get
     makes of it.

@@ -11,7 +11,7 @@ from agent.engine import capture
 from agent.staging import deb_control, dpkg
 from agent.staging.deb_control import Package
 
-# In deps.tar.gz; or on S3 in its stead, beside the packages that it names.
+# In deps.tar.gz; or on S3 in place of it, beside the packages that it names.
 LISTING = "deps_batch.lst"
 LOG = "dpkg.log"
 
@@ -23,7 +23,7 @@ def read_list(text: str) -> list[str]:
 
 
 def is_package(name: str) -> bool:
-    """Tell whether a file is a package by its name: `._x.deb` is what a Mac puts beside x.deb."""
+    """Return whether a file is a package by its name: `._x.deb` is what a Mac puts beside x.deb."""
     return name.endswith(".deb") and not name.startswith("._")
 
 
@@ -80,7 +80,7 @@ def _sort_out(files: Sequence[str]) -> tuple[list[Package], list[str]]:
 
 
 def _key(name: str, architecture: str, own: str) -> tuple[str, str]:
-    """Return what tells packages apart: one may be there for several architectures."""
+    """Return what identifies a package: one may be there for several architectures."""
     return name, own if architecture == "all" else architecture
 
 
@@ -94,7 +94,7 @@ def _installed(own: str) -> dict[tuple[str, str], str]:
 
 
 def _is_new_enough(there: str, wanted: Package) -> bool:
-    """Tell whether the installed version is the wanted one or newer: nothing is downgraded."""
+    """Return whether the installed version is the wanted one or newer: nothing is downgraded."""
     if not there or there == wanted.version:
         return bool(there)
     compare = ["dpkg", "--compare-versions", there, "ge", wanted.version]
@@ -107,7 +107,7 @@ def _lay_out(file: str, directory: str) -> None:
         lines = [line.strip() for line in said.err.splitlines() if line.strip()]
         raise AgentError(
             f"unpack {os.path.basename(file)}",
-            " ".join(lines) or f"dpkg-deb ended with {said.code}",
+            " ".join(lines) or f"dpkg-deb exited with {said.code}",
             code=BAD_ARCHIVE,
             hint="download it again; if it is whole, look at the disk: df -h",
         )
@@ -125,5 +125,5 @@ def search_paths(root: str) -> tuple[list[str], list[str]]:
 
 
 def _ask(argv: list[str]) -> str:
-    """Return what dpkg says; a database that it has none of is empty."""
+    """Return what dpkg prints; a database that it has none of is empty."""
     return capture.run(argv).out

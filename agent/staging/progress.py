@@ -1,4 +1,4 @@
-"""Tell how far a transfer is, not too often."""
+"""Report the progress of a transfer, not too often."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PROGRESS_SHARE, _PROGRESS_SECONDS = 10, 10.0
 
 
 class Progress:
-    """Tell how far a transfer is: at most once per 10 % or 10 s. Called from many threads."""
+    """Report a transfer's progress: at most once per 10 % or 10 s. Called from many threads."""
 
     def __init__(self, emit: Emit, what: str, size: int) -> None:
         self._emit = emit

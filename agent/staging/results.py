@@ -29,7 +29,7 @@ _LOOKS, UNSAVED_NAMED = 5_000, 100
 
 @dataclass
 class LeftOut:
-    """What is no result: directories that can't be read, and links to some that lie elsewhere."""
+    """What is not a result: directories that can't be read, and links to some elsewhere."""
 
     unreadable: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
@@ -51,11 +51,11 @@ class Unsaved:
 def snapshot(
     directory: str, scratch: str, unpacked: Iterable[str], poll_events: Callable[[], None]
 ) -> dict[str, Stamp]:
-    """Return what is no result unless it changes, by path, with what tells that it has changed.
+    """Return what is not a result unless it changes, by path, with what shows a change.
 
     In `scratch` (/tmp) itself that is everything that is there before the launch. A directory that
     was given for results may hold those of an earlier attempt: there it is what the image brought,
-    what came out of the archives (`unpacked`), and the documents that an earlier run left.
+    what was unpacked from the archives (`unpacked`), and the documents that an earlier run left.
 
     `breathe` is called for each: there may be a million, and nodes have to show that they live.
     """
@@ -91,7 +91,7 @@ def _within(top: str, paths: Iterable[str]) -> set[str]:
 
 
 def _is_below(path: str, tops: set[str]) -> bool:
-    """Tell whether a path, or a directory that it lies in, is one of some."""
+    """Return whether a path, or a directory that it lies in, is one of some."""
     while path not in tops and path != "/":
         path = os.path.dirname(path)
     return path in tops
@@ -124,7 +124,7 @@ def _start_of_init() -> float:
 
 
 def _is_document(path: str) -> bool:
-    """Tell whether a file is the record or the page that an agent wrote beside results."""
+    """Return whether a file is the record or the page that an agent wrote beside results."""
     start = _DOCUMENTS.get(os.path.basename(path))
     if start is None:
         return False

@@ -181,7 +181,7 @@ class Storage:
             )
         except ClientError as error:
             if error.response["Error"]["Code"] in ("301", "400", "403"):
-                # The answer to HEAD can't say why; this one's can.
+                # The answer to HEAD has no reason; this one's has.
                 self._client.get_object(Bucket=place.bucket, Key=place.key, Range="bytes=0-0")
             raise
         return found
@@ -210,7 +210,7 @@ class Storage:
             except Exception as error:  # boto3 finds out what it is, or gets over it
                 what = os.path.basename(place.key)
                 self._emit({"event": "fetch_fallback", "what": what, "cause": _line(error)})
-        # An ETag that is no MD5 (parts, encryption): what else S3 keeps must do.
+        # An ETag that is not an MD5 (parts, encryption): use the other checksums that S3 keeps.
         if found is None or md5(found[0], usedforsecurity=False).hexdigest() != found[1]:
             return self.fetch(place, path)
         try:
@@ -254,7 +254,7 @@ class Storage:
             _raise(error, f"write {place}", missing=CANNOT_WRITE)
 
     def remove(self, place: S3Place) -> None:
-        """Delete an object; that it may not be is no failure."""
+        """Delete an object; a refusal is not a failure."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -283,7 +283,7 @@ def _fast_lane(client: Any, credentials: Any, path_style: bool) -> s3_fast.FastL
 
 
 def _is_wrong_body(error: Exception) -> bool:
-    """Tell whether a body was not what its checksum says, or changed between its parts."""
+    """Return whether a body was not what its checksum says, or changed between its parts."""
     from botocore.exceptions import FlexibleChecksumError
     from s3transfer.exceptions import S3DownloadFailedError
 
@@ -291,7 +291,7 @@ def _is_wrong_body(error: Exception) -> bool:
 
 
 def _raise(error: Exception, what: str, *, missing: int = NO_OBJECT) -> NoReturn:
-    """Turn what boto3 raises into our words, with the exit code and the next thing to do."""
+    """Turn what boto3 raises into an AgentError, with the exit code and the next thing to do."""
     from boto3.exceptions import Boto3Error, S3UploadFailedError
     from botocore.exceptions import (
         BotoCoreError,
@@ -308,9 +308,7 @@ def _raise(error: Exception, what: str, *, missing: int = NO_OBJECT) -> NoReturn
         if code in _MISSING:
             hint = f"aws s3 ls {what.rpartition(' ')[2].rpartition('/')[0]}/"
             kind = NotThere if missing == NO_OBJECT else AgentError
-            raise kind(
-                what, "there is no such object or bucket", code=missing, hint=hint
-            ) from error
+            raise kind(what, "no such object or bucket", code=missing, hint=hint) from error
         if code in _DENIED:
             raise AgentError(what, text, code=NO_PERMISSION, hint=_DENIED[code]) from error
         hint = "S3 answers, but not well: try again"

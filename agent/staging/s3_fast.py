@@ -51,7 +51,7 @@ class _Arriving:
             self._changed.notify_all()
 
     def fail(self) -> None:
-        """Let nobody wait any more."""
+        """Release every waiter."""
         with self._changed:
             self._failed = True
             self._changed.notify_all()
@@ -96,7 +96,7 @@ class FastLane:
     ) -> Digests:
         """Fetch an object of a known size and ETag into a file; raise whatever goes wrong.
 
-        `check` reads the file meanwhile, as far as it is told to wait for; its answer is returned.
+        `check` reads the file meanwhile, as far as it has waited for; its answer is returned.
         """
         import obstore
 

@@ -19,7 +19,7 @@ from agent.staging.s3 import MANY, SMALL, Storage
 from agent.staging.uploader import File, Sender
 
 _TELL_SECONDS = 0.2
-# Of the results that could not be uploaded so many are told one by one.
+# Of the results that could not be uploaded so many are named one by one.
 _NAMED = 1000
 
 

@@ -1,4 +1,4 @@
-"""Send result files to S3, and say of each what S3 has: its size and its SHA-256.
+"""Send result files to S3, and report of each what S3 has: its size and its SHA-256.
 
 A file may change while it is read. Then it is sent again, and at last as a stream whose digest is
 taken of what goes out. Runs in helper processes only.
@@ -23,11 +23,11 @@ from agent.staging.s3 import SMALL, Storage
 _UPLOADS_AT_ONCE = 8
 # How many are handed to the threads ahead: a million results must not lie in memory as tasks.
 _IN_FLIGHT = 32
-# From here on a file is hashed while it goes up; a thread more for each smaller one is no gain.
+# From here on a file is hashed during its upload; a thread for each smaller one gains nothing.
 _LARGE = 64 << 20
 # A file that has changed meanwhile is sent again, after so long.
 _PAUSES = (0.2, 0.5, 1.0)
-# Two changes in the same tick of the kernel's clock can't be told apart.
+# Two changes in the same tick of the kernel's clock can't be distinguished.
 _TICK_SECONDS = 0.02
 
 File = dict[str, Any]
@@ -79,7 +79,7 @@ class Sender:
             except AgentError as error:
                 self._failed({"name": name, **error.to_json()})
             except FileNotFoundError:
-                # A temporary file of somebody's who was still cleaning up: no result.
+                # A temporary file that its program removed: not a result.
                 self._emit({"log": "warning", "event": "file_vanished", "file": name})
             except Exception as error:
                 cause = os_reason(error) if isinstance(error, OSError) else str(error)

@@ -214,7 +214,7 @@ def test_names_of_the_agent(run, tmp_path, content, name):
     (content / name).write_text("#!/bin/sh\n")
     code, error, err = run(PRIVATE, pack(content, tmp_path / "private.7z"))
     assert code == 65, err
-    assert name in error["cause"]
+    assert os.path.normpath(name).partition("/")[0] in error["cause"]
 
 
 @pytest.mark.cell("archives.lead-out")
@@ -223,7 +223,7 @@ def test_names_of_the_agent_otherwise_written(run, tmp_path, content, name):
     """7-Zip unpacks these to the same place."""
     code, error, err = run(PRIVATE, pack_as(name, content, tmp_path / "private.7z"))
     assert code == 65, err
-    assert name in error["cause"]
+    assert os.path.normpath(name).partition("/")[0] in error["cause"]
 
 
 @pytest.mark.cell("archives.no-room")

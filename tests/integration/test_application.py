@@ -239,7 +239,7 @@ def test_nothing_is_left(job, root):
 def test_interrupted_hold(agent):
     """With a hold after a failure the container stays until it is told to end."""
     process = agent("run", env=shell("exit 3", ARCHITRAVE_HOLD_ON_FAILURE_SECONDS="60"))
-    while "holding" not in process.stderr.readline():
+    while "container_held" not in process.stderr.readline():
         assert process.poll() is None
     process.terminate()
     assert process.wait(20) == 3

@@ -30,12 +30,12 @@ def called(text: str) -> str:
     number = text.removeprefix("worker").lstrip(": ")
     if text != "main" and not (number.isascii() and number.isdigit()):
         hint = "main, or worker:INDEX"
-        raise AgentError(f"find the node {text!r}", "it is no node", code=USAGE, hint=hint)
+        raise AgentError(f"find the node {text!r}", "no such node", code=USAGE, hint=hint)
     return "main" if text == "main" else f"worker {int(number)}"
 
 
 def shell(node: str, job: str) -> NoReturn:
-    """Become a shell on the node called so, of the latest job whose id begins so.
+    """Become a shell on the named node, of the latest job whose id begins with `job`.
 
     Raises AgentError (66) where there is none.
     """
@@ -62,8 +62,8 @@ def _known(env: Mapping[str, str]) -> dict[str, str]:
 def _environment(node: str, job: str) -> dict[str, str] | None:
     """Return the environment of the latest agent that is this node of a job without containers.
 
-    Anybody can start a process that looks like one: it must be the user's own, and its root lie in
-    the directory of a run, into which nobody else can write.
+    Any user can start a process that looks like one: it must be the user's own, and its root lie in
+    the directory of a run, into which no other user can write.
     """
     found: list[tuple[float, dict[str, str]]] = []
     for process in psutil.process_iter():

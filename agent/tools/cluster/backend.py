@@ -1,4 +1,4 @@
-"""Say what a place where nodes run must offer: containers and processes do."""
+"""What a backend must offer: nodes run as containers or as processes."""
 
 from __future__ import annotations
 

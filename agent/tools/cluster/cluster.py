@@ -37,7 +37,7 @@ _TICK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Result:
-    """How the job ended; `code` is the main node's, as on Batch. `files` came from S3."""
+    """How the job ended; `code` is the main node's, as on Batch. `files` are from S3."""
 
     job_id: str
     attempt: int
@@ -52,7 +52,7 @@ class Result:
 class Cluster:
     """The nodes of one job, running as long as the `with` block; use it from one thread.
 
-    `nodes` are handles for tests that hurt a node by hand, `states` what is known of each.
+    `nodes` are handles for tests that inject a fault by hand, `states` what is known of each.
     """
 
     def __init__(self, job: Job, view: View | None = None) -> None:
@@ -99,7 +99,7 @@ class Cluster:
     def stop(self) -> None:
         """Ask every node to end, as Batch does when a job is ended: SIGTERM, 30 s, SIGKILL.
 
-        Safe in a signal handler: it is done by whoever waits.
+        Safe in a signal handler: the waiting thread does it.
         """
         self._stop_asked = True
 
@@ -119,7 +119,7 @@ class Cluster:
         return state.code
 
     def wait(self) -> Result:
-        """Wait for the job's end, fetch its results, and say how it went."""
+        """Wait for the job's end, fetch its results, and report how it went."""
         main = self.states[self.job.main_index]
         self._until(lambda: main.code is not None or self._stop_asked, self.job.timeout)
         if main.code is None and not self._stop_asked:
@@ -154,7 +154,7 @@ class Cluster:
         leftovers.mark(Path(directory))
         self.s3 = EmbeddedS3(Path(directory) / "s3")
         place = self._place(Path(directory))
-        # The nodes end before S3 does: an agent that is told to stop still uploads.
+        # The nodes end before S3 does: an agent that gets SIGTERM still uploads.
         self._stack.callback(self.s3.stop)
         self._stack.callback(place.close)
         place.open()
@@ -172,7 +172,7 @@ class Cluster:
     def _place(self, directory: Path) -> Place:
         if self.job.image is None:
             return Processes(directory, self.job.nodes)
-        # A job id may be chosen by the user; what a container may be called is for Docker to say.
+        # A job id may be chosen by the user; the names of containers are restricted by Docker.
         short = directory.name.removeprefix(leftovers.DIRECTORY_PREFIX).replace("_", "0")
         return Containers(f"architrave-{short}", self.job.image, self.job.docker_args)
 
@@ -191,7 +191,7 @@ class Cluster:
         self._later.append((time.monotonic() + delay, action))
 
     def _until(self, reached: Callable[[], bool], seconds: float | None) -> bool:
-        """Wait, doing meanwhile what is due; tell whether the condition was reached."""
+        """Wait, doing meanwhile what is due; return whether the condition was reached."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while not reached():
             now = time.monotonic()
@@ -256,7 +256,7 @@ def _check(job: Job) -> None:
     if not 0 <= job.main_index < job.nodes:
         raise AgentError(
             f"run {job.nodes} nodes with main index {job.main_index}",
-            "there is no such node",
+            "no such node",
             code=USAGE,
             hint=f"--main-index from 0 to {job.nodes - 1}",
         )
@@ -273,7 +273,7 @@ def _check(job: Job) -> None:
 
 
 def _check_places(env: Mapping[str, str]) -> None:
-    """Refuse a bucket that is not there; raise AgentError (64, or 78 for what is no address)."""
+    """Refuse a bucket that is not there; raise AgentError (64, or 78 for what is not an S3 URI)."""
     if has_own_endpoint(env):
         return  # an S3 of the user's own: its buckets are for the user to know
     for name in ("S3_BUCKET", "ARCHITRAVE_OUTPUT"):

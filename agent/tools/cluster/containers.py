@@ -26,7 +26,7 @@ UNAVAILABLE = S3_UNREACHABLE  # 69, EX_UNAVAILABLE: something this job needs doe
 
 
 def engine_answers() -> bool:
-    """Tell whether a Docker engine can be reached."""
+    """Return whether a Docker engine can be reached."""
     try:
         return bool(_docker("version", "--format", "{{.Server.Version}}"))
     except AgentError:
@@ -34,7 +34,7 @@ def engine_answers() -> bool:
 
 
 def shell_on(node: str, job: str, *, terminal: bool) -> list[str] | None:
-    """Return what opens a shell on the node called so, of the latest job whose id begins so."""
+    """Return what opens a shell on the named node, of the latest job whose id begins with `job`."""
     form = "\t".join(("{{.Names}}", f'{{{{.Label "{_NODE}"}}}}', f'{{{{.Label "{_JOB}"}}}}'))
     for line in _try("ps", "--filter", f"label={_LABEL}", "--format", form).splitlines():
         name, called, its = line.split("\t")
@@ -60,7 +60,7 @@ class Containers:
         """Check the image and create the network; raise AgentError (69).
 
         Addresses can be chosen only in a subnet that was given, so the engine's own choice is asked
-        for and then given: workers are told the main node's address before it runs.
+        for and then given: workers get the main node's address before it runs.
         """
         try:
             _docker("image", "inspect", "--format", "{{.Id}}", self._image)
@@ -81,7 +81,7 @@ class Containers:
             try:
                 _docker(*create, "--subnet", subnet, self._name)
                 break
-            except AgentError:  # somebody else was given it meanwhile
+            except AgentError:  # another program was given it meanwhile
                 if not again:
                     raise
         self._subnet = ipaddress.IPv4Network(subnet)
@@ -189,7 +189,7 @@ class Container:
         _try("kill", "--signal", "KILL", self.name)
 
     def cut(self) -> None:
-        """Unplug the container's cable at the machine's end: nobody sees a FIN."""
+        """Cut the container's network at the host's end: no peer sees a FIN."""
         self._set_cable("down")
 
     def mend(self) -> None:
@@ -269,7 +269,7 @@ def _by_name(env: Mapping[str, str]) -> list[str]:
     """Return the arguments that pass an environment on.
 
     Values go through the docker program's own environment: an argument list is for all to see.
-    Those that steer the docker program itself can't, and are no secrets.
+    Those that configure the docker program itself can't, and are not secrets.
     """
     return [word for name in env for word in ("--env", _steering(name, env) or name)]
 

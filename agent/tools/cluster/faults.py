@@ -42,7 +42,7 @@ def _index(kind: str, text: str, node: str, nodes: int, main_index: int) -> int:
         hint = f"nodes: main, worker:1 or an index from 0 to {nodes - 1}"
         raise _refused(kind, text, f"no node is named {node!r}", hint)
     if number != node and int(number) == main_index:
-        raise _refused(kind, text, f"node {number} is the main one", f"say main{text[len(node) :]}")
+        raise _refused(kind, text, f"node {number} is the main one", f"use main{text[len(node) :]}")
     return int(number)
 
 
@@ -53,7 +53,7 @@ def _seconds(text: str, rest: str) -> float:
         value = -1.0
     if not 0 <= value < 1e6:
         hint = "for example --delay worker:1=5"
-        raise _refused(DELAY, text, f"{rest!r} is no number of seconds", hint)
+        raise _refused(DELAY, text, f"{rest!r} is not a number of seconds", hint)
     return value
 
 

@@ -18,13 +18,13 @@ _DRAIN_SECONDS = 3.0
 
 
 class Listener(Protocol):
-    """Who wants to know at once; called from the following threads."""
+    """What is notified at once; called from the following threads."""
 
     def record(self, node: NodeState, record: dict[str, object]) -> None:
         """Take one record of the agent's log."""
 
     def line(self, node: NodeState, text: str, *, error: bool) -> None:
-        """Take one line of output that is no record; `error` tells that it was on stderr."""
+        """Take one line of output that is not a record; `error`: it was on stderr."""
 
     def ended(self, node: NodeState) -> None:
         """Learn that the node has ended."""
@@ -45,7 +45,7 @@ class Follower:
         self._listener = listener
         self._changed = changed
         for copy in (state.stdout_file, state.stderr_file):
-            copy.touch()  # who looks into them need not wait for the threads
+            copy.touch()  # readers of them need not wait for the threads
         self._readers = [
             _thread(self._read, node.stdout, state.stdout_file, self._take_output),
             _thread(self._read, node.stderr, state.stderr_file, self._take_log),
@@ -82,7 +82,7 @@ class Follower:
             reader.join(_DRAIN_SECONDS)
         with self._changed:
             self._state.end(code)
-        # Told first, so that nobody who waits for the end misses the last line.
+        # Notified first, so that a waiter for the end has the last line.
         self._listener.ended(self._state)
         with self._changed:
             self._changed.notify_all()

@@ -68,7 +68,7 @@ class Job:
         """Check that the files for the bucket are there; raise AgentError (66)."""
         for path in self.objects.values():
             if not path.is_file():
-                cause, hint = "there is no such file", "check --private and --deps"
+                cause, hint = "no such file", "check --private and --deps"
                 raise AgentError(f"read {path}", cause, code=NO_OBJECT, hint=hint)
 
     @property

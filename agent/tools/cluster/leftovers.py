@@ -19,12 +19,12 @@ _SWEEP_SECONDS = 5.0
 
 
 def owner() -> str:
-    """Return who this process is; a later one with the same number has another start time."""
+    """Return this process's identity; a later one with the same number has another start time."""
     return f"{socket.gethostname()}:{os.getpid()}:{int(psutil.Process().create_time())}"
 
 
 def is_gone(name: str) -> bool:
-    """Tell whether an owner was a process of this machine and runs no more."""
+    """Return whether an owner was a process of this machine and runs no more."""
     host, *rest = name.rsplit(":", 2)
     if host != socket.gethostname() or len(rest) != 2 or not all(part.isdigit() for part in rest):
         return False
@@ -35,12 +35,12 @@ def is_gone(name: str) -> bool:
 
 
 def mark(directory: Path) -> None:
-    """Write into a temporary directory whose it is."""
+    """Write the owner into a temporary directory."""
     (directory / _OWNER_FILE).write_text(owner(), encoding="utf-8")
 
 
 def is_own(directory: Path) -> bool:
-    """Tell whether a cluster of this user made a directory: nobody else can write into it."""
+    """Return whether a cluster of this user made a directory: no other user can write into it."""
     try:
         status = directory.lstat()
         marked = (directory / _OWNER_FILE).lstat()

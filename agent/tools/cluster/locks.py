@@ -1,9 +1,9 @@
 """Lock what SeaweedFS opens besides S3: its filer, volumes and master, by HTTP and by gRPC.
 
-They ask for nothing by default, and whoever reaches a port of theirs reads and replaces objects.
+They ask for nothing by default, and any client of their ports reads and replaces objects.
 security.toml (`weed scaffold -config=security`) has a key for the tokens of each HTTP door, and
-certificates without which nobody speaks gRPC to any of them. Both are made for one server, known to
-nobody else, and gone with its directory.
+certificates without which no client can use their gRPC. Both are made for one server, known to
+nothing else, and removed with its directory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keep what all nodes of a job said, each line marked with its node, and show it again."""
+"""Keep the logs of all nodes of a job, each line marked with its node, and show them again."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _LOOK_MILLISECONDS = 1000
 
 
 class NodeLog(Plain):
-    """Every record and every line of output, in the order in which they came.
+    """Every record and every line of output, in the order in which they arrived.
 
-    The file is locked as long as the job runs: whoever follows it sees by that when to stop.
+    The file is locked as long as the job runs: a follower sees by that when to stop.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +58,7 @@ def latest(results: Path) -> Path:
 def show(
     results: Path, nodes: Collection[str], *, follow: bool = False, out: TextIO | None = None
 ) -> None:
-    """Print what the nodes with these names said, all for none; raise AgentError (66)."""
+    """Print the logs of the nodes with these names, all for none; raise AgentError (66)."""
     out = out or sys.stdout
     path = results / "logs" / NAME
     try:

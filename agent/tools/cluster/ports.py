@@ -1,4 +1,4 @@
-"""Find ports that nobody listens on."""
+"""Find free ports."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def free_ports(address: str, count: int) -> list[int]:
 
 
 def common_port(addresses: Sequence[str], kept: ExitStack) -> int:
-    """Return one port that is free at every address, and nobody else's while `kept` is open.
+    """Return one port that is free at every address, and reserved while `kept` is open.
 
-    Sockets stay bound there. Nobody can choose the port again, but a server that sets SO_REUSEADDR,
-    as sshd does, may listen on it: Linux forbids that only while another one listens.
+    Sockets stay bound there. No program is given the port again, but a server that sets
+    SO_REUSEADDR, as sshd does, may listen on it: Linux forbids that only while another one listens.
     """
     for _ in range(_TRIES):
         (port,) = free_ports(addresses[0], 1)

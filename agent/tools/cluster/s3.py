@@ -43,7 +43,7 @@ _OFF = (
     "-admin.ui=false",
     "-s3.port.iceberg=0",
     "-s3.port.lance=0",
-    # Of the master and the filer: whoever asks the master gets a token for any object, or deletes
+    # Of the master and the filer: any client of the master gets a token for any object, or deletes
     # them all. What remains asks for a token (`locks`).
     "-disableHttp",
 )
@@ -105,7 +105,7 @@ class EmbeddedS3:
         self._process.wait()
         self._process = None
         for name, port in self.ports.items():
-            # They lie in /tmp whatever TMPDIR says, and a kill leaves them there.
+            # They are in /tmp whatever TMPDIR is, and a kill leaves them there.
             Path(f"/tmp/seaweedfs-{name.split('.')[0]}-grpc-{port}.sock").unlink(missing_ok=True)
 
     def environment(self) -> dict[str, str]:
@@ -122,7 +122,7 @@ class EmbeddedS3:
         import boto3
         from botocore.config import Config
 
-        # No proxies: the server is on this machine, whatever the environment says.
+        # No proxies: the server is on this machine, whatever the environment has.
         config = Config(proxies={}, s3={"addressing_style": "path"}, retries={"max_attempts": 8})
         return boto3.client(
             "s3",
@@ -190,7 +190,7 @@ class EmbeddedS3:
             )
 
     def _answers(self) -> bool:
-        """Wait until the server answers; tell whether it did within the limit."""
+        """Wait until the server answers; return whether it did within the limit."""
         assert self._process is not None
         opener = build_opener(ProxyHandler({}))
         deadline = time.monotonic() + _START_SECONDS

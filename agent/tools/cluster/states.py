@@ -17,10 +17,10 @@ _TAIL_LINES = 50
 
 @dataclass
 class NodeState:
-    """One node as its log tells it. Times are seconds since the epoch.
+    """One node as its log shows it. Times are seconds since the epoch.
 
-    `code` is the exit code of the node's process; `said` the agent's own last record; `stopped`
-    tells that the cluster ended the node, because it was still there when the job was over.
+    `code` is the exit code of the node's process; `exit_record` the agent's own last record;
+    `stopped`: the cluster ended the node, because it was still there when the job was over.
     """
 
     index: int
@@ -107,7 +107,7 @@ def parse_record(line: str) -> dict[str, Any] | None:
 
 
 def moment(record: dict[str, Any]) -> float:
-    """Return when a record was written, in seconds since the epoch; now if it does not say."""
+    """Return when a record was written, in seconds since the epoch; now if it has no time."""
     try:
         return datetime.fromisoformat(str(record["timestamp"])).timestamp()
     except (KeyError, ValueError):

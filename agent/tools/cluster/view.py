@@ -14,7 +14,7 @@ from agent.tools.cluster.states import NodeState
 
 
 class View(Listener, Protocol):
-    """Who shows a job while it runs."""
+    """What shows a job while it runs."""
 
     def opened(self, states: Sequence[NodeState], description: str) -> None:
         """Learn of the nodes before they start."""
@@ -105,7 +105,7 @@ class Plain(Silent):
         self._lock = threading.Lock()
 
     def opened(self, states: Sequence[NodeState], description: str) -> None:
-        """Say what runs."""
+        """Print what runs."""
         count = len(states)
         self.note(f"{count} node{'s' if count > 1 else ''} as {description}")
 
@@ -131,7 +131,7 @@ class Plain(Silent):
         self._print(node.name, f"{'!' if error else '|'} {text}")
 
     def ended(self, node: NodeState) -> None:
-        """Print the exit code and who spoke."""
+        """Print the exit code and its source."""
         self._print(node.name, end_of(node))
 
     def _print(self, who: str, text: str) -> None:
@@ -141,7 +141,7 @@ class Plain(Silent):
 
 
 def is_notable(record: dict[str, object]) -> bool:
-    """Tell whether people must see a record: troubles, and not the end, which is shown anyway."""
+    """Return whether people must see a record: troubles, and not the end, which is shown anyway."""
     return record.get("level") in ("warning", "error") and record.get("event") != "job_exited"
 
 
@@ -151,7 +151,7 @@ def text_of(record: dict[str, object]) -> str:
 
 
 def end_of(node: NodeState) -> str:
-    """Say how a node ended."""
+    """Return how a node ended."""
     source = node.exit_record.get("source")
     told = [str(source)] if source else []
     told += [node.fault] if node.fault else []

@@ -1,4 +1,4 @@
-"""Read the words after `architrave doctor`."""
+"""The command `architrave doctor`."""
 
 from __future__ import annotations
 

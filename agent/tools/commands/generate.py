@@ -1,4 +1,4 @@
-"""Read the words after `architrave generate`, and print the definition that they ask for."""
+"""The command `architrave generate`: print a definition."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def _add_job_definition(generate: Commands) -> None:
 
 
 def _add_iam_policy(generate: Commands) -> None:
-    summary = "print the least IAM policy of a job's role"
+    summary = "print the minimal IAM policy of a job's role"
     one = command(generate, "iam-policy", summary, _POLICY, _iam_policy)
     one.usage = "architrave generate iam-policy [OPTION]…"
     one.add_argument("--role", choices=("job", "execution"), default="job",
                      help="whose: job (S3), execution (log and secrets)")  # fmt: skip
     _add_variables(one)
     one.add_argument("--list-bucket", action="store_true",
-                     help="a missing archive is told from a forbidden one")  # fmt: skip
+                     help="distinguish a missing archive from a forbidden one")  # fmt: skip
     _add_exec(one)
     _add_secrets(one)
     _add_log_group(one)
@@ -178,7 +178,7 @@ def _job_definition(options: argparse.Namespace) -> int:
 
 
 def _note(text: str) -> None:
-    """Say what is not in the definition: standard output is the definition's."""
+    """Report what is not in the definition, on standard error."""
     print(f"note: {text}", file=sys.stderr)
 
 

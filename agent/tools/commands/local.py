@@ -1,4 +1,4 @@
-"""Read the words after `architrave local`, run the job, and say how it went."""
+"""The command `architrave local`: run a job on this machine, and report how it went."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ def _end(cluster: Cluster, name: str) -> None:
 def _job(options: argparse.Namespace) -> Job:
     if options.nodes < 1:
         hint = "for example --nodes 3"
-        raise AgentError(f"run {options.nodes} nodes", "there is no node", code=USAGE, hint=hint)
+        raise AgentError(
+            f"run {options.nodes} nodes", "at least one node is needed", code=USAGE, hint=hint
+        )
     return Job(
         nodes=options.nodes,
         main_index=options.main_index,
@@ -129,7 +131,7 @@ def _variable(text: str) -> tuple[str, str]:
     if not name:
         raise AgentError(f"use -e {text}", "it has no name", code=USAGE, hint="-e NAME=VALUE")
     if name.startswith("AWS_BATCH"):
-        cause = "AWS Batch sets it, and lets nobody else set it"
+        cause = "AWS Batch sets it, and it is reserved"
         raise AgentError(f"use -e {name}", cause, code=USAGE, hint="--nodes, --main-index")
     if not separator:
         if name == "PRIVATE_PASSWD" and name not in os.environ and sys.stdin.isatty():

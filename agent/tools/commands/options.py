@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are the agent's own."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise AgentError (64) for words that can't be read."""
+        """Raise AgentError (64) for arguments that can't be parsed."""
         raise AgentError("read the command line", message, code=USAGE, hint=f"{self.prog} --help")
 
 

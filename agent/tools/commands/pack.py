@@ -1,4 +1,4 @@
-"""Read the words after `architrave pack`, pack, and say what was packed."""
+"""The command `architrave pack`: pack, and report what was packed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _pack(options: argparse.Namespace) -> int:
 
 
 def _private(options: argparse.Namespace) -> list[Path]:
-    # Before the password: nobody types it twice for nothing.
+    # Before the password: it must not be typed twice in vain.
     private.check_target(options.to, options.directory)
     secret = (
         "" if options.no_password else private.password(options.password_file, dict(os.environ))

@@ -38,7 +38,7 @@ _COMPLETION = """\
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what the words say; return the exit code. Raises AgentError."""
+    """Run a command; return the exit code. Raises AgentError."""
     # The agent's entry point blocks every signal, for its PID 1; here Ctrl-C must work.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
     try:
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         if left:
             option = left[0].startswith("-")
             options.parser.error(
-                f"there is no {left[0]} here" if option else f"unexpected argument {left[0]!r}"
+                f"unknown argument {left[0]}" if option else f"unexpected argument {left[0]!r}"
             )
         code: int = options.action(options)
         return code
@@ -66,9 +66,9 @@ def parser() -> Parser:
     command(commands, "run", "run the job that the environment describes", _JOB)
     shell = command(commands, "shell", "open a prepared debug shell", _SHELL)
     shell.add_argument("arguments", nargs="*", metavar="ARG", help="arguments for bash")
-    exec_ = command(commands, "exec", "run a command as it stands, under the agent", _EXEC)
+    exec_ = command(commands, "exec", "run a command unchanged, under the agent", _EXEC)
     exec_.add_argument("words", nargs="+", metavar="CMD", help="the command and its arguments")
-    command(commands, "explain", "say what the job would do; touches nothing", _EXPLAIN)
+    command(commands, "explain", "show what the job would do; touches nothing", _EXPLAIN)
     for tool in (doctor, pack, local, report, generate):
         tool.add(commands)
     _add_completion(commands)

@@ -1,4 +1,4 @@
-"""Read the words after `architrave report`: make the page, or the text, of a run or of two."""
+"""The command `architrave report`: make the page, or the text, of a run or of two."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _html(runs: list[Run]) -> str:
 
 
 def _beside(options: argparse.Namespace) -> Path:
-    """Return where the page goes if nothing is said."""
+    """Return where the page goes by default."""
     if options.other is not None or options.place.startswith("s3://"):
         return Path("report.html")
     return _record_file(options.place).with_name("report.html")
@@ -89,7 +89,7 @@ def _run(place: str) -> Run:
         record = json.loads(content)
     except ValueError as error:
         hint = "name run.json, or the directory that holds it"
-        cause = "it is no JSON record (run.json)"
+        cause = "not a JSON record (run.json)"
         raise AgentError(f"read {place}", cause, code=BAD_ARCHIVE, hint=hint) from error
     return read(record)
 
@@ -111,6 +111,6 @@ def _from_s3(place: str) -> bytes:
         found /= _RECORD
 
     def quiet(message: dict[str, Any]) -> None:
-        """Say nothing of what a helper would log."""
+        """Drop what a helper would log."""
 
     return Storage(quiet, path_style=has_own_endpoint(os.environ)).read(found)

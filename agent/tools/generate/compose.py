@@ -94,7 +94,7 @@ def _check(job: Job, subnet: str) -> None:
         IPv4Address(f"{subnet}.0")
     except AddressValueError as error:
         what, hint = f"use --subnet {subnet}", f"three numbers, for example {SUBNET}"
-        raise AgentError(what, "it is no subnet", code=USAGE, hint=hint) from error
+        raise AgentError(what, "not a subnet", code=USAGE, hint=hint) from error
 
 
 def _address(subnet: str, index: int) -> str:

@@ -1,4 +1,4 @@
-"""Make the least policies with which a job runs: of its own role, and of its execution role."""
+"""Make the minimal policies with which a job runs: of its own role, and of its execution role."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agent.staging.packages import LISTING
 _SUFFIX = re.compile(r"-[A-Za-z0-9]{6}$")
 Fields = dict[str, Any]
 
-# Where AWS Batch sends a container's output if a definition doesn't say (using_awslogs).
+# Where AWS Batch sends a container's output by default (using_awslogs).
 LOG_GROUP = "/aws/batch/job"
 # What a session of ECS Exec needs in the container (ECS developer guide, ecs-exec).
 _EXEC = ("CreateControlChannel", "CreateDataChannel", "OpenControlChannel", "OpenDataChannel")
@@ -26,8 +26,8 @@ def job_policy(settings: Settings, *, listing: bool, execute_command: bool) -> F
 
     HEAD and GET are s3:GetObject; an upload, in parts or not, is s3:PutObject, and giving up its
     parts s3:AbortMultipartUpload. What each node deletes is the file by which it tries whether it
-    can write. Without s3:ListBucket S3 tells of a missing object as of a forbidden one (403), so
-    `listing` is what makes a job say 66 and look for a deps_batch.lst beside a missing archive.
+    can write. Without s3:ListBucket S3 answers 403 for a missing object as for a forbidden one, so
+    `listing` makes a job exit with 66 and look for a deps_batch.lst beside a missing archive.
     Raises AgentError (64) for a job that needs no policy.
     """
     statements = []

@@ -1,7 +1,7 @@
 """Make a job definition for AWS Batch on EC2, with retry rules from the table of exit codes.
 
 An application that ends with a code of the agent's own (69, 75) is tried again too: AWS Batch sees
-the code alone, not who spoke.
+the code alone, not its source.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_RULES, _MAX_ATTEMPTS, _MIN_TIMEOUT, _MAX_BYTES = 5, 10, 60, 24 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 # AWS Batch starts no container with less (job_definition_parameters, resourceRequirements).
 _MIN_MEMORY = 4
-# For fetching and unpacking the archives; nobody can know it before.
+# For fetching and unpacking the archives; not known before.
 _STAGING_SECONDS = 60
 _LIMITS = (
     *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc"),
@@ -37,7 +37,7 @@ _LIMITS = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a definition shall say. `timeout` is in seconds, `memory` in MiB, 0 means absent.
+    """What a definition is made of. `timeout` is in seconds, `memory` in MiB, 0 means absent.
 
     `shared_memory` is in MiB, 0 for half of the memory; `ulimits` are (soft, hard) by name.
     """
@@ -170,7 +170,7 @@ def _container(wanted: Wanted, env: Mapping[str, str]) -> Fields:
             {"type": "MEMORY", "value": str(wanted.memory)},
         ],
         "environment": [{"name": name, "value": value} for name, value in env.items()],
-        # Ranks on a node speak through /dev/shm, of which a container has 64 MiB. Half of the
+        # Ranks on a node communicate through /dev/shm, of which a container has 64 MiB. Half of the
         # memory is what Linux gives a tmpfs; it is a limit, nothing is set aside. No init of
         # Docker's: the agent is one.
         "linuxParameters": {"sharedMemorySize": wanted.shared_memory or wanted.memory // 2},
@@ -204,7 +204,7 @@ def ulimit(text: str) -> tuple[str, tuple[int, int]]:
         limits = -2, -2
     if name not in _LIMITS or min(limits) < -1 or (limits[1] != -1 and limits[0] > limits[1]):
         hint = "for example --ulimit nofile=65536 or --ulimit memlock=-1"
-        raise _unusable("ulimit", text, "it is no NAME=SOFT[:HARD]", hint)
+        raise _unusable("ulimit", text, "not NAME=SOFT[:HARD]", hint)
     return name, limits
 
 

@@ -21,7 +21,7 @@ _MAX_SECONDS = 900  # a Lambda function's (Lambda developer guide, quotas)
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the file shall say. `memory` is in MiB, `timeout` the Lambda function's, in seconds.
+    """What the file is made of. `memory` is in MiB, `timeout` the Lambda function's, in seconds.
 
     `script` is the file that runs in the container, as seen from the YAML file: with batch the one
     that runs the uploaded script, with lambda the script itself. `image` is one that AWS Batch can
@@ -42,7 +42,7 @@ class Wanted:
 
 
 def scar(wanted: Wanted) -> Fields:
-    """Return SCAR's file; raise AgentError: 64 for bad words, 78 for what the job wouldn't take."""
+    """Return SCAR's file; raise AgentError: 64 for bad arguments, 78 for invalid settings."""
     for option, value in (("vcpus", wanted.vcpus), ("memory", wanted.memory)):
         if value < 1:
             hint = f"for example --{option} 1024"

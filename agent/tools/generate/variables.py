@@ -1,4 +1,4 @@
-"""Read the variables that a definition shall set, and check them as the job itself would."""
+"""Read the variables that a definition is to set, and check them as the job itself would."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent.core.variables import EVERY, unknown
 # Up to so many nodes AWS Batch starts for one job (multi-node-parallel-jobs).
 _MAX_NODES = 1000
 _PROTECTED = "AWS_BATCH"
-# A file's name is no secret; what stands in it is.
+# A file's name is not a secret; its content is.
 _SECRET = {one.name for one in EVERY if one.secret} | set(SECRETS) - {"PRIVATE_PASSWD_FILE"}
 _ARN = re.compile(
     r"arn:aws[a-z-]*:(secretsmanager:[a-z0-9-]+:\d{12}:secret:|ssm:[a-z0-9-]+:\d{12}:parameter/)"
@@ -26,16 +26,16 @@ def variables(texts: Iterable[str], *, secret_hint: str) -> dict[str, str]:
     for text in texts:
         name, separator, value = text.partition("=")
         if name in _SECRET:
-            cause = "whoever may read the definition would read the secret"
+            cause = "the secret would be readable in the definition"
             raise AgentError(f"use -e {name}", cause, code=USAGE, hint=secret_hint)
         if not name or not separator:
-            cause = "it is no NAME=VALUE"
+            cause = "not NAME=VALUE"
             raise AgentError(f"use -e {text}", cause, code=USAGE, hint="-e NAME=VALUE")
         _check_name("-e", name, found)
         found[name] = value
     for name, nearest in unknown(found).items():
         hint = f"perhaps {nearest}" if nearest else "architrave explain names all there are"
-        raise AgentError(f"use -e {name}", "there is no such variable", code=USAGE, hint=hint)
+        raise AgentError(f"use -e {name}", "no such variable", code=USAGE, hint=hint)
     return found
 
 
@@ -65,7 +65,7 @@ def settings_on(env: Mapping[str, str], nodes: int = 1, main_index: int = 0) -> 
     if not 0 <= main_index < nodes:
         hint = f"from 0 to {nodes - 1}"
         what = f"use --main-index {main_index}"
-        raise AgentError(what, "there is no such node", code=USAGE, hint=hint)
+        raise AgentError(what, "no such node", code=USAGE, hint=hint)
     batch = {"AWS_BATCH_JOB_ID": "job"}
     if nodes > 1:
         batch |= {
@@ -79,7 +79,7 @@ def settings_on(env: Mapping[str, str], nodes: int = 1, main_index: int = 0) -> 
 
 def _check_name(option: str, name: str, found: Mapping[str, str]) -> None:
     if name.startswith(_PROTECTED):
-        cause = "AWS Batch sets this prefix, and lets nobody else set it"
+        cause = "this prefix is reserved for AWS Batch"
         hint = "--nodes, --main-index; ENV in the image sets AWS_BATCH_EXIT_CODE_FILE"
         raise AgentError(f"use {option} {name}", cause, code=USAGE, hint=hint)
     if name in found:

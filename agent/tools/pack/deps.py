@@ -31,7 +31,7 @@ def fetch(
     """Download the packages that `image` (None: this system) lacks into a directory.
 
     They are those named, what they depend on, and those with the libraries that the binaries miss.
-    `tell` is given apt's lines. Raises AgentError 66 for a name that is not found, 69 for
+    `report` gets apt's lines. Raises AgentError 66 for a name that is not found, 69 for
     an image that can't be run, 71, 78.
     """
     argv = ["sh", "-c", _SCRIPT.read_text("utf-8"), "fetch-debs", *packages]
@@ -102,7 +102,7 @@ def _image_hint(image: str) -> str:
 
 
 def _tar_of(binaries: Sequence[Path]) -> bytes:
-    """Return a tar of the files; raise AgentError (78) for one that is no file."""
+    """Return a tar of the files; raise AgentError (78) for one that is not a file."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for number, path in enumerate(binaries):
@@ -127,7 +127,7 @@ def _run(
             process.stdin.write(given)
             process.stdin.close()
         except BrokenPipeError:
-            pass  # its last words say why
+            pass  # its last output says why
         for line in process.stderr:
             lines.append(line.decode("utf-8", "replace").strip())
             report(lines[-1])

@@ -47,7 +47,7 @@ class Packed:
     unpack_seconds: float
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Describe it in one line."""
         how = "encrypted, names too" if self.encrypted else "not encrypted"
         return (
             f"{self.path}: {self.files} files, {self.content / 1e6:.1f} MB in"
@@ -65,9 +65,7 @@ def password(file: Path | None, env: dict[str, str]) -> str:
             raise AgentError(f"read {file}", os_reason(error), code=NO_OBJECT, hint=hint) from error
         except UnicodeError as error:
             hint = "write the password's line anew, as UTF-8: a job reads it so"
-            raise AgentError(
-                f"read {file}", "it is no UTF-8", code=BAD_SETTINGS, hint=hint
-            ) from error
+            raise AgentError(f"read {file}", "not UTF-8", code=BAD_SETTINGS, hint=hint) from error
     elif "PRIVATE_PASSWD" in env:
         given = env["PRIVATE_PASSWD"]
     elif sys.stdin.isatty():
@@ -75,8 +73,8 @@ def password(file: Path | None, env: dict[str, str]) -> str:
         if getpass.getpass("the same again: ") != given:
             raise AgentError("take the password", "the two differ", code=USAGE, hint="try again")
     else:
-        hint = "set PRIVATE_PASSWD, name a file with --password-file, or say --no-password"
-        raise AgentError("encrypt private.7z", "there is no password", code=BAD_SETTINGS, hint=hint)
+        hint = "set PRIVATE_PASSWD, name a file with --password-file, or use --no-password"
+        raise AgentError("encrypt private.7z", "no password is given", code=BAD_SETTINGS, hint=hint)
     cause = ""
     if not given:
         cause = "the password is empty"
@@ -85,7 +83,7 @@ def password(file: Path | None, env: dict[str, str]) -> str:
     else:
         cause = flaw(given)
     if cause:
-        hint = "choose another one, or say --no-password"
+        hint = "choose another one, or use --no-password"
         raise AgentError("encrypt private.7z", cause, code=BAD_SETTINGS, hint=hint)
     return given
 
@@ -98,12 +96,12 @@ def check_target(target: Path, directory: Path | None = None) -> None:
     hint = "name a file in a directory that exists with --to"
     if directory is not None and target.resolve().is_relative_to(directory.resolve()):
         # The archive, and the directory it is tried in, would be packed too.
-        cause, hint = f"{target} lies inside it", "name a file outside with --to"
+        cause, hint = f"{target} is inside it", "name a file outside with --to"
         raise AgentError(f"pack {directory}", cause, code=USAGE, hint=hint)
     if target.is_dir():
         raise AgentError(f"write {target}", "it is a directory", code=CANNOT_WRITE, hint=hint)
     if not target.parent.is_dir():
-        cause = f"there is no directory {target.parent}"
+        cause = f"no such directory: {target.parent}"
         raise AgentError(f"write {target}", cause, code=CANNOT_WRITE, hint=hint)
     if not os.access(target.parent, os.W_OK):
         cause = "permission denied"
@@ -118,9 +116,9 @@ def pack(
     level: int = LEVEL,
     progress: Callable[[int], None] = lambda percent: None,
 ) -> Packed:
-    """Pack a directory's content; `progress` is told percents. Raises AgentError 64, 65, 71.
+    """Pack a directory's content; `progress` gets percentages. Raises AgentError 64, 65, 71.
 
-    `check_target` comes first, before anybody is asked for a password.
+    `check_target` comes first, before the password prompt.
     """
     names = _names(directory)
     if KEY not in names:
@@ -137,9 +135,9 @@ def pack(
 
 def _names(directory: Path) -> set[str]:
     """Return the names at the archive's root; raise AgentError (64) for what no job would take."""
-    hint = "name the directory whose content shall lie in /opt"
+    hint = "name the directory whose content goes to /opt"
     if not directory.is_dir():
-        raise AgentError(f"pack {directory}", "it is no directory", code=USAGE, hint=hint)
+        raise AgentError(f"pack {directory}", "not a directory", code=USAGE, hint=hint)
     names = set(os.listdir(directory))
     if not names:
         raise AgentError(f"pack {directory}", "it is empty", code=USAGE, hint=hint)
@@ -181,7 +179,7 @@ def _seven_zip(
             progress(percent)
         complaint = process.stderr.read().decode("utf-8", "replace")
     if process.returncode:
-        lines = [line for line in complaint.splitlines() if line.strip()] or ["it says nothing"]
+        lines = [line for line in complaint.splitlines() if line.strip()] or ["no output"]
         hint = "look at the files of the directory, and at the space on the disk"
         raise AgentError(f"pack {directory}", lines[-1], code=OS_ERROR, hint=hint)
 
