@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 _WAYS = ("run", "shell", "exec", "explain")
 _TOOLS = ("doctor", "pack", "local", "report", "generate", "completion")
-HELP = f"""architrave {__version__}: runs a closed program on AWS Lambda, AWS Batch, a laptop
+HELP = f"""architrave {__version__}: run a closed-source program on AWS Lambda, AWS Batch, a laptop
 
 usage: architrave               run the job that EXEC_TYPE names (lambda, batch)
        architrave run           the same, explicitly
-       architrave shell [ARG…]  a prepared debug shell, or beside a running job
+       architrave shell [ARG…]  a prepared debug shell, or one in a running job
        architrave exec -- CMD … run CMD unchanged, under the agent as PID 1
        architrave CMD …         the same, when CMD is none of these commands
        architrave explain       what would run, and where each value comes from
-       architrave doctor        check all that a job needs, before it costs
+       architrave doctor        pre-flight check of everything a job needs
        architrave pack …        make private.7z and deps.tar.gz, upload them
-       architrave local …       run it on nodes on this machine; shell, logs
+       architrave local …       run it on local nodes; shell, logs
        architrave report …      a run's page, or two runs side by side
        architrave generate …    job definition, IAM policy, compose, SCAR
        architrave completion SHELL for bash, zsh, tcsh
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:
         import traceback
 
-        _say(f"{traceback.format_exc()}cannot go on: a bug\nhint: report it with the lines above\n")
+        _say(f"{traceback.format_exc()}internal error\nhint: report it with the lines above\n")
         return _failed(argv, BUG)
 
 

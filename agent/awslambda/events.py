@@ -98,7 +98,7 @@ def _record(record: Any, depth: int) -> Opened:
         return _message(record.get("body"), "SQS", depth)
     if source == "aws:sns" and isinstance(record.get("Sns"), dict):
         return _message(record["Sns"].get("Message"), "SNS", depth)
-    raise unknown(f"its record comes from {_shown(source)}")
+    raise unknown(f"its record is from {_shown(source)}")
 
 
 def _message(text: Any, service: str, depth: int) -> Opened:

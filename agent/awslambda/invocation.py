@@ -140,7 +140,7 @@ def _params(value: Any) -> str:
         words = [str(word) for word in value]
         if all(map(_is_text, words)):
             return shlex.join(words)
-    raise _bad("params", f"{_shown(value)} is neither text nor a list of words")
+    raise _bad("params", f"{_shown(value)} is neither text nor a list of arguments")
 
 
 def _env(given: Mapping[str, Any], allowed: list[str]) -> dict[str, str]:
@@ -150,7 +150,7 @@ def _env(given: Mapping[str, Any], allowed: list[str]) -> dict[str, str]:
     for name, value in env.items():
         if not event_variables.allows(name, allowed):
             hint = event_variables.advice(name, allowed)
-            raise _bad("env", f"{_shown(name)} is not for an event to set", hint)
+            raise _bad("env", f"{_shown(name)} may not be set by an event", hint)
         if not name or "=" in name or not _is_text(name):
             raise _bad("env", f"{_shown(name)} is not a name", "give it a name without =")
         if not isinstance(value, str) or not _is_text(value):

@@ -67,7 +67,7 @@ def as_agent_error(error: Exception) -> AgentError:
     if isinstance(error, AgentError):
         return error
     hint = "report it with the traceback from the log"
-    return AgentError("go on", f"{type(error).__name__}: {error}", code=BUG, hint=hint)
+    return AgentError("continue", f"{type(error).__name__}: {error}", code=BUG, hint=hint)
 
 
 def shorten(text: str, max_length: int = 200) -> str:

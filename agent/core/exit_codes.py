@@ -21,30 +21,30 @@ class ExitCode:
 
 
 OWN = (
-    ExitCode(errors.USAGE, "the command line or EXEC_TYPE can't be read", "correct the arguments"),
+    ExitCode(errors.USAGE, "the command line or EXEC_TYPE is invalid", "correct the arguments"),
     ExitCode(errors.BAD_ARCHIVE, "an archive is corrupt", "pack and upload it again"),
     ExitCode(errors.NO_OBJECT, "an S3 object or a file is missing",
              "upload it, or correct its name"),
-    ExitCode(errors.S3_UNREACHABLE, "S3, or the Docker engine, can't be reached",
-             "look at network, endpoint and credentials", again=True),
-    ExitCode(errors.BUG, "a bug of architrave's own", "report it with the traceback from the log"),
+    ExitCode(errors.S3_UNREACHABLE, "S3, or the Docker engine, is unreachable",
+             "check network, endpoint and credentials", again=True),
+    ExitCode(errors.BUG, "a bug in architrave", "report it with the traceback from the log"),
     ExitCode(errors.OS_ERROR, "the operating system refused something",
-             "raise the limit that the line names"),
+             "raise the limit that the error names"),
     ExitCode(errors.CANNOT_WRITE, "results can't be written or uploaded",
-             "make room, allow s3:PutObject; what stayed behind is named"),
+             "free disk space, allow s3:PutObject; the log names what is missing"),
     ExitCode(errors.TRY_AGAIN, "a node did not join, or was lost",
-             "look at the log of the node that the line names", again=True),
+             "see the log of the node that the error names", again=True),
     ExitCode(errors.NO_PERMISSION, "no permission, or a wrong password",
-             "correct the password or rights"),
-    ExitCode(errors.BAD_SETTINGS, "a setting can't be used",
-             "correct the variable that the line names"),
+             "correct the password or the permissions"),
+    ExitCode(errors.BAD_SETTINGS, "a setting is invalid",
+             "correct the variable that the error names"),
 )  # fmt: skip
 APPLICATION = (
-    ExitCode(errors.TIME_LIMIT, "the application ran into its time limit",
+    ExitCode(errors.TIME_LIMIT, "the application exceeded its time limit",
              "raise ARCHITRAVE_TIMEOUT_SECONDS"),
     ExitCode(errors.NOT_EXECUTABLE, "the application can't be executed",
-             "look at its format and rights"),
-    ExitCode(errors.NOT_FOUND, "the application, or a library of it, is not there",
+             "check its format and permissions"),
+    ExitCode(errors.NOT_FOUND, "the application, or one of its libraries, is missing",
              "correct APP_BIN, or add the package to deps.tar.gz"),
 )  # fmt: skip
 EVERY = (*OWN, *APPLICATION)

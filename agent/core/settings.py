@@ -158,7 +158,7 @@ def _check_text(env: Mapping[str, str]) -> None:
     """Raise AgentError (78) for a value of ours that is not text; a path may be any bytes."""
     for name, value in env.items():
         if name.startswith(_TEXTS) and name not in _PATHS and not is_text(value):
-            cause, hint = "it is not valid UTF-8", f"set {name} anew, in a UTF-8 locale"
+            cause, hint = "not valid UTF-8", f"set {name} again, in a UTF-8 locale"
             if name in SECRETS:
                 raise AgentError(f"use {name}", cause, code=BAD_SETTINGS, hint=hint)
             raise bad(name, value, cause, hint)

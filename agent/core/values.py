@@ -11,8 +11,8 @@ from agent.core.errors import bad
 def flaw(password: str) -> str:
     """Return why a password can't be used, empty if it can: packing and jobs have the same rule."""
     if "\n" in password or "\r" in password:
-        return "it has a line break"
-    return "" if is_text(password) else "it is not valid UTF-8"
+        return "contains a newline"
+    return "" if is_text(password) else "not valid UTF-8"
 
 
 def is_text(value: str) -> bool:
@@ -55,7 +55,7 @@ def integer(
         or int(given) > (maximum or int(given))
     ):
         limits = f"from {minimum} to {maximum}" if maximum is not None else f"of {minimum} or more"
-        raise bad(name, given, f"it must be a whole number {limits}", f"correct {name}")
+        raise bad(name, given, f"not a whole number {limits}", f"correct {name}")
     return int(given)
 
 
@@ -69,5 +69,5 @@ def seconds(env: Mapping[str, str], name: str, default: float, *, zero: bool = F
     except ValueError:
         value = -1.0
     if not (0 < value < 1e9 or (zero and value == 0)):
-        raise bad(name, given, "it must be a number of seconds", f"for example {name}=30")
+        raise bad(name, given, "not a number of seconds", f"for example {name}=30")
     return value

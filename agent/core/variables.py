@@ -27,7 +27,7 @@ APPLICATION = (
     Name(
         "APP_IN_FILE",
         "the older form, if APP_PARAMS is unset: APP_BIN APP_IN_FILE APP_PARAMS1 TMP_OUTPUT_DIR"
-        " APP_PARAMS2; what is empty vanishes",
+        " APP_PARAMS2; empty ones are dropped",
         "/opt/examples/example",
     ),
     Name("APP_PARAMS1", "the older form's first parameters"),
@@ -39,7 +39,7 @@ APPLICATION = (
 DATA = (
     Name(
         "S3_BUCKET",
-        "bucket of the archives and results, with a prefix if you like",
+        "bucket of the archives and results, with an optional prefix",
         "s3://scar-architrave",
     ),
     Name(
@@ -59,12 +59,12 @@ DATA = (
         "s3://bucket/prefix for results; <none>: nowhere",
         "batch: S3_BUCKET/output",
     ),
-    Name("ARCHITRAVE_OUTPUT_EXCLUDE", "patterns of results that stay behind, separated by blanks"),
+    Name("ARCHITRAVE_OUTPUT_EXCLUDE", "glob patterns of results not to upload, space-separated"),
 )
 SEVERAL_NODES = (
     Name(
         "SSH_PRIV_FILE_KEY",
-        "the private key at the root of private.7z from which a job's own are derived",
+        "the private key at the root of private.7z from which the job's keys are derived",
         "ssh_host_rsa_key",
     ),
     Name(
@@ -75,7 +75,11 @@ SEVERAL_NODES = (
     Name("ARCHITRAVE_ADDRESS", "this node's address", "the interface's"),
     Name("ARCHITRAVE_SSH_PORT", "sshd's port", "22 as root, else 2222"),
     Name("ARCHITRAVE_JOIN_TIMEOUT_SECONDS", "how long nodes wait for each other", "600"),
-    Name("ARCHITRAVE_HEARTBEAT_SECONDS", "a node that is silent for five of them is lost", "2"),
+    Name(
+        "ARCHITRAVE_HEARTBEAT_SECONDS",
+        "heartbeat interval; a node is lost after five missed heartbeats",
+        "2",
+    ),
 )
 RUNNING = (
     Name(
@@ -99,12 +103,12 @@ RUNNING = (
     Name("ARCHITRAVE_GRACE_SECONDS", "from SIGTERM to SIGKILL", "15"),
     Name(
         "ARCHITRAVE_HOLD_ON_FAILURE_SECONDS",
-        "keep the container for a debugger after a failure",
+        "keep the container alive for debugging after a failure",
         "0",
     ),
     Name(
         "ARCHITRAVE_EVENT_ENV",
-        "what a Lambda event may set: names or patterns, separated by blanks",
+        "what a Lambda event may set: names or patterns, space-separated",
         "APP_IN_FILE APP_PARAMS APP_PARAMS1 APP_PARAMS2, and OpenMP's that only tune",
     ),
     Name(
@@ -114,7 +118,7 @@ RUNNING = (
     Name("ARCHITRAVE_LOG_LEVEL", "debug, info, warning or error", "info"),
     Name(
         "ARCHITRAVE_ROOT",
-        "a directory below which all paths lie: several agents on one machine",
+        "a directory that all paths are relative to: several agents on one machine",
         "/",
     ),
 )

@@ -50,7 +50,7 @@ def _look(context: Context, place: S3Place) -> int:
 
 def _switched_off(context: Context, name: str) -> Finding:
     if context.settings.mode == LAMBDA:
-        return Finding(SKIP, "lambda mode fetches nothing: the image has everything in it")
+        return Finding(SKIP, "lambda mode fetches nothing: everything is in the image")
     if context.settings.mode == SHELL and not context.settings.staging_asked:
         return Finding(SKIP, "a shell fetches nothing unless S3_BUCKET is set")
     return Finding(SKIP, f"{name} switches it off")
@@ -72,8 +72,8 @@ def unpacking(context: Context) -> Finding:
     free = shutil.disk_usage(context.scratch).free
     if context.unpacked_size > free:
         os.unlink(path)
-        what = f"its {size} were not unpacked: {size_words(free)} are free in {context.scratch}"
-        return Finding(WARN, what, f"give {settings.path('/tmp')} more room for this check")
+        what = f"not unpacked, {size}: {size_words(free)} are free in {context.scratch}"
+        return Finding(WARN, what, f"free space in {settings.path('/tmp')} for this check")
     archive.unpack_7z(path, context.opt, settings.password, archive.OWN_NAMES)
     os.unlink(path)
     context.unpacked = True
@@ -188,7 +188,7 @@ def _room(paths: list[str], needed: int, given_back: int) -> Finding:
 
 
 def _no_room(path: str, size: int, free: int) -> AgentError:
-    cause = f"it takes {size_words(size)}, {size_words(free)} are free in {path}"
+    cause = f"needs {size_words(size)}, {size_words(free)} are free in {path}"
     hint = "give the container a larger disk"
     return AgentError("fetch private.7z", cause, code=OS_ERROR, hint=hint)
 
@@ -235,9 +235,9 @@ _S3_LATE = (
     "check the network and AWS_ENDPOINT_URL_S3: curl -m 5 $AWS_ENDPOINT_URL_S3",
 )
 _DISK_LATE = (
-    "look at the disks",
+    "check the disks",
     OS_ERROR,
-    "is a network file system dead? mount | grep nfs",
+    "check network file systems: mount | grep nfs",
 )
 
 CHECKS = (

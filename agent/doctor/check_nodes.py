@@ -14,7 +14,7 @@ from agent.multinode import network, ssh_keys
 from agent.multinode.sshd import PRIVSEP, find_ssh, find_sshd, user_name
 
 _SECONDS = 10.0
-_LATE = ("look at this node", OS_ERROR, "a file system is dead? mount; df -h")
+_LATE = ("check this node", OS_ERROR, "check the file systems: mount; df -h")
 _ALONE = Finding(SKIP, "not applicable: single-node job")
 
 
@@ -72,7 +72,7 @@ def key(context: Context) -> Finding:
     if not os.path.lexists(path):
         given = settings.path(f"/opt/{settings.key_name}")
         if settings.private is not None and not context.unpacked and not os.path.exists(given):
-            return Finding(SKIP, "it is looked for when private.7z can be unpacked")
+            return Finding(SKIP, "checked when private.7z can be unpacked")
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         os.symlink(given, path)
     ssh_keys.check_key(path)

@@ -29,7 +29,7 @@ def program(context: Context) -> Finding:
     here = context.here(word)
     lost = settings.private is not None and not context.unpacked
     if lost and word.startswith(settings.path("/opt/")) and not os.path.lexists(here):
-        return Finding(SKIP, f"{word} is looked at when private.7z can be unpacked")
+        return Finding(SKIP, f"{word} is checked when private.7z can be unpacked")
     try:
         path = application.locate(here, env.get("PATH", os.defpath))
     except AgentError as error:
@@ -69,13 +69,13 @@ def _elf(context: Context, word: str, path: str, program: elf.Elf) -> Finding:
         return Finding(PASS, f"{word}: {program.machine_name}, statically linked")
     text = _listed(context, context.here(program.loader), path)
     if lost := elf.missing(text):
-        cause = f"it needs libraries that are not here: {', '.join(lost)}"
+        cause = f"missing libraries: {', '.join(lost)}"
         raise _wrong(word, cause, NOT_FOUND, elf.MISSING_HINT)
     if new := elf.too_new(text):
-        cause = f"it wants newer libraries than these: {', '.join(new)}"
+        cause = f"requires newer libraries: {', '.join(new)}"
         hint = "build it on an older system, or the image with a newer BASE_IMAGE"
         raise _wrong(word, cause, _TOO_OLD, hint)
-    return Finding(PASS, f"{word}: {program.machine_name}, every library is here")
+    return Finding(PASS, f"{word}: {program.machine_name}, all libraries found")
 
 
 def _listed(context: Context, loader: str, path: str) -> str:
@@ -129,7 +129,7 @@ def launcher(context: Context) -> Finding:
     return Finding(PASS, f"mpirun: Open MPI {context.mpirun} ({found})")
 
 
-_LATE = ("look at the program", OS_ERROR, "is a network file system dead? mount | grep nfs")
+_LATE = ("check the program", OS_ERROR, "check network file systems: mount | grep nfs")
 CHECKS = (
     Check("program", program, _SECONDS, _LATE),
     Check("launcher", launcher, _SECONDS, _LATE),

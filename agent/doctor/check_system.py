@@ -23,7 +23,7 @@ _AGENT_MEMORY = 256 << 20
 _AGENT_PROCESSES, _PROCESSES_PER_RANK = 28, 4
 _DESCRIPTORS = 256
 _SECONDS = 5.0
-_LATE = ("look at this machine", OS_ERROR, "a file system is dead? mount; df -h")
+_LATE = ("check this machine", OS_ERROR, "check the file systems: mount; df -h")
 
 
 def shared_memory(context: Context) -> Finding:
@@ -53,7 +53,7 @@ def processors(context: Context) -> Finding:
     what += f", GPUs: {gpus}" if gpus else ""
     if context.slots > max(usable, gpus):
         hint = f"ARCHITRAVE_SLOTS={usable}, or give the container more processors"
-        return Finding(WARN, f"{what}: the processes will wait for each other", hint)
+        return Finding(WARN, f"{what}: oversubscribed", hint)
     return Finding(PASS, what)
 
 
@@ -64,14 +64,12 @@ def memory(context: Context) -> Finding:
         return Finding(PASS, f"no limit; the machine has {size(_physical())}")
     hint = "docker run --memory 2g; Batch: MEMORY in resourceRequirements"
     if limit < _AGENT_MEMORY and (context.settings.private or context.settings.deps):
-        return Finding(
-            WARN, f"the limit of {size(limit)} is little for fetching and unpacking", hint
-        )
+        return Finding(WARN, f"the limit of {size(limit)} is low for fetching and unpacking", hint)
     kept = sum(
         needed for path, needed in context.needs.items() if needed and _file_system(path) == "tmpfs"
     )
     if kept and limit - kept < _AGENT_MEMORY:
-        what = f"the limit is {size(limit)}, and {size(kept)} of archives lie in memory (tmpfs)"
+        what = f"the limit is {size(limit)}, and {size(kept)} of archives are in memory (tmpfs)"
         return Finding(WARN, what, hint)
     return Finding(PASS, f"the limit is {size(limit)}")
 

@@ -37,7 +37,11 @@ _CHECKS = (
 _WITHOUT_SETTINGS = (*check_program.CHECKS[1:], *check_system.CHECKS)
 # The password may lie in a file, and the file on a dead file system.
 _READ_SECONDS = 5.0
-_READ_LATE = ("read the settings", NO_PERMISSION, "is the place of PRIVATE_PASSWD_FILE dead? mount")
+_READ_LATE = (
+    "read the settings",
+    NO_PERMISSION,
+    "check the file system of PRIVATE_PASSWD_FILE: mount",
+)
 # Hidden also when the settings can't be read.
 _SECRETS = [name for name in SECRETS if name not in ("PRIVATE_PASSWD_FILE", "AWS_ACCESS_KEY_ID")]
 _WIDTH, _NAME = 100, 13
@@ -140,7 +144,9 @@ def _walk(checks: Sequence[Check[Subject]], subject: Subject, report: Report) ->
     silent = set()
     for check in checks:
         if check.late in silent:
-            report.add([Finding(SKIP, "what it asks has not answered", name=check.name)])
+            report.add(
+                [Finding(SKIP, "a check that it depends on did not answer", name=check.name)]
+            )
         elif (found := check.on(subject)) is None:
             silent.add(check.late)
             report.add([check.hanging])

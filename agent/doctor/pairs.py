@@ -110,13 +110,13 @@ def log_in(address: str, config: str) -> tuple[str, float]:
         return f"no answer in {_SSH_SECONDS:g} s", 0.0
     except OSError as error:
         return f"ssh: {(error.strerror or str(error)).lower()}", 0.0
-    lines = done.stderr.strip().splitlines() or [f"ssh ended with {done.returncode}"]
+    lines = done.stderr.strip().splitlines() or [f"ssh exited with {done.returncode}"]
     if done.returncode:
         return lines[-1].strip(), 0.0
     try:
         other = int(done.stdout)
     except ValueError:
-        return f"ssh brought {done.stdout[:40]!r} instead of the time", 0.0
+        return f"ssh returned {done.stdout[:40]!r} instead of the time", 0.0
     # The other's time was asked somewhere in between, and has whole seconds.
     now = time.time()
     return "", max(0.0, other - now) or min(0.0, other + 1 - before)

@@ -66,12 +66,16 @@ class Helper:
         if self.result is not None:
             return self.result
         words = self.stderr_tail.splitlines()
-        how = f"killed by signal {self.child.signal}" if self.child.signal else "ended too soon"
+        how = (
+            f"killed by signal {self.child.signal}"
+            if self.child.signal
+            else "exited without an answer"
+        )
         raise HelperDied(
             f"run the helper {self.task}",
             f"{how}{': ' + words[-1] if words else ''}",
             code=BUG,
-            hint="look at the memory limit, and report it with the log if there was memory left",
+            hint="check the memory limit; if memory was left, report this with the log",
         )
 
     @property

@@ -113,9 +113,9 @@ class _JobInside:
     def code(self) -> int:
         """Return the code of a job that ran since, 0 if there was none."""
         told, locked = _written(self._told), _written(self._lock)
-        code, how = 0, "ended with"
+        code, how = 0, "exited with"
         if locked not in (0, self._before[1]):
-            code, how = 128 + signal.SIGKILL, "was killed or is left behind, which counts as"
+            code, how = 128 + signal.SIGKILL, "was killed or is still running, which counts as"
         elif told != self._before[0]:
             code = _number_in(self._told)
         if code:

@@ -25,7 +25,7 @@ def ask(node: Supervisor, what: str, argv: list[str], env: dict[str, str]) -> st
         if text is not None:
             return text
         node.log.warning("command_timed_out", what=what, seconds=seconds)
-    cause, hint = f"no answer after {sum(_SECONDS):g} s", "check the file system that it is on"
+    cause, hint = f"no answer after {sum(_SECONDS):g} s", "check the file system of the program"
     raise AgentError(f"run {' '.join(argv[:2])}", cause, code=TRY_AGAIN, hint=hint)
 
 

@@ -55,7 +55,7 @@ class RuntimeDirectory:
             self.taken = True
             raise AgentError(
                 "start the job",
-                "another agent runs one in this container",
+                "another agent runs a job in this container",
                 code=TRY_AGAIN,
                 hint="a job's application must not start /opt/run.sh again",
             ) from error
@@ -128,7 +128,7 @@ def point(link: str, target: str) -> None:
             if os.readlink(link) == target:
                 return
         if os.path.lexists(link) and os.lstat(link).st_uid != os.geteuid():
-            cause, hint = "it belongs to another user", "run one job in a container"
+            cause, hint = "owned by another user", "run one job in a container"
             raise AgentError(f"use {link}", cause, code=NO_PERMISSION, hint=hint)
         remove(link)
         os.makedirs(os.path.dirname(link), exist_ok=True)
@@ -173,5 +173,5 @@ def make_directory(path: str, name: str) -> None:
             f"make the directory {path}",
             os_reason(error),
             code=CANNOT_WRITE,
-            hint=f"set {name} to something that this user may make",
+            hint=f"set {name} to a path that this user may create",
         ) from error

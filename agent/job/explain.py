@@ -115,14 +115,14 @@ def _phases(job: Job) -> Iterator[str]:
         places = [str(place) for place in (settings.private, settings.deps) if place]
         yield f"  fetch   {' and '.join(places)}, at once"
     if settings.private:
-        password = "the password by standard input" if settings.password else "without a password"
+        password = "the password on standard input" if settings.password else "without a password"
         yield f"  unpack  7zz x private.7z into {settings.path('/opt')}, {password}"
     if settings.deps:
         system = os.geteuid() == 0 and settings.root == "/"
         how = (
-            "apt-get or dpkg installs what is not there"
+            "apt-get or dpkg installs what is missing"
             if system
-            else "laid out, since dpkg wants root"
+            else "extracted only, since dpkg needs root"
         )
         yield f"  unpack  deps.tar.gz into {settings.path('/tmp/deps')}; {how}"
     if topology.count > 1:
@@ -148,12 +148,12 @@ def _run(job: Job) -> Iterator[str]:
         if settings.launcher == "direct":
             yield "  run     nothing: the launcher is direct, only the main node runs the program"
         elif launcher == "direct":
-            yield "  run     nothing, unless the archives bring an mpirun"
+            yield "  run     nothing, unless the archives have an mpirun"
         else:
             yield "  run     what the main node's mpirun starts here"
         return
     if not shutil.which(program, path=env.get("PATH", os.defpath)):
-        yield f"  run     {program} is not there yet, or has yet to be made executable"
+        yield f"  run     {program} is missing yet, or is not executable yet"
     try:
         words = _command(job, env)
     except AgentError as error:

@@ -31,12 +31,12 @@ def locate(program: str, path: str) -> str:
     found = program if "/" in program else shutil.which(program, path=path)
     what = f"run {program}"
     if not found or not os.path.lexists(found):
-        cause = "no such file" if found else "it is not on PATH"
-        hint = "check APP_BIN, and that private.7z holds it"
+        cause = "no such file" if found else "not on PATH"
+        hint = "check APP_BIN, and that private.7z has it"
         raise AgentError(what, cause, code=NOT_FOUND, hint=hint)
     if os.path.isdir(found):
         hint = "name the program in it"
-        raise AgentError(what, "it is a directory", code=NOT_EXECUTABLE, hint=hint)
+        raise AgentError(what, "is a directory", code=NOT_EXECUTABLE, hint=hint)
     return found
 
 
@@ -49,7 +49,7 @@ def resolve(program: str, path: str) -> str:
             os.chmod(found, stat.S_IMODE(mode) | 0o111)
     except OSError as error:
         hint = f"chmod +x {found}"
-        cause = f"it is not executable ({os_reason(error)})"
+        cause = f"not executable ({os_reason(error)})"
         raise AgentError(f"run {program}", cause, code=NOT_EXECUTABLE, hint=hint) from error
     return found
 
@@ -212,7 +212,7 @@ class Application:
                 "output_lost",
                 path=self._output.path,
                 cause=self._output.cause,
-                hint=f"give the file system {_mount_of(self._output.path)} more room",
+                hint=f"give the file system {_mount_of(self._output.path)} more space",
                 bytes_lost=self._output.unwritten,
             )
 

@@ -70,7 +70,7 @@ def elf(path: str) -> Elf | None:
                     file.seek(where)
                     loader = os.fsdecode(file.read(length).rstrip(b"\0"))
         except (struct.error, IndexError) as error:
-            cause, hint = "it is an ELF file that is cut short", "copy it again, and pack it anew"
+            cause, hint = "truncated ELF file", "copy it again, and pack it again"
             raise AgentError(f"run {path}", cause, code=NOT_EXECUTABLE, hint=hint) from error
     return Elf(machine, loader)
 
@@ -98,18 +98,18 @@ def check(
     if found is None:
         words = interpreter(path)
         if not words:
-            cause, hint = "it is neither an ELF program nor a script with #!", f"file {word}"
+            cause, hint = "neither an ELF program nor a script with #!", f"file {word}"
             raise AgentError(f"run {word}", cause, code=NOT_EXECUTABLE, hint=hint)
         _check_interpreter(word, words, search)
         return words
     this = elf("/proc/self/exe")
     assert this is not None
     if not runs_on(found.machine, this.machine):
-        cause = f"it is for {found.machine_name}, this machine is {this.machine_name}"
+        cause = f"built for {found.machine_name}, this machine is {this.machine_name}"
         hint = f"build it for {this.machine_name}, or choose instances with {found.machine_name}"
         raise AgentError(f"run {word}", cause, code=NOT_EXECUTABLE, hint=hint)
     if found.loader and not os.path.exists(here(found.loader)):
-        cause, hint = f"its loader {found.loader} is not here", "apt-get install libc6"
+        cause, hint = f"its loader {found.loader} is missing", "apt-get install libc6"
         if "musl" in found.loader:
             hint = "build it against glibc, or statically; or apt-get install musl"
         raise AgentError(f"run {word}", cause, code=NOT_FOUND, hint=hint)
@@ -120,11 +120,11 @@ def _check_interpreter(word: str, words: list[str], search: str) -> None:
     """See that a script's interpreter is there."""
     first, *rest = words
     if first.endswith("\r") or (rest and rest[0].endswith("\r")):
-        cause = "its lines end as Windows ends them, so that its interpreter is not found"
-        hint = f"dos2unix {os.path.basename(word)}, and pack it anew"
+        cause = "its lines end in CRLF (Windows), so its interpreter is not found"
+        hint = f"run dos2unix {os.path.basename(word)}, and pack it again"
         raise AgentError(f"run {word}", cause, code=NOT_FOUND, hint=hint)
     if not os.path.exists(first):
-        cause, hint = f"its interpreter {first} is not here", "add its package to deps.tar.gz"
+        cause, hint = f"its interpreter {first} is missing", "add its package to deps.tar.gz"
         raise AgentError(f"run {word}", cause, code=NOT_FOUND, hint=hint)
     if os.path.basename(first) == "env" and rest:
         named = [one for one in rest[0].split() if not one.startswith("-")]

@@ -45,7 +45,7 @@ def launcher(
     """
     if chosen == "mpirun" and not mpirun:
         hint = "build the image with Open MPI, or set ARCHITRAVE_LAUNCHER=direct"
-        raise AgentError("use mpirun", "it is not on PATH", code=BAD_SETTINGS, hint=hint)
+        raise AgentError("use mpirun", "not on PATH", code=BAD_SETTINGS, hint=hint)
     if chosen != "auto":
         return Launcher(chosen, "ARCHITRAVE_LAUNCHER is set")
     if not mpirun:

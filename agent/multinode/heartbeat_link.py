@@ -129,14 +129,14 @@ class HeartbeatLink:
         if data is None:
             return
         if not data:
-            self.close(self._stderr_tail() or "the connection is gone")
+            self.close(self._stderr_tail() or "connection lost")
             return
         self.seen = self._loop.clock()
         self._received += data
         while len(self._received) >= 5 and not self.done:
             length, kind = struct.unpack_from(">IB", self._received)
             if length > _LONGEST:
-                self.close(f"the main node's sshd sends {length} bytes at once")
+                self.close(f"the main node's sshd sent a packet of {length} bytes")
                 return
             if len(self._received) < 4 + length:
                 return
@@ -186,7 +186,7 @@ def _beat(path: str) -> _Steps:
     yield _SETSTAT, _string(path) + struct.pack(">III", _HAS_TIMES, now, now)
     kind, body = yield _STAT, _string("main.json")
     if kind != _ATTRS:
-        raise OSError(f"the main node's sshd answers with {kind} where attributes belong")
+        raise OSError(f"the main node's sshd sent {kind} in place of attributes")
     (flags,) = struct.unpack_from(">I", body)
     sizes = {_HAS_SIZE: 8, _HAS_OWNER: 8, _HAS_MODE: 4}
     offset = 4 + sum(size for flag, size in sizes.items() if flags & flag)
@@ -201,7 +201,7 @@ def _put(
     temporary = _string(posixpath.join(folder, f".{name}.{os.urandom(8).hex()}"))
     kind, handle = yield _OPEN, temporary + struct.pack(">II", _CREATE, 0)
     if kind != _HANDLE:
-        raise OSError(f"the main node's sshd answers with {kind} where a handle belongs")
+        raise OSError(f"the main node's sshd sent {kind} in place of a handle")
     offset = 0
     for piece in pieces:
         if (beat := beats()) is not None:

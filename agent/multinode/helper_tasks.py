@@ -62,7 +62,7 @@ def _join_once(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
             if (greeting["job"], greeting["attempt"]) != ours:
                 raise AgentError(
                     what,
-                    f"it runs attempt {greeting['attempt']} of job {greeting['job']}",
+                    f"the main node runs attempt {greeting['attempt']} of job {greeting['job']}",
                     code=BAD_SETTINGS,
                     hint="start all nodes of one attempt together",
                 )
@@ -75,7 +75,7 @@ def _join_once(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
             node["address"] = node["address"] or sftp.own_address
             _write_readiness(sftp, node | {"job": ours[0], "attempt": ours[1]})
     except (OSError, EOFError) as error:
-        cause, hint = str(error) or type(error).__name__, "look at the main node's log"
+        cause, hint = str(error) or type(error).__name__, "see the main node's log"
         raise AgentError(what, cause, code=TRY_AGAIN, hint=hint) from error
     return greeting | {"own_address": node["address"], "owner": owner}
 
@@ -113,7 +113,7 @@ def share_directory(main: str, own: str) -> None:
             f"make the output directory {error.filename}",
             os_reason(error),
             code=NO_PERMISSION,
-            hint="set TMP_OUTPUT_DIR to a directory that this user may make",
+            hint="set TMP_OUTPUT_DIR to a directory that this user may create",
         ) from error
 
 

@@ -88,7 +88,7 @@ class MainMeeting(Meeting):
             f"meet {self._topology.count} nodes",
             f"not joined in time: worker {names}",
             code=TRY_AGAIN,
-            hint="look at their logs; raise ARCHITRAVE_JOIN_TIMEOUT_SECONDS if they start late",
+            hint="see their logs; raise ARCHITRAVE_JOIN_TIMEOUT_SECONDS if they start late",
         )
 
     @property
@@ -142,7 +142,7 @@ class MainMeeting(Meeting):
         self.lost.add(index)
         cause = f"cannot announce the end to it: {self.unreached.get(str(index), 'no answer')}"
         what = f"lost worker {index} ({self.roster.nodes[index].address})"
-        hint = f"look at the log of worker {index}"
+        hint = f"see the log of worker {index}"
         self._on_failure(AgentError(what, cause, code=TRY_AGAIN, hint=hint, event="worker_lost"))
 
     def warm(self) -> None:
@@ -206,7 +206,7 @@ class MainMeeting(Meeting):
                 )
         elif kind in (LEFT, ENDED, LEAVING, STOPPED):
             if index is None or index not in self.roster.nodes:
-                raise Refused(f"{name}: no such worker is in")
+                raise Refused(f"{name}: no such worker has joined")
             fields = json.loads(data)
             if not isinstance(fields, dict):
                 raise Refused(f"{name}: not a JSON object")
@@ -223,7 +223,7 @@ class MainMeeting(Meeting):
     def _take_record(self, index: int, fields: dict[str, Any]) -> None:
         record, failure = fields["record"], fields["failure"]
         if record["index"] != index or not isinstance(record["files"], list):
-            raise Refused(f"{index}.json: its record is another node's")
+            raise Refused(f"{index}.json: the record of another node")
         self.roster.leave(index)
         folder = os.path.join(self._batch, LEFT)
         # Not its curves: a thousand nodes' take 200 MiB.
@@ -240,7 +240,7 @@ class MainMeeting(Meeting):
 
     def _leaves(self, index: int, failure: dict[str, Any]) -> None:
         if not self.leaving:
-            hint = f"look at the log of worker {index}"
+            hint = f"see the log of worker {index}"
             error = AgentError.from_json(failure)
             what = f"worker {index} failed"
             self._on_failure(
@@ -263,7 +263,7 @@ class MainMeeting(Meeting):
                     f"lost worker {index} ({address})",
                     f"no heartbeat for {self._silence:g} s",
                     code=TRY_AGAIN,
-                    hint=f"look at the log of worker {index}; was it killed for memory?",
+                    hint=f"see the log of worker {index}; check for an out-of-memory kill",
                     event="worker_lost",
                 )
             )

@@ -138,7 +138,7 @@ class Meeting(ABC):
                     f"this node was frozen for {gap:.1f} s",
                     f"peers declare a node lost after {self._silence:g} s",
                     code=TRY_AGAIN,
-                    hint="was the container paused, or its machine out of processors or memory?",
+                    hint="check whether the container was paused, or its machine overloaded",
                     event="node_frozen",
                 )
             )
@@ -172,7 +172,7 @@ def _empty(batch: str) -> None:
         elif status.st_uid != os.geteuid():
             raise AgentError(
                 f"use {batch}",
-                "it belongs to another user",
+                "owned by another user",
                 code=NO_PERMISSION,
                 hint="run one job in a container",
             )

@@ -40,11 +40,11 @@ def parse(name: str, data: bytes, topology: Topology) -> Node:
         )
         job, attempt = fields["job"], fields["attempt"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Refused(f"{name}: it is cut short or no readiness file ({error})") from error
+        raise Refused(f"{name}: truncated or not a readiness file ({error})") from error
     if node.index != index:
         raise Refused(f"{name}: its index is {node.index}")
     if (job, attempt) != (topology.job, topology.attempt):
-        raise Refused(f"{name}: it is of attempt {attempt} of job {job}")
+        raise Refused(f"{name}: from attempt {attempt} of job {job}")
     if not 1 <= node.slots <= 100_000:
         raise Refused(f"{name}: {node.slots} slots")
     return node
@@ -72,7 +72,7 @@ class Roster:
         if known is None:
             self.nodes[node.index] = node
         elif known != node:
-            raise Refused(f"{name}: worker {node.index} is {known.address} already")
+            raise Refused(f"{name}: worker {node.index} has joined from {known.address}")
         self._seen_at[node.index] = now
         return node if known is None else None
 

@@ -62,9 +62,9 @@ class Sftp:
                 raise _unreachable(what, error) from error
             raise AgentError(
                 what,
-                "its host key is not this job's" if wrong_host else "it refuses this job's key",
+                "unexpected host key" if wrong_host else "public key refused",
                 code=NO_PERMISSION,
-                hint="the nodes must have the same private.7z, and run the same attempt",
+                hint="use the same private.7z on all nodes, and start them in one attempt",
             ) from error
         except (paramiko.SSHException, OSError, EOFError) as error:
             self._client.close()

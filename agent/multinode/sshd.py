@@ -24,7 +24,7 @@ def find_sshd() -> str:
     if path is None:
         raise AgentError(
             "start sshd",
-            "it is not installed",
+            "not installed",
             code=OS_ERROR,
             hint="build the image with --target batch, or apt-get install openssh-server",
         )
@@ -46,7 +46,7 @@ def user_name() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError as error:
         cause = f"user id {os.geteuid()} has no passwd entry"
-        hint = "run several nodes as a user that the image knows"
+        hint = "run several nodes as a user with a passwd entry"
         raise AgentError("start sshd", cause, code=NO_PERMISSION, hint=hint) from error
 
 
@@ -135,7 +135,7 @@ class Sshd:
             self._on_output(pipe)
         # One that was killed may be killed before it listens; one that ends by itself can't.
         if self._starts > _RESTARTS or not (self.listening or killed):
-            self._give_up(self._last or f"it ended with {code}")
+            self._give_up(self._last or f"exited with {code}")
             return
         self._log.warning("sshd_exited", code=code, start=self._starts + 1)
         self._loop.call_at(
@@ -156,7 +156,7 @@ class Sshd:
             self._loop.call_at(self._loop.clock() + _BACKOFF * 2**self._starts, self._start_again)
 
     def _give_up(self, cause: str) -> None:
-        hint = "set ARCHITRAVE_SSH_PORT to a free port, or look at the log with level debug"
+        hint = "set ARCHITRAVE_SSH_PORT to a free port, or see the log with level debug"
         self._on_failure(AgentError("start sshd", cause, code=OS_ERROR, hint=hint))
 
     def close(self) -> None:

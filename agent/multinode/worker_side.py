@@ -205,7 +205,7 @@ class WorkerMeeting(Meeting):
                     f"no heartbeat for {self._silence:g} s"
                     + (f" ({self._line_cause})" if self._line_cause else ""),
                     code=TRY_AGAIN,
-                    hint="look at the main node's log; was it killed for memory?",
+                    hint="see the main node's log; check for an out-of-memory kill",
                     event="main_lost",
                 )
             )
@@ -214,7 +214,7 @@ class WorkerMeeting(Meeting):
         if kind == DONE and name in ("done", "final"):
             message = json.loads(data)
             if (message["job"], message["attempt"]) != (self._topology.job, self._topology.attempt):
-                raise Refused("it is of another job or attempt")
+                raise Refused("from another job or attempt")
             outcome = Outcome(**message["outcome"])
             if name == "final":
                 self.final = outcome

@@ -68,8 +68,8 @@ def _run(program: str, arguments: list[str], path: str, password: str) -> str:
         or "encrypted archive" in words
         or (done.returncode == 255 and not password)
     ):
-        cause = "wrong password" if password else "it is encrypted and no password is given"
-        hint = "check PRIVATE_PASSWD; if it is right the archive is damaged: upload it again"
+        cause = "wrong password" if password else "encrypted, and no password is given"
+        hint = "check PRIVATE_PASSWD; if it is correct, the archive is damaged: upload it again"
         raise AgentError(f"unpack {name}", cause, code=NO_PERMISSION, hint=hint)
     if "No space left" in words:
         raise _no_space(name, "no space left on the device")
@@ -122,7 +122,11 @@ def _check_tree(target: str, path: str) -> None:
                     os.path.join(os.path.realpath(folder), os.readlink(full))
                 )
                 if absolute or os.path.commonpath([inside, points_to]) != inside:
-                    raise _bad(path, f"the link {name} leads out of it", "pack the file itself")
+                    raise _bad(
+                        path,
+                        f"link {name} points outside the target directory",
+                        "pack the file itself",
+                    )
             elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise _bad(path, f"{name} is not a file", "leave it out")
 
@@ -152,7 +156,9 @@ def unpack_tar(path: str, target: str) -> list[str]:
             while tar.fileobj is not None and tar.fileobj.read(1 << 20):
                 pass
     except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
-        raise _bad(path, str(error) or "it ends too soon", "pack and upload it again") from error
+        raise _bad(
+            path, str(error) or "unexpected end of file", "pack and upload it again"
+        ) from error
     except OSError as error:
         if error.errno is None or "gzip" in str(error).lower():
             raise _bad(path, str(error), "pack and upload it again") from error
@@ -168,7 +174,7 @@ def _copy_out(tar: tarfile.TarFile, member: tarfile.TarInfo, full: str) -> None:
     with source, open(full, "wb") as file:
         shutil.copyfileobj(source, file, 1 << 20)
     if os.path.getsize(full) != member.size:
-        raise EOFError("it ends too soon")
+        raise EOFError("unexpected end of file")
     os.chmod(full, 0o755 if member.mode & 0o100 else 0o644)
 
 
@@ -224,7 +230,9 @@ def _check_room(target: str, name: str, *, is_folder: bool) -> None:
     if os.path.islink(full) and not is_folder:
         return  # a link is replaced like a file
     kinds = ("a file", "a directory")
-    cause = f"{kinds[is_folder]} is to lie at {full}, which is {kinds[not is_folder]} of the image"
+    cause = (
+        f"{kinds[is_folder]} conflicts with {full}, which is {kinds[not is_folder]} of the image"
+    )
     hint = "give it another name in private.7z"
     raise AgentError(f"unpack into {target}", cause, code=BAD_ARCHIVE, hint=hint)
 
@@ -244,7 +252,7 @@ def _move(source: str, full: str) -> None:
 def _check_space(size: int, target: str, path: str) -> None:
     free = shutil.disk_usage(target).free
     if size > free:
-        raise _no_space(os.path.basename(path), f"it needs {size} bytes, {free} are free")
+        raise _no_space(os.path.basename(path), f"needs {size} bytes, {free} are free")
 
 
 def _no_space(name: str, cause: str) -> AgentError:

@@ -82,7 +82,7 @@ class Patience:
             return found
 
 
-_HINT = "run the job again; if it stays, look at the agent of Amazon ECS on this machine"
+_HINT = "retry the job; if it persists, check the Amazon ECS agent on this machine"
 
 
 def _not_now(error: Exception) -> str | None:

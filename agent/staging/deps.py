@@ -92,9 +92,9 @@ def install_deps(request: dict[str, Any]) -> dict[str, Any]:
         if missing:
             raise AgentError(
                 "install the dependencies",
-                f"deps_batch.lst names {', '.join(missing)}, which is not there",
+                f"deps_batch.lst names {', '.join(missing)}, which is missing",
                 code=65,
-                hint="pack the missing files, or take them off the list",
+                hint="pack the missing files, or remove them from the list",
             )
         found = {name: found[name] for name in names}
     laid_out = os.path.join(request["runtime_dir"], "deps")

@@ -20,7 +20,7 @@ from agent.core.errors import BAD_ARCHIVE, AgentError
 from agent.engine import capture
 
 HINT = (
-    "look at dpkg.log, which is kept with the results;"
+    "see dpkg.log in the results;"
     " or install the same files by hand: docker run … shell, then apt-get install /tmp/deps/*.deb"
 )
 _DPKG = (

@@ -67,7 +67,7 @@ def _sort_out(files: Sequence[str]) -> tuple[list[Package], list[str]]:
         if package.architecture not in known:
             raise AgentError(
                 f"install {name}",
-                f"it is for {package.architecture}, this machine is {own}",
+                f"built for {package.architecture}, this machine is {own}",
                 code=BAD_ARCHIVE,
                 hint=f"download the packages for {own}, or in the image:"
                 f" dpkg --add-architecture {package.architecture}",
@@ -109,7 +109,7 @@ def _lay_out(file: str, directory: str) -> None:
             f"unpack {os.path.basename(file)}",
             " ".join(lines) or f"dpkg-deb exited with {said.code}",
             code=BAD_ARCHIVE,
-            hint="download it again; if it is whole, look at the disk: df -h",
+            hint="download it again; if it is intact, check the disk: df -h",
         )
 
 

@@ -49,9 +49,9 @@ _DENIED = {
     "RequestTimeTooSkewed": "set this machine's clock",
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY",
-    "AuthorizationHeaderMalformed": "check AWS_REGION: the bucket lies in another region",
-    "PermanentRedirect": "check AWS_REGION: the bucket lies in another region",
-    "301": "check AWS_REGION: the bucket lies in another region",
+    "AuthorizationHeaderMalformed": "check AWS_REGION: the bucket is in another region",
+    "PermanentRedirect": "check AWS_REGION: the bucket is in another region",
+    "301": "check AWS_REGION: the bucket is in another region",
     "400": "check the credentials and AWS_REGION",
 }
 
@@ -140,7 +140,7 @@ class Storage:
                 hashed = {"sha256": found["sha256"].hex(), "checked": sorted([*wanted, "size"])}
                 return {"object": str(place), "size": size, **hashed}
             self._again(what, wrong, attempt)
-        cause = f"its {' and '.join(wrong)} stays wrong"
+        cause = f"its {' and '.join(wrong)} does not match"
         raise AgentError(f"fetch {place}", cause, code=BAD_ARCHIVE, hint="upload it again")
 
     def _get(
@@ -311,7 +311,7 @@ def _raise(error: Exception, what: str, *, missing: int = NO_OBJECT) -> NoReturn
             raise kind(what, "no such object or bucket", code=missing, hint=hint) from error
         if code in _DENIED:
             raise AgentError(what, text, code=NO_PERMISSION, hint=_DENIED[code]) from error
-        hint = "S3 answers, but not well: try again"
+        hint = "S3 returned an error; retry later"
         raise AgentError(what, f"{code}: {text}", code=S3_UNREACHABLE, hint=hint) from error
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         hint = "give the job a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

@@ -87,7 +87,7 @@ class Sender:
                 self._failed({"name": name, **wrong.to_json()})
             else:
                 if not file.get("final", True):
-                    hint = "end what still writes to it before the program ends"
+                    hint = "stop what still writes to it before the program exits"
                     line = {"log": "warning", "event": "file_not_final", "file": name, "hint": hint}
                     self._emit(line)
                 self._stored(file)

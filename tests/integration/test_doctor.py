@@ -194,7 +194,7 @@ def test_library_that_the_program_names(doctor, batch, root, tmp_path, s3):
         ("#!/usr/bin/env nothing-here\n", 127, "nothing-here"),
         ("#!/bin/sh\r\n", 127, "Windows"),
         ("echo\n", 126, "neither"),
-        ("\x7fELF", 126, "cut short"),
+        ("\x7fELF", 126, "ELF"),
     ],
 )
 def test_files_that_do_not_start(doctor, root, text, code, cause):

@@ -58,7 +58,7 @@ def test_a_job_s_code_is_not_lost_by_its_command(agent, application, after, code
         process = agent("sh", "-c", f'{job} "$PYTHON" -m agent run; {after}', env=env)
         _, errors = process.communicate(timeout=30)
         assert process.returncode == code, errors
-        said = "ending with" in errors
+        said = "exiting with" in errors
         assert said == (code not in (0, 5))
     process = agent("true", env=env)
     assert process.wait(30) == 0

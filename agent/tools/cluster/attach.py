@@ -44,7 +44,7 @@ def shell(node: str, job: str) -> NoReturn:
         os.execvp(argv[0], argv)
     env = _environment(node, job)
     if env is None:
-        cause = "no job that runs on this machine has it"
+        cause = "no running job on this machine has it"
         hint = "architrave local run …; with --hold a failed job's nodes stay"
         raise AgentError(f"open a shell on {node}", cause, code=NO_OBJECT, hint=hint)
     # Isolated: no variable and no directory chooses what Python loads, but the one of this package.

@@ -115,7 +115,7 @@ class Cluster:
         state = self.states[index]
         self._until(lambda: state.code is not None, seconds)
         if state.code is None:
-            raise TimeoutError(f"{state.name} did not end; it reached {state.reached}")
+            raise TimeoutError(f"{state.name} did not exit; it reached {state.reached}")
         return state.code
 
     def wait(self) -> Result:
@@ -282,9 +282,7 @@ def _check_places(env: Mapping[str, str]) -> None:
             continue
         if not value or S3Place.parse(value, name).bucket != BUCKET:
             cause = f"the only bucket here is {BUCKET}"
-            hint = (
-                "leave it out: the local cluster has an S3 of its own, --private and --deps fill it"
-            )
+            hint = "leave it out: the local cluster has its own S3, filled by --private and --deps"
             raise AgentError(f"use {name}={value!r}", cause, code=USAGE, hint=hint)
 
 
@@ -293,11 +291,11 @@ def _prepare_results(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
-            raise OSError("it is not empty")
+            raise OSError("not empty")
         (directory / "logs").mkdir()
     except OSError as error:
         cause = error.strerror or str(error)
-        hint = "--results with another directory"
+        hint = "use --results with another directory"
         raise AgentError(
             f"write results to {directory}", cause, code=CANNOT_WRITE, hint=hint
         ) from error

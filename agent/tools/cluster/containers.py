@@ -157,7 +157,7 @@ class Container:
                 self.started = time.time()
             elif over:
                 words = self.stderr.read().decode("utf-8", "replace").strip().splitlines()
-                raise _failed(("start",), words[0] if words else "it gave no reason")
+                raise _failed(("start",), words[0] if words else "no reason given")
             else:
                 time.sleep(_LOOK_SECONDS)
 
@@ -300,7 +300,7 @@ def _docker(
     except subprocess.TimeoutExpired as error:
         raise _failed(arguments, f"no answer within {error.timeout:.0f} s") from error
     if done.returncode:
-        raise _failed(arguments, (done.stderr.strip() or "it gave no reason").splitlines()[-1])
+        raise _failed(arguments, (done.stderr.strip() or "no reason given").splitlines()[-1])
     return done.stdout.strip()
 
 
@@ -315,7 +315,7 @@ def _try(*arguments: str, timeout: float | None = 60) -> str:
 def _program() -> str:
     found = shutil.which("docker")
     if found is None:
-        raise _failed(("",), "the program docker is missing")
+        raise _failed(("",), "docker is not installed")
     return found
 
 
@@ -324,5 +324,5 @@ def _failed(arguments: tuple[str, ...], cause: str) -> AgentError:
         f"run docker {arguments[0]}".strip(),
         cause.removeprefix("Error response from daemon: "),
         code=UNAVAILABLE,
-        hint="is the Docker engine running? docker info; or --no-docker",
+        hint="check the Docker engine: docker info; or use --no-docker",
     )

@@ -25,12 +25,12 @@ def parse(kind: str, text: str, nodes: int, main_index: int) -> Fault:
     node, separator, rest = text.rpartition("=" if kind == DELAY else "@")
     example = "worker:1=5" if kind == DELAY else "worker:1@run"
     if not separator:
-        raise _refused(kind, text, "it names no node", f"for example --{kind} {example}")
+        raise _refused(kind, text, "no node is named", f"for example --{kind} {example}")
     index = _index(kind, text, node, nodes, main_index)
     if kind == DELAY:
         return Fault(kind, index, seconds=_seconds(text, rest))
     if rest not in PHASES:
-        raise _refused(kind, text, f"no phase is named {rest!r}", f"phases: {', '.join(PHASES)}")
+        raise _refused(kind, text, f"unknown phase {rest!r}", f"phases: {', '.join(PHASES)}")
     return Fault(kind, index, phase=rest)
 
 
@@ -40,7 +40,7 @@ def _index(kind: str, text: str, node: str, nodes: int, main_index: int) -> int:
     number = node.removeprefix("worker:")
     if not (number.isascii() and number.isdigit()) or int(number) >= nodes:
         hint = f"nodes: main, worker:1 or an index from 0 to {nodes - 1}"
-        raise _refused(kind, text, f"no node is named {node!r}", hint)
+        raise _refused(kind, text, f"unknown node {node!r}", hint)
     if number != node and int(number) == main_index:
         raise _refused(kind, text, f"node {number} is the main one", f"use main{text[len(node) :]}")
     return int(number)

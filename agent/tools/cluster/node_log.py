@@ -50,8 +50,8 @@ def latest(results: Path) -> Path:
     """Return the results directory of the job that began last; raise AgentError (66)."""
     found = sorted(results.glob(f"*/logs/{NAME}"), key=lambda path: path.parent.stat().st_mtime)
     if not found:
-        hint = "start it in the directory of architrave local run, or name one by --results"
-        raise AgentError(f"read {results}", "no job's logs are in it", code=NO_OBJECT, hint=hint)
+        hint = "run it in the directory of architrave local run, or use --results"
+        raise AgentError(f"read {results}", "no job logs in it", code=NO_OBJECT, hint=hint)
     return found[-1].parent.parent
 
 
@@ -64,8 +64,8 @@ def show(
     try:
         file = path.open(encoding="utf-8", errors="replace")
     except OSError as error:
-        hint = "give the directory that architrave local run has named"
-        raise AgentError(f"read {path}", "it is not there", code=NO_OBJECT, hint=hint) from error
+        hint = "use the directory that architrave local run has printed"
+        raise AgentError(f"read {path}", "no such file", code=NO_OBJECT, hint=hint) from error
     with file:
         for line in _lines(file, path) if follow else file:
             if not nodes or line[_NODE].strip() in nodes:

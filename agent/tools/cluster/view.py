@@ -111,7 +111,7 @@ class Plain(Silent):
 
     def started(self, node: NodeState) -> None:
         """Print the node's address."""
-        self._print(node.name, f"starts at {node.address}")
+        self._print(node.name, f"starting at {node.address}")
 
     def note(self, text: str) -> None:
         """Print a line of the cluster's own."""
@@ -155,7 +155,7 @@ def end_of(node: NodeState) -> str:
     source = node.exit_record.get("source")
     told = [str(source)] if source else []
     told += [node.fault] if node.fault else []
-    told += ["ended by the cluster"] if node.stopped else []
+    told += ["stopped by the cluster"] if node.stopped else []
     return f"exit {node.code}" + (f" ({', '.join(told)})" if told else "")
 
 

@@ -18,11 +18,9 @@ The exit code is 0 without a FAIL, else the one that the job would end with.
 
 def add(commands: Commands) -> None:
     """Add `doctor`."""
-    summary = "check all that a job needs, before it costs"
+    summary = "pre-flight check of everything a job needs"
     doctor = command(commands, "doctor", summary, _EXAMPLES, _doctor)
-    doctor.add_argument(
-        "--json", action="store_true", help="print one line of JSON, and nothing else"
-    )
+    doctor.add_argument("--json", action="store_true", help="print one line of JSON only")
 
 
 def _doctor(options: argparse.Namespace) -> int:

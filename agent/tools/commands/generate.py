@@ -173,7 +173,7 @@ def _job_definition(options: argparse.Namespace) -> int:
     if wanted.nodes > 1:
         _note("the nodes' security group must let them reach each other on all TCP ports")
     if limit := job_definition.limit_of(made):
-        _note(f"the program itself is given {limit} s, so that its results go up before the end")
+        _note(f"the program's own time limit is {limit} s, to leave time for the upload")
     return _write(_json(made), options.to)
 
 

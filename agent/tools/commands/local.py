@@ -36,18 +36,22 @@ _LOGS_EXAMPLES = """\
 
 def add(commands: Commands) -> None:
     """Add `local` with its commands."""
-    local = group(commands, "local", "run a job on simulated nodes on this machine", _EXAMPLES)
+    local = group(commands, "local", "run a job on local nodes", _EXAMPLES)
     _add_run(local)
     shell = command(local, "shell", "open a shell on a node of a job that runs or is held",
                     _SHELL_EXAMPLES, _shell)  # fmt: skip
     shell.add_argument("node", nargs="?", default="main", metavar="NODE",
                        help="main or worker:INDEX (main)")  # fmt: skip
-    shell.add_argument("--job", default="", metavar="ID", help="its first digits do (the latest)")
+    shell.add_argument(
+        "--job", default="", metavar="ID", help="job id or its first digits (default: the latest)"
+    )
     logs = command(local, "logs", "show what the nodes of a job have logged",
                    _LOGS_EXAMPLES, _logs)  # fmt: skip
-    logs.add_argument("node", nargs="*", metavar="NODE", help="these only (all)")
-    logs.add_argument("--results", type=Path, metavar="DIR", help="that job's (the latest one's)")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
+    logs.add_argument("node", nargs="*", metavar="NODE", help="nodes to show (default: all)")
+    logs.add_argument(
+        "--results", type=Path, metavar="DIR", help="results directory (default: the latest job's)"
+    )
+    logs.add_argument("-f", "--follow", action="store_true", help="follow until the job ends")
 
 
 def _add_run(local: Commands) -> None:
@@ -62,12 +66,15 @@ def _add_run(local: Commands) -> None:
     run.add_argument("--deps", type=Path, metavar="FILE", help="deps.tar.gz")
     run.add_argument("-e", "--env", action="append", default=[], metavar="K[=V]", help="variable")
     run.add_argument("--results", type=Path, metavar="DIR", help="architrave-results/<job id>")
-    run.add_argument("--timeout", type=float, metavar="SECONDS", help="end the job after this")
+    run.add_argument("--timeout", type=float, metavar="SECONDS", help="time limit of the job")
     run.add_argument("--hold", action="store_true", help="keep a failed job's nodes until Ctrl-C")
-    for kind, does in ((faults.KILL, "kill a node then"), (faults.CUT, "cut it off the network")):
+    for kind, does in (
+        (faults.KILL, "kill a node in a phase"),
+        (faults.CUT, "disconnect a node in a phase"),
+    ):
         run.add_argument(f"--{kind}", action="append", default=[], metavar="NODE@PHASE", help=does)
     run.add_argument("--delay", action="append", default=[], metavar="NODE=SECONDS",
-                     help="start it later")  # fmt: skip
+                     help="start a node later")  # fmt: skip
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -76,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
         try:
             signals.on_first = lambda name: _end(cluster, name)
             if job.image is None and not options.no_docker:
-                cluster.view.note("no Docker engine answers: the nodes are processes")
+                cluster.view.note("no Docker engine answers: running the nodes as processes")
             result = cluster.wait()
         finally:
             signals.ignore()
@@ -85,7 +92,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _end(cluster: Cluster, name: str) -> None:
-    cluster.view.note(f"{name}: every node gets SIGTERM; once more ends them at once")
+    cluster.view.note(f"{name}: every node gets SIGTERM; press Ctrl-C again to kill them")
     cluster.stop()
 
 
@@ -129,7 +136,7 @@ def _variable(text: str) -> tuple[str, str]:
     """Read `K=V`, or `K` whose value is this program's own, as docker run -e does."""
     name, separator, value = text.partition("=")
     if not name:
-        raise AgentError(f"use -e {text}", "it has no name", code=USAGE, hint="-e NAME=VALUE")
+        raise AgentError(f"use -e {text}", "no name is given", code=USAGE, hint="-e NAME=VALUE")
     if name.startswith("AWS_BATCH"):
         cause = "AWS Batch sets it, and it is reserved"
         raise AgentError(f"use -e {name}", cause, code=USAGE, hint="--nodes, --main-index")
@@ -138,7 +145,7 @@ def _variable(text: str) -> tuple[str, str]:
             return name, getpass.getpass("password of private.7z: ")
         if name not in os.environ:
             hint = f"export {name}=… or -e {name}=…"
-            raise AgentError(f"use -e {name}", "it is not set here", code=USAGE, hint=hint)
+            raise AgentError(f"use -e {name}", "not set in this environment", code=USAGE, hint=hint)
         value = os.environ[name]
     return name, value
 
@@ -161,7 +168,7 @@ def _print_end(result: Result, main: NodeState) -> None:
     if (page := result.results / "report.html") in result.files:
         print(f"report:  {page}")
     if result.timed_out:
-        print("the job ran into its time limit", file=sys.stderr)
+        print("the job exceeded its time limit", file=sys.stderr)
     if result.code:
         for line in main.exit_record.get("last_lines") or main.tail:
             print(f"  | {line}", file=sys.stderr)

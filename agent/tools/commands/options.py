@@ -31,7 +31,7 @@ def write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        hint = "--to another file"
+        hint = "use --to with another file"
         raise AgentError(f"write {path}", os_reason(error), code=CANNOT_WRITE, hint=hint) from error
 
 

@@ -34,27 +34,29 @@ def add(commands: Commands) -> None:
     pack_ = group(commands, "pack", "pack what a job fetches from S3", _PRIVATE + _DEPS)
     one = command(pack_, "private", "pack the program, its input and keys: private.7z",
                   _PRIVATE, _pack)  # fmt: skip
-    one.add_argument("directory", type=Path, metavar="DIR", help="its content will lie in /opt")
+    one.add_argument(
+        "directory", type=Path, metavar="DIR", help="directory whose content goes to /opt"
+    )
     one.add_argument("--to", type=Path, default=Path("private.7z"), metavar="FILE",
                      help="the archive (private.7z)")  # fmt: skip
     which = one.add_mutually_exclusive_group()
-    which.add_argument("--password-file", type=Path, metavar="FILE",
-                       help="its first line; else PRIVATE_PASSWD, else asked")  # fmt: skip
+    source = "file with the password (else PRIVATE_PASSWD, else a prompt)"
+    which.add_argument("--password-file", type=Path, metavar="FILE", help=source)
     which.add_argument("--no-password", action="store_true", help="do not encrypt")
     one.add_argument("--level", type=int, choices=range(10), default=private.LEVEL, metavar="0-9",
                      help=f"7-Zip's; a lower one unpacks faster ({private.LEVEL})")  # fmt: skip
     one.set_defaults(make=_private)
     two = command(pack_, "deps", "pack the packages that the image lacks: deps.tar.gz",
                   _DEPS, _pack)  # fmt: skip
-    two.add_argument("packages", nargs="*", metavar="PACKAGE", help="with all that they need")
+    two.add_argument("packages", nargs="*", metavar="PACKAGE", help="with all their dependencies")
     two.add_argument("--binary", type=Path, action="append", default=[], metavar="FILE",
-                     help="add the packages with the libraries that it misses")  # fmt: skip
+                     help="add the packages that provide its missing libraries")  # fmt: skip
     two.add_argument("--to", type=Path, default=Path("deps.tar.gz"), metavar="FILE",
                      help="the archive (deps.tar.gz), deps_batch.lst beside it")  # fmt: skip
     where = two.add_mutually_exclusive_group()
     where.add_argument("--image", default=DEFAULT_IMAGE, metavar="TAG",
                        help=f"the image that will run the job ({DEFAULT_IMAGE})")  # fmt: skip
-    where.add_argument("--here", action="store_true", help="resolve on this system instead")
+    where.add_argument("--here", action="store_true", help="resolve on this system")
     two.set_defaults(make=_deps)
     for each in (one, two):
         each.add_argument("--upload", default="", metavar="S3", help="s3://bucket/prefix")
@@ -85,7 +87,7 @@ def _private(options: argparse.Namespace) -> list[Path]:
 def _deps(options: argparse.Namespace) -> list[Path]:
     if not options.packages and not options.binary:
         hint = "architrave pack deps PACKAGE…, or --binary FILE"
-        raise AgentError("pack deps", "no package and no binary is named", code=USAGE, hint=hint)
+        raise AgentError("pack deps", "no package and no binary is given", code=USAGE, hint=hint)
     private.check_target(options.to)
     image = None if options.here else options.image
     with tempfile.TemporaryDirectory() as work:
@@ -95,7 +97,7 @@ def _deps(options: argparse.Namespace) -> list[Path]:
         where = "this system" if options.here else image
         if not found:
             print(f"nothing is missing in {where}: no deps.tar.gz is needed")
-            print("set S3_BATCH_DEPS_REL_PATH='<none>', else the job looks for it")
+            print("set S3_BATCH_DEPS_REL_PATH='<none>', else the job tries to fetch it")
             return []
         for deb in found:
             print(f"  {deb.name}")

@@ -58,7 +58,7 @@ def parser() -> Parser:
     """Return the parser of all commands."""
     whole = Parser(
         prog="architrave",
-        description="Run a closed program on AWS Lambda, AWS Batch, a laptop.",
+        description="Run a closed-source program on AWS Lambda, AWS Batch, a laptop.",
         epilog="The job is described by the environment. Without a command, it is run.",
     )
     whole.add_argument("-V", "--version", action="version", version=f"architrave {__version__}")
@@ -76,7 +76,7 @@ def parser() -> Parser:
 
 
 def _add_completion(commands: Commands) -> None:
-    summary = "print what completes these commands in your shell"
+    summary = "print a shell completion script"
     one = command(commands, "completion", summary, _COMPLETION, _completion)
     one.add_argument("shell", choices=_SHELLS, help="your shell")
 

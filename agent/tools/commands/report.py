@@ -30,7 +30,7 @@ PLACE: a directory with run.json, that file, or s3://bucket/prefix of it.
 
 def add(commands: Commands) -> None:
     """Add `report`."""
-    summary = "make the report of a run from its run.json, or compare two"
+    summary = "make the report of a run from its run.json, or compare two runs"
     report = command(commands, "report", summary, _EXAMPLES, _report)
     report.add_argument("place", metavar="PLACE", nargs="?", help="where run.json is")
     report.add_argument("other", metavar="OTHER", nargs="?", help="the run to compare it with")
@@ -88,7 +88,7 @@ def _run(place: str) -> Run:
     try:
         record = json.loads(content)
     except ValueError as error:
-        hint = "name run.json, or the directory that holds it"
+        hint = "name run.json, or its directory"
         cause = "not a JSON record (run.json)"
         raise AgentError(f"read {place}", cause, code=BAD_ARCHIVE, hint=hint) from error
     return read(record)
@@ -99,7 +99,7 @@ def _from_file(place: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        hint = "name a directory with run.json; of a job that was lost there may be none"
+        hint = "name a directory with run.json; a lost job may have none"
         raise AgentError(f"read {path}", os_reason(error), code=NO_OBJECT, hint=hint) from error
 
 

@@ -91,7 +91,7 @@ def job_definition(wanted: Wanted) -> Fields:
         made["containerProperties"] = container
     size = len(json.dumps(made).encode())
     if size > _MAX_BYTES:
-        cause = f"it has {size} bytes, and AWS Batch takes {_MAX_BYTES}"
+        cause = f"{size} bytes, and AWS Batch allows {_MAX_BYTES}"
         raise AgentError("make the definition", cause, code=USAGE, hint="set fewer variables")
     return made
 
@@ -129,7 +129,7 @@ def _check(wanted: Wanted) -> None:
     _check_number("shared-memory", wanted.shared_memory, 0)
     _check_number("attempts", wanted.attempts, 1, _MAX_ATTEMPTS)
     if twice := sorted(wanted.env.keys() & wanted.secrets.keys()):
-        raise _unusable("secret", twice[0], "it is a variable of -e too", "take one of them out")
+        raise _unusable("secret", twice[0], "also given with -e", "remove one of them")
     if wanted.secrets and not wanted.execution_role:
         cause = "secrets are fetched with the execution role, and none is named"
         hint = "--execution-role ARN; its policy: generate iam-policy --role execution"
@@ -140,7 +140,7 @@ def _check_number(option: str, value: int, minimum: int, maximum: float = math.i
     if not minimum <= value <= maximum:
         limits = f"from {minimum} to {maximum}" if maximum < math.inf else f"of {minimum} or more"
         hint = f"for example --{option} {max(minimum, 1)}"
-        raise _unusable(option, value, f"it must be a whole number {limits}", hint)
+        raise _unusable(option, value, f"not a whole number {limits}", hint)
 
 
 def _time_limit(timeout: int, settings: Settings) -> str:

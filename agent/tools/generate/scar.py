@@ -46,11 +46,11 @@ def scar(wanted: Wanted) -> Fields:
     for option, value in (("vcpus", wanted.vcpus), ("memory", wanted.memory)):
         if value < 1:
             hint = f"for example --{option} 1024"
-            raise AgentError(f"use --{option} {value}", "it is too little", code=USAGE, hint=hint)
+            raise AgentError(f"use --{option} {value}", "too small", code=USAGE, hint=hint)
     env = {"EXEC_TYPE": wanted.mode, **wanted.env}
     if env["EXEC_TYPE"].lower() != wanted.mode:
         cause = f"the file is for {wanted.mode}"
-        raise AgentError("use -e EXEC_TYPE", cause, code=USAGE, hint="take it out")
+        raise AgentError("use -e EXEC_TYPE", cause, code=USAGE, hint="leave it out")
     return _batch(wanted, env) if wanted.mode == BATCH else _lambda(wanted, env)
 
 

@@ -34,7 +34,7 @@ def variables(texts: Iterable[str], *, secret_hint: str) -> dict[str, str]:
         _check_name("-e", name, found)
         found[name] = value
     for name, nearest in unknown(found).items():
-        hint = f"perhaps {nearest}" if nearest else "architrave explain names all there are"
+        hint = f"did you mean {nearest}?" if nearest else "architrave explain names all there are"
         raise AgentError(f"use -e {name}", "no such variable", code=USAGE, hint=hint)
     return found
 
@@ -84,4 +84,4 @@ def _check_name(option: str, name: str, found: Mapping[str, str]) -> None:
         raise AgentError(f"use {option} {name}", cause, code=USAGE, hint=hint)
     if name in found:
         what = f"use {option} {name}"
-        raise AgentError(what, "it is given twice", code=USAGE, hint="take one of them out")
+        raise AgentError(what, "given twice", code=USAGE, hint="remove one of them")

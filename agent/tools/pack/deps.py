@@ -82,7 +82,7 @@ def install(archive: Path, image: str) -> bool:
     if done.returncode == _NO_SUCH_PROGRAM:
         return False
     if done.returncode == _OF_DOCKER:
-        cause = lines[0] if lines else "it gave no reason"
+        cause = lines[0] if lines else "no reason given"
         raise AgentError(
             f"start a container of {image}", cause, code=UNAVAILABLE, hint=_image_hint(image)
         )
@@ -134,4 +134,4 @@ def _run(
     # What follows such a line is how to get help.
     announcing = ("docker:", "cannot ", "E: ")
     wrong = [line for line in lines if line.startswith(announcing)] or lines[-1:]
-    return process.returncode, wrong[0] if wrong else f"{argv[0]} ended with {process.returncode}"
+    return process.returncode, wrong[0] if wrong else f"{argv[0]} exited with {process.returncode}"

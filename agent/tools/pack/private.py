@@ -99,7 +99,7 @@ def check_target(target: Path, directory: Path | None = None) -> None:
         cause, hint = f"{target} is inside it", "name a file outside with --to"
         raise AgentError(f"pack {directory}", cause, code=USAGE, hint=hint)
     if target.is_dir():
-        raise AgentError(f"write {target}", "it is a directory", code=CANNOT_WRITE, hint=hint)
+        raise AgentError(f"write {target}", "is a directory", code=CANNOT_WRITE, hint=hint)
     if not target.parent.is_dir():
         cause = f"no such directory: {target.parent}"
         raise AgentError(f"write {target}", cause, code=CANNOT_WRITE, hint=hint)

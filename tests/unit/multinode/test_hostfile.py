@@ -25,5 +25,5 @@ def test_hostfile_comes_back(nodes):
 
 
 def test_hostfile_refuses_another_form():
-    with pytest.raises(ValueError, match="no hostfile line"):
+    with pytest.raises(ValueError, match="hostfile"):
         hostfile.parse("10.0.0.1 slots=two")

@@ -110,7 +110,7 @@ def test_compose_wants_the_files_that_it_names():
         (["no-such-command-at-all"], 127, "no-such-command-at-all", "architrave --help"),
         (["explain", "--json"], 64, "no arguments", "architrave explain"),
         (["report", "a", "b", "c"], 64, "unexpected argument 'c'", "report --help"),
-        (["report", __file__], 65, "no JSON record", "run.json"),
+        (["report", __file__], 65, "test_commands.py", "run.json"),
     ],
 )
 def test_a_slip_of_the_pen_is_answered_by_what_was_meant(words, code, said, hint):
