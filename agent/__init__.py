@@ -1,3 +1,3 @@
-"""Supervise a closed program in its image: on AWS Lambda, on AWS Batch and on a laptop."""
+"""Supervise a closed-source program in its image: on AWS Lambda, on AWS Batch and on a laptop."""
 
 __version__ = "0.1.0"

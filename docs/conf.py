@@ -13,8 +13,12 @@ project = "architrave"
 author = "the architrave authors"
 project_copyright = author
 version = release = __version__
-extensions = ["myst_parser", "reference", "repository"]
+extensions = ["myst_parser", "sphinx_copybutton", "reference", "repository"]
 nitpicky = True
+
+# What is typed, without the prompt.
+copybutton_prompt_text = "$ "
+copybutton_exclude = ".linenos, .gp, .go"
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 4
@@ -26,7 +30,7 @@ if tags.has("man"):  # type: ignore[name-defined]  # noqa: F821
 else:
     exclude_patterns = ["man.md"]
 man_pages = [
-    ("man", "architrave", "run a closed program on AWS Lambda, AWS Batch, a laptop", "", 1)
+    ("man", "architrave", "run a closed-source program on AWS Lambda, AWS Batch, a laptop", "", 1)
 ]
 
 html_theme = "furo"

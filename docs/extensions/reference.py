@@ -82,7 +82,7 @@ def environment(*, man: bool) -> Iterator[str]:
 
 
 def exit_codes_of(*, man: bool) -> Iterator[str]:
-    """Yield each exit code, the agent's own and what a shell would say of the application."""
+    """Yield each exit code, the agent's own and a shell's codes for the application."""
     for title, table in (
         ("The agent's own", exit_codes.OWN),
         ("The application's", exit_codes.APPLICATION),
@@ -118,7 +118,7 @@ def _leaves(
 
 
 def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
-    # The first line loses its word, and what stands below it as many blanks.
+    # The first line loses its word, and the lines below it as many blanks.
     usage = parser.format_usage().rstrip().replace("\n" + " " * len("usage: "), "\n")
     yield from ("```text", usage.removeprefix("usage: "), "```", "")
     formatter = parser._get_formatter()
@@ -132,7 +132,7 @@ def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def _epilog(text: str) -> Iterator[str]:
-    """Yield the examples, which are indented below their word, and what stands after them."""
+    """Yield the examples, which are indented below their word, and what follows them."""
     lines = text.splitlines()
     examples = [line for line in lines if line.startswith(" ")]
     if examples:
@@ -182,13 +182,13 @@ def _table(head: tuple[str, ...], rows: Rows) -> Iterator[str]:
 
 
 def _list(rows: Rows, between: str = " ") -> Iterator[str]:
-    """Yield a list of definitions; `between` stands before what else a row has, if it has."""
+    """Yield a list of definitions; `between` is put before what else a row has, if it has."""
     for term, meaning, *more in rows:
         yield from (term, f": {between.join(part for part in (meaning, *more) if part)}", "")
 
 
 def _text(plain: str) -> str:
-    """Return text as Markdown: our names are code, and so is what stands in backticks."""
+    """Return text as Markdown: our names are code, and so is what is in backticks."""
 
     def escaped(text: str) -> str:
         return re.sub(r"([\\`*_\[\]<>])", r"\\\1", text)

@@ -17,8 +17,6 @@ DOCS = Path(__file__).resolve().parent.parent
 ROOT = DOCS.parent
 _LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 _INCLUDE = re.compile(r"^```\{include\} (\S+)$", re.MULTILINE)
-# The README says in short what these pages say.
-_SECTIONS = {(ROOT / "README.md", "#what-a-run-leaves"): DOCS / "reference" / "results.md"}
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -39,11 +37,11 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def repoint(text: str, base: Path, page: Path, included: dict[Path, Path]) -> str:
-    """Return Markdown written in the directory `base` as it must stand in the directory `page`."""
+    """Return Markdown written in the directory `base` as it must be in the directory `page`."""
 
     def new(link: re.Match[str]) -> str:
         file, fragment = (base / link[1]).resolve(), link[2] or ""
-        file = _SECTIONS.get((file, fragment)) or included.get(file, file)
+        file = included.get(file, file)
         return f"]({os.path.relpath(file, page)}{fragment})"
 
     return _LINK.sub(new, text)

@@ -1,4 +1,4 @@
-"""Show the program: HPC Challenge as a closed program on three nodes, then the Lambda mode."""
+"""Show the program: HPC Challenge as a closed-source program on three nodes, then the Lambda mode."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _options() -> argparse.Namespace:
 
 def _batch(image: str | None) -> str:
     """Run HPCC on three nodes; return what is wrong, empty if nothing is."""
-    heading("A closed program, an input, and nothing else")
+    heading("A closed-source program, an input, and nothing else")
     program = Path("program")
     _get_program(program, image)
     print(f"{program}: {', '.join(sorted(path.name for path in program.iterdir()))}")
@@ -73,9 +73,9 @@ def _batch(image: str | None) -> str:
     text = output.read_text(encoding="utf-8", errors="replace")
     begin = text.find("Begin of Summary section")
     found = [line for line in text[max(begin, 0) :].splitlines() if line.startswith("Success=")]
-    print(f"exit code: {code}\nhpccoutf.txt says: {', '.join(found) or 'nothing'}")
+    print(f"exit code: {code}\nhpccoutf.txt has: {', '.join(found) or 'nothing'}")
     if begin < 0 or found != [VERDICT]:
-        return f"{output} does not say {VERDICT}"
+        return f"{output} does not have {VERDICT}"
     missing = [name for name in ("run.json", "manifest.json") if not (results / name).is_file()]
     return f"{', '.join(missing)} is not among the results" if missing else ""
 
@@ -92,7 +92,7 @@ def _lambda(image: str | None) -> str:
         "APP_PARAMS": "-c 'echo Hello from the $EXEC_TYPE mode'",
     }
     if image:
-        # Lambda's user isn't root either, and the results are for the one who asked.
+        # Lambda's user isn't root either, and the results are for the invoking user.
         user = [] if os.geteuid() == 0 else ["--user", f"{os.geteuid()}:{os.getegid()}"]
         given = [word for name, value in env.items() for word in ("-e", f"{name}={value}")]
         command = ["docker", "run", "--rm", *user, *given, "-v", f"{results}:/tmp", image]

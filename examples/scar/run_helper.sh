@@ -1,7 +1,7 @@
 #!/bin/bash
 # One job: these names, then the agent. SCAR runs this file in the container, on every node.
 
-# One node on AWS Batch; these lines may stand or not.
+# One node on AWS Batch; these lines are optional.
 # export AWS_BATCH_JOB_NUM_NODES=1
 # export AWS_BATCH_JOB_NODE_INDEX=0
 # export AWS_BATCH_JOB_MAIN_NODE_INDEX=0

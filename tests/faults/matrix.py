@@ -43,13 +43,13 @@ CELLS = [
         "nodes.stopped-longer",
         NODES,
         "agent stopped for longer, then continued",
-        f"{_SAME}; the stopped one finds itself given up: 75, its results left alone",
+        f"{_SAME}; the stopped one was declared lost: 75, its results not uploaded",
     ),
     Cell("nodes.sshd-killed", NODES, "sshd killed", f"restarted; {_GOES_ON}"),
     Cell(
         "nodes.untold",
         NODES,
-        "a worker that lives, and can't be told the end (its sshd is stopped)",
+        "a worker that lives, and can't be reached at the end (its sshd is stopped)",
         "75, the worker named with the cause; the main node's results uploaded",
         "30 s and B",
     ),
@@ -67,14 +67,14 @@ CELLS = [
         NODES,
         "worker of another attempt or job, an index twice or out of range; a readiness file cut "
         "short, not JSON, huge, a symbolic link",
-        "refused by name; the job goes on with the true ones",
+        "refused by name; the job goes on with the valid ones",
     ),
-    Cell("nodes.wrong-key", NODES, "wrong host key, a stranger's key", "77 on the one who saw it"),
+    Cell("nodes.wrong-key", NODES, "wrong host key, an unknown key", "77 on the node that sees it"),
     Cell(
         "nodes.firewall",
         NODES,
         "the nodes reach each other over SSH only, or mpirun's daemon can't start on one",
-        "mpirun's code, and the line says so",
+        "mpirun's code, and the error names the cause",
         "what the network needs to refuse",
     ),
     Cell("nodes.all-at-once", NODES, "64 workers in one second", "all join, none refused"),
@@ -135,10 +135,10 @@ CELLS = [
     Cell(
         "application.blocked-stdout",
         APPLICATION,
-        "nobody reads the container's stdout, or its reader is gone",
+        "the container's stdout is not read, or its reader is gone",
         "time.log complete, what the console missed is counted, SIGTERM works at once",
     ),
-    Cell("application.stopped", APPLICATION, "stops itself", "seen and said"),
+    Cell("application.stopped", APPLICATION, "stops itself", "logged"),
     Cell(
         "application.unkillable",
         APPLICATION,
@@ -224,13 +224,13 @@ CELLS = [
         "s3.upload-fails",
         S3,
         "an upload is refused or fails half way",
-        "the others go up, no manifest, what is missing is named; 73 if the application said 0",
+        "the others go up, no manifest, what is missing is named; 73 if the application exited with 0",
     ),
     Cell(
         "s3.changes-while-sent",
         S3,
         "a result changes while it is sent, once or always",
-        "sent again; what never rests is named, size and digest are those of what S3 has",
+        "sent again; what keeps changing is named, size and digest are those of what S3 has",
     ),
     Cell("s3.object-changes", S3, "the object changes while it is fetched", "fetched anew"),
     # -- archives
@@ -240,7 +240,7 @@ CELLS = [
     Cell(
         "archives.lead-out",
         ARCHIVES,
-        "names with .., absolute, links that lead out, a name of the agent's own",
+        "names with .., absolute, links that point outside, a name reserved for the agent",
         "65, and nothing outside is touched",
     ),
     Cell(
@@ -256,7 +256,7 @@ CELLS = [
         "archives.packages",
         ARCHIVES,
         "a package that fails to configure, of another architecture, installed already, not root",
-        "65 with dpkg's words; skipped; no need to be root",
+        "65 with dpkg's message; skipped; no need to be root",
     ),
     Cell(
         "archives.any-package",
@@ -266,7 +266,7 @@ CELLS = [
         "installed, with apt-get and with dpkg alone",
     ),
     # -- the machine
-    Cell("machine.helper", MACHINE, "a helper hangs or is killed", "tried once more, then said"),
+    Cell("machine.helper", MACHINE, "a helper hangs or is killed", "retried once, then an error"),
     Cell("machine.hangs", MACHINE, "a program that the agent asks hangs", "asked again, then 75"),
     Cell("machine.bug", MACHINE, "an exception in the agent's own code, in any phase", "70"),
     Cell("machine.read-only", MACHINE, "read-only but /tmp", _GOES_ON),
@@ -283,7 +283,7 @@ CELLS = [
     Cell("machine.init", MACHINE, "another init as PID 1", _GOES_ON),
     # -- security
     Cell("security.host-keys", SECURITY, "strict host keys, both ways", "77"),
-    Cell("security.key-modes", SECURITY, "who may read the keys", "their owner"),
+    Cell("security.key-modes", SECURITY, "modes of the keys", "readable by their owner only"),
     Cell("security.sshd", SECURITY, "password, other user, forwarding", "refused by sshd"),
     Cell(
         "security.secrets",
@@ -307,7 +307,7 @@ CELLS = [
     Cell(
         "security.s3-doors",
         SECURITY,
-        "another user, or a container, at what stands beside S3 on this machine (`local run`)",
+        "another user, or a container, at the servers beside S3 on this machine (`local run`)",
         "reads nothing, replaces nothing",
     ),
     Cell("security.s3-names", SECURITY, "an S3 key with ..", "refused or kept below its place"),
@@ -315,7 +315,7 @@ CELLS = [
     Cell("security.other-job", SECURITY, "a node of another job or attempt", "can't join: 77"),
     # -- by chance
     Cell("chance.parsers", CHANCE, "any input to every parser", "its value, or a clear error", ""),
-    Cell("chance.rendezvous", CHANCE, "joins, losses, late comers in any order", "as told", ""),
+    Cell("chance.rendezvous", CHANCE, "joins, losses, late nodes in any order", "as expected", ""),
     Cell("chance.soak", CHANCE, "whole jobs with a fault drawn by a seed", "the five checks"),
 ]
 BY_NAME = {cell.name: cell for cell in CELLS}

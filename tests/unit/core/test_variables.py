@@ -1,4 +1,4 @@
-"""The table of names, the settings, and the README tell of the same variables."""
+"""The table of names and the settings have the same variables."""
 
 import re
 
@@ -21,9 +21,3 @@ def test_every_name_that_the_settings_read_is_in_the_table():
         re.findall(r'"((?:ARCHITRAVE|APP|AWS|S3|SSH|PRIVATE|TMP|EXEC|INPUT)_[A-Z0-9_]+)"', text)
     )
     assert {name for name in read if not PLATFORM.fullmatch(name)} == {one.name for one in ALL}
-
-
-def test_every_name_has_its_line_in_the_readme():
-    page = (REPOSITORY / "README.md").read_text()
-    missing = [one.name for one in ALL if f"`{one.name}`" not in page]
-    assert missing == []
