@@ -1,4 +1,4 @@
-"""Show the program: HPC Challenge as a closed-source program on three nodes, then the Lambda mode."""
+"""Show HPC Challenge as a closed-source program on three nodes, then in the Lambda mode."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ CELLS = [
         "s3.upload-fails",
         S3,
         "an upload is refused or fails half way",
-        "the others go up, no manifest, what is missing is named; 73 if the application exited with 0",
+        "the others go up, no manifest, what is missing is named; 73 if the application's code is 0",
     ),
     Cell(
         "s3.changes-while-sent",
