@@ -65,7 +65,7 @@ def measure(count: int, root: Path, s3: EmbeddedS3, private: Path) -> dict[str, 
     env |= {"APP_PARAMS": "600", "ARCHITRAVE_LAUNCHER": "direct", "PATH": os.environ["PATH"]}
     env |= {"ARCHITRAVE_ROOT": str(root), "ARCHITRAVE_ADDRESS": ADDRESS}
     env |= {"ARCHITRAVE_SSH_PORT": str(port), "ARCHITRAVE_INTERFACE": "lo"}
-    # Who has joined need not beat here.
+    # A joined worker need not beat here.
     env["ARCHITRAVE_HEARTBEAT_SECONDS"] = "60"
     for name in ("opt", "tmp"):
         (root / name).mkdir(parents=True)

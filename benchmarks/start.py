@@ -113,7 +113,7 @@ def until_blocked() -> float:
 
 
 def heeds(pid: int) -> bool:
-    """Tell whether a process blocks or handles SIGTERM."""
+    """Return whether a process blocks or handles SIGTERM."""
     with open(f"/proc/{pid}/status") as status:
         fields = dict(line.split(":\t", 1) for line in status if line.startswith("Sig"))
     return bool((int(fields["SigBlk"], 16) | int(fields["SigCgt"], 16)) >> (signal.SIGTERM - 1) & 1)

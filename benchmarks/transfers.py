@@ -71,7 +71,7 @@ with ThreadPoolExecutor(8) as pool:
 """
 KINDS = {"boto3": "defaults", "boto3 tuned": "tuned"}
 
-# A small process starts each: a child's peak memory begins with that of who started it.
+# A small process starts each: a child's peak memory begins with that of its parent.
 LAUNCH = """
 import os, sys, time
 start = time.monotonic()
@@ -86,7 +86,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 def measure(command: list[str], env: dict[str, str], text: str = "") -> tuple[float, float, float]:
     """Run a command; return wall seconds, processor seconds and peak MiB.
 
-    A helper is given `text`, and must tell that it has uploaded all.
+    A helper gets `text`, and must report that it has uploaded all.
     """
     words = [sys.executable, "-I", "-S", "-c", LAUNCH, *command]
     done = subprocess.run(words, env=env, input=text.encode(), capture_output=True, cwd=REPOSITORY)

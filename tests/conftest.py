@@ -16,7 +16,7 @@ from tests.support.basics import IMAGE, LAMBDA_IMAGE, REPOSITORY, engine_answers
 
 # A shell starts what it puts into the background with SIGINT ignored, which programs would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# A loaded machine makes an example slow, and that is no flaw of what is tested.
+# A loaded machine makes an example slow, and that is not a flaw of what is tested.
 hypothesis.settings.register_profile("loaded", deadline=None)
 hypothesis.settings.load_profile("loaded")
 

@@ -69,7 +69,7 @@ class Application:
     """The one application of this node: all the processes that it has started.
 
     `own` are the agent's own children. `on_stop` gets the signal and the grace period (seconds)
-    before the application is stopped here; `elsewhere` tells whether other nodes' ranks still run;
+    before the application is stopped here; `elsewhere`: whether other nodes' ranks still run;
     `on_release` is called when none does.
     """
 

@@ -51,7 +51,7 @@ def uses_mpi(
 ) -> str:
     """Return what shows that a command uses MPI, "" where nothing does.
 
-    `ask` runs a small program (arguments, environment) and returns its output; `breathe` is called
+    `ask` runs a program (arguments, environment) and returns its output; `poll_events` is called
     between pieces of long files. A program that isn't there yet shows nothing.
     """
     return _Look(env, ask, poll_events).at(list(command))

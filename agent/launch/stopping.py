@@ -34,7 +34,7 @@ class Stopping:
     """The end of the application on one node.
 
     `quiet`: nothing computes here any more. `over`: launchers have ended too, or were killed.
-    `killed_at` is when SIGKILL was sent, 0 before. `elsewhere` tells whether the launchers must
+    `killed_at` is when SIGKILL was sent, 0 before. `elsewhere` returns whether the launchers must
     stay held for the sake of other nodes; `on_quiet` is called when nothing computes here any more,
     `on_release` before the launchers go on.
     """

@@ -57,7 +57,7 @@ def snapshot(
     was given for results may hold those of an earlier attempt: there it is what the image brought,
     what was unpacked from the archives (`unpacked`), and the documents that an earlier run left.
 
-    `breathe` is called for each: there may be a million, and nodes have to show that they live.
+    `poll_events` is called for each: there may be a million, and nodes have to show that they live.
     """
     top = os.path.abspath(directory)
     anything = os.path.realpath(top) == os.path.realpath(scratch)
@@ -143,7 +143,7 @@ def results(
     """Return the paths, relative to `directory`, that are new or changed since `before`.
 
     `own` are the agent's files and directories, absolute; `exclude` are shell patterns that match
-    a whole relative path or a file's name. `breathe` is called for each.
+    a whole relative path or a file's name. `poll_events` is called for each.
     """
     ours = [os.path.abspath(path) for path in own]
     patterns = list(exclude)

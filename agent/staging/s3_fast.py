@@ -2,7 +2,7 @@
 
 Measured against boto3 (benchmarks/transfers.py): a large object comes down in half of the time and
 a quarter of the processor seconds, many small ones go up in a tenth of them. What goes wrong
-here is done again by boto3, which knows why: no error of obstore's is ever shown.
+here is done again by boto3, which finds the cause: no error of obstore's is ever shown.
 """
 
 from __future__ import annotations

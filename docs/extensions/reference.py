@@ -44,7 +44,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     def source_read(app: Sphinx, docname: str, content: list[str]) -> None:
         def made(mark: re.Match[str]) -> str:
             if mark[1] not in makers:
-                raise ExtensionError(f"{docname}: there is no {mark[1]} to be made")
+                raise ExtensionError(f"{docname}: unknown maker {mark[1]}")
             return "\n".join(makers[mark[1]](man=app.tags.has("man")))
 
         content[0] = _MARK.sub(made, content[0])

@@ -65,7 +65,7 @@ def check(result, seen=None, code=143):
     indirect=["backend"],
 )
 def test_ranks_on_three_nodes(cluster, backend, told, params):
-    """Whichever node is told to end, no rank is killed while it saves its state."""
+    """Whichever node gets SIGTERM, no rank is killed while it saves its state."""
     with solve(cluster, backend, params) as running:
         wait_computing(running, {})
         begun = time.monotonic()
@@ -77,7 +77,7 @@ def test_ranks_on_three_nodes(cluster, backend, told, params):
 
 
 def test_ranks_that_meet_and_finalize(cluster, backend):
-    """A checkpoint, a barrier of all nodes and MPI_Finalize end as if nobody had stopped them."""
+    """A checkpoint, a barrier of all nodes and MPI_Finalize end as without a stop."""
     env = {"APP_BIN": "/opt/mpi_solver", "OMPI_MCA_mpi_yield_when_idle": "1"}
     with cluster(backend, "2", env=env) as running:
         wait_computing(running, {})

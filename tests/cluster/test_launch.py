@@ -1,4 +1,4 @@
-"""Where the application's processes run, and what they are told."""
+"""Where the application's processes run, and with what environment."""
 
 import re
 
@@ -81,7 +81,7 @@ def test_slots(cluster, image, meet):
 
 
 def test_each(cluster, backend):
-    """With the launcher `each` every node starts the application, and tells it where it is."""
+    """With the launcher `each` every node starts the application, with its rank and peers."""
     with cluster(backend, "exit 0", env={"ARCHITRAVE_LAUNCHER": "each"}) as running:
         result = running.wait()
     assert codes(result) == [0] * 3

@@ -1,4 +1,4 @@
-"""Nodes that are lost, late, told to end, or not of this job: every node ends, and says why."""
+"""Nodes that are lost, late, stopped, or not of this job: every node exits, with the cause."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def beat(backend):
 
 
 def test_worker_killed(cluster, backend, beat):
-    """A worker that dies in the run ends the job with 75 on all others, who name it."""
+    """A worker that dies in the run ends the job with 75 on all others, which name it."""
     with cluster(backend, "hold", env=beat) as running:
         wait_ready(running, 3)
         running.nodes[2].kill()
@@ -72,7 +72,7 @@ def test_worker_cut_off(cluster, image):
 
 
 def test_worker_that_never_starts(cluster, backend):
-    """The main node gives up at the limit, names who is missing, and ends those who came."""
+    """At the limit the main node names the missing nodes, and ends those that joined."""
     late = Fault(DELAY, 2, seconds=1000)
     env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "10"}
     with cluster(backend, "hold", env=env, faults=(late,)) as running:

@@ -55,7 +55,7 @@ def test_no_secret_gets_out(cluster, image, keys):
             node.signal(signal.SIGTERM)
         result = running.wait()
         objects = list(running.s3.keys("architrave"))
-    # Among the results is the environment of every rank. private.7z is no result.
+    # Among the results is the environment of every rank. private.7z is not a result.
     assert len(ranks(result)) == 3
     assert len(objects) == len(result.files) + 1
     texts = [path.read_bytes() for path in result.results.rglob("*") if path.is_file()]
@@ -65,7 +65,7 @@ def test_no_secret_gets_out(cluster, image, keys):
             assert not [text for text in texts if form.encode() in text]
 
 
-# It is a process for as long as it takes to look at it: what it was given, and by whom.
+# It is a process for as long as it takes to look at it: what it was given, and by which process.
 SEVEN_ZIP = """#!/bin/sh
 cat /proc/$$/cmdline /proc/$PPID/cmdline >{seen}/$$.words
 cat /proc/$$/environ /proc/$PPID/environ >{seen}/$$.environ

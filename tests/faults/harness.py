@@ -1,4 +1,4 @@
-"""Hurt one node of a cluster at a phase, and check what must hold whatever was hurt."""
+"""Inject a fault into one node at a phase, and check what must hold whatever the fault."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check(running, result, *, hurt, allowed, named=()):
         assert node.code == 0 or (ends and ends[0]), node.name
         if node.code == 75 and named:
             assert any(name in ends[0] for name in named), ends
-    # Under mpirun all ranks speak on the main node, even if it is the one that is hurt. Nodes that
+    # Under mpirun all ranks print on the main node, even the one with the fault. Nodes that
     # are processes share its output directory as well, and what they wrote there is lost with it.
     speaking = others if isinstance(running.nodes[0], Process) else result.nodes
     started = {line for node in speaking for line in node.tail if line.startswith("ready ")}
@@ -79,7 +79,7 @@ def rank_of(job, index):
 
 
 def is_named(result, line):
-    """Tell whether a log says that a rank's result was not uploaded."""
+    """Return whether a log says that a rank's result was not uploaded."""
     name = f"rank-{line.split()[1]}.json"
     return any(name in node.stderr.decode() for node in result.nodes)
 

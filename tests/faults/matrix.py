@@ -143,7 +143,7 @@ CELLS = [
         "application.unkillable",
         APPLICATION,
         "can't be killed (D state)",
-        "given up 2 s after SIGKILL, results uploaded",
+        "abandoned 2 s after SIGKILL, results uploaded",
     ),
     Cell(
         "application.cleans",
@@ -224,7 +224,7 @@ CELLS = [
         "s3.upload-fails",
         S3,
         "an upload is refused or fails half way",
-        "the others go up, no manifest, what is missing is named; 73 if the application's code is 0",
+        "the others go up, no manifest, what is missing is named; 73 if the application's is 0",
     ),
     Cell(
         "s3.changes-while-sent",

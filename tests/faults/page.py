@@ -98,6 +98,6 @@ def _listed(files: set[str]) -> str:
 
 
 def _is_whole(config: pytest.Config) -> bool:
-    """Tell whether all tests were asked for."""
+    """Return whether all tests were asked for."""
     chosen = config.getoption("keyword") or config.getoption("markexpr")
     return list(config.args) == ["tests"] and not chosen

@@ -124,12 +124,12 @@ class Running:
 
     @property
     def node(self) -> Any:
-        """Return the node that is hurt."""
+        """Return the node with the fault."""
         return self.cluster.nodes[self.drawn.node]
 
     @property
     def has_ended(self) -> bool:
-        """Tell whether that node ended before the fault came."""
+        """Return whether that node ended before the fault came."""
         return self.cluster.states[self.drawn.node].code is not None
 
 
@@ -149,7 +149,7 @@ class Action:
     backend: str = "both"
 
     def fits(self, nodes: int, contained: bool) -> bool:
-        """Tell whether the fault can be done to such a job."""
+        """Return whether the fault can be done to such a job."""
         return (nodes > 1 or not self.several) and self.backend in (
             "both",
             "containers" if contained else "processes",
@@ -250,7 +250,7 @@ def run(drawn: Draw, private: Path, results: Path) -> None:
 
 
 def inflict(running: Running) -> bool:
-    """Do the fault at its phase and moment; tell whether it came while the node still ran."""
+    """Do the fault at its phase and moment; return whether it came while the node still ran."""
     drawn, cluster = running.drawn, running.cluster
     if drawn.fault in ("never starts", "late", "none", "time limit", "s3"):
         return drawn.fault == "never starts"
@@ -268,7 +268,7 @@ def inflict(running: Running) -> bool:
 
 
 def check(running: Running, fault: Action, hurt: bool) -> None:
-    """Check that all end in time, and then what must hold whatever was hurt."""
+    """Check that all end in time, and then what must hold whatever the fault."""
     drawn, cluster = running.drawn, running.cluster
     seconds = harness.BOUND + LONGEST
     harness.ends(cluster, drawn.others if hurt else range(drawn.nodes), seconds)

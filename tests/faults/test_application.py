@@ -30,7 +30,7 @@ def error_of(text):
 
 @pytest.fixture
 def results(tmp_path):
-    """Return a directory that a container may have as its /tmp, whoever it runs as."""
+    """Return a directory that a container may have as its /tmp, as any user."""
     path = tmp_path / "results"
     path.mkdir()
     path.chmod(0o1777)
@@ -40,7 +40,7 @@ def results(tmp_path):
 @pytest.mark.cell("application.memory")
 @pytest.mark.parametrize("launcher", ["direct", "mpirun"])
 def test_killed_for_memory(containers, image, results, launcher):
-    """Told apart from other kills: 137, out of memory, the limit and the peak in the line."""
+    """Distinguished from other kills: 137, out of memory, the limit and the peak in the line."""
     env = {
         "EXEC_TYPE": "lambda",
         "ARCHITRAVE_LAUNCHER": launcher,
@@ -96,7 +96,7 @@ def test_missing_library(job, root, launcher, tmp_path):
 
 
 def without_library(program):
-    """Change the name of a library that a program needs into one that nobody has."""
+    """Change the name of a library that a program needs into one that does not exist."""
     content = program.read_bytes()
     needed = b"libc.so.6\0"
     at = content.index(needed)
@@ -226,7 +226,7 @@ def next_record(process, event):
 
 @pytest.mark.cell("application.unkillable")
 def test_cannot_be_killed_because_it_is_frozen(agent, root, frozen):
-    """A process that takes no SIGKILL is given up 2 s after it; what it wrote is kept."""
+    """A process that survives SIGKILL is abandoned 2 s after it; what it wrote is kept."""
     script = 'echo $$; echo part >"$TMP_OUTPUT_DIR/part"; sleep 600'
     env = SHELL | {"APP_PARAMS": f"-c '{script}'", "ARCHITRAVE_GRACE_SECONDS": "0.5"}
     process = agent("run", env=env)

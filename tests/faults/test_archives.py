@@ -300,7 +300,7 @@ def test_a_list_that_leads_out(run, tmp_path, s3, name):
 
 
 def test_a_package_that_is_not_beside_its_list(run, tmp_path):
-    """The package is named that is missing, not the deps.tar.gz that the list stands for."""
+    """The package is named that is missing, not the deps.tar.gz that the list replaces."""
     listed = tmp_path / "deps_batch.lst"
     listed.write_text("libmissing_1_amd64.deb\n")
     code, error, err = run(LISTED, listed, **NONE)

@@ -93,7 +93,7 @@ def test_helper_is_killed_while_7_zip_runs(agent, batch, tmp_path):
 @pytest.mark.cell("machine.helper")
 @pytest.mark.parametrize("times", [1, 2])
 def test_helper_is_killed_while_it_joins(cluster, times):
-    """Once: another one joins. Twice: 75 with the cause, and the main node names who is missing."""
+    """Once: another one joins. Twice: 75 with the cause, and main names the missing one."""
     late = Fault(DELAY, 0, seconds=4)
     env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="20" if times == 1 else "6")
     with cluster(None, "exit 5", nodes=2, env=env, faults=(late,)) as running:
@@ -164,7 +164,7 @@ def test_a_bug_in_any_phase(broken, batch, root, module, name):
 
 @pytest.mark.cell("machine.hangs")
 def test_mpirun_never_tells_its_version(broken, batch, tmp_path):
-    """That is no wrong MPI: nobody knows which one it is, and another attempt may be told."""
+    """That is not a wrong MPI: its version is unknown, and another attempt may get it."""
     script(tmp_path / "bin/mpirun", "sleep 1000")
     nodes = {"AWS_BATCH_JOB_ID": "j", "AWS_BATCH_JOB_NUM_NODES": "2"}
     nodes |= {"AWS_BATCH_JOB_NODE_INDEX": "0"}
@@ -252,7 +252,7 @@ def faked():
 @pytest.mark.cell("machine.clock")
 @pytest.mark.parametrize("step", ["+1h", "-1h"])
 def test_the_clock_steps(cluster, faked, tmp_path, step):
-    """An hour forth or back on one node, and the way back: nobody is given up, nothing is lost."""
+    """An hour forth or back on one node, and the way back: no node and nothing else is lost."""
     clock = tmp_path / "clock"
     clock.write_text("+0")
     faked |= {"FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
@@ -286,7 +286,7 @@ def test_a_clock_that_is_wrong(job, batch, faked, root, s3, tmp_path, offset):
 
 @pytest.mark.cell("machine.leftovers")
 def test_leftovers_of_an_earlier_attempt(cluster, tmp_path):
-    """Readiness files, keys and a hostfile of an attempt that was killed mislead nobody."""
+    """Readiness files, keys and a hostfile of an attempt that was killed are ignored."""
     root = tmp_path / "old"
     for directory in ("opt", "tmp/batch/workers_ready", "tmp/batch/master_done"):
         (root / directory).mkdir(parents=True)
@@ -329,7 +329,7 @@ def test_no_name_can_be_resolved(cluster, image, tmp_path, count):
 
 @pytest.mark.cell("machine.ipv6")
 def test_loopback_without_ipv4(containers, image):
-    """A node alone needs no 127.0.0.1. (mpirun does, whoever starts it: the launcher is direct.)"""
+    """A single node needs no 127.0.0.1. (mpirun does, always: the launcher is direct.)"""
     remove = "ip address del 127.0.0.1/8 dev lo; exec /opt/architrave/bin/architrave run"
     options = ("--sysctl", "net.ipv6.conf.all.disable_ipv6=0", "--cap-add", "NET_ADMIN")
     options += ("--network", "none", "--entrypoint", "/bin/sh")

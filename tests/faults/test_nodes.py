@@ -83,7 +83,7 @@ def test_agent_killed_between_fork_and_exec():
 @EVERY_PHASE
 @NODES
 def test_container_killed(cluster, image, hurt, phase):
-    """The others miss it, and whoever is left uploads what its own ranks have written."""
+    """The others miss it, and each one left uploads what its own ranks have written."""
     with cluster(image, params(phase), env=harness.env()) as running:
         running.wait_phase(hurt, phase)
         if phase == "run":
@@ -104,7 +104,7 @@ def test_cut_off(cluster, image, hurt, phase):
         running.wait_phase(hurt, phase)
         running.nodes[hurt].cut()
         harness.ends(running, [index for index in range(3) if index != hurt])
-        # It can reach nobody, S3 neither, and ends all the same.
+        # It can reach no node, S3 neither, and ends all the same.
         (own,) = harness.ends(running, [hurt], 90)
         assert own != 0 or phase in ("release", "upload")
         result = running.wait()
@@ -221,7 +221,7 @@ def test_a_worker_that_lives_and_cannot_be_told(cluster):
 
 @pytest.mark.cell("nodes.never-starts")
 def test_never_starts(cluster):
-    """75 at the deadline, naming the missing index; who is there ends with it."""
+    """75 at the deadline, naming the missing index; the nodes that joined end with it."""
     late = Fault(DELAY, 2, seconds=1000)
     env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="10")
     with cluster(None, "hold", env=env, faults=(late,)) as running:
@@ -236,7 +236,7 @@ def test_never_starts(cluster):
 @pytest.mark.cell("nodes.late")
 @NODES
 def test_late(cluster, hurt):
-    """Who starts later joins, the main node too."""
+    """A node that starts later joins, the main node too."""
     late = Fault(DELAY, hurt, seconds=4)
     env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="60")
     with cluster(None, "exit 5", env=env, faults=(late,)) as running:
@@ -291,7 +291,7 @@ def test_sixty_four_in_one_second(cluster):
             worker = {"index": index, "address": f"127.0.0.{index + 2}", "slots": 1}
             worker |= {"version": "1", "job": job.job_id, "attempt": 1}
             together.wait()
-            # No second try: whoever is refused fails here.
+            # No second try: a refused node fails here.
             user = pwd.getpwuid(os.geteuid()).pw_name
             with Sftp(main.address, port, user, str(ssh), 60) as remote:
                 assert json.loads(remote.read("main.json"))["job"] == job.job_id
@@ -305,5 +305,5 @@ def test_sixty_four_in_one_second(cluster):
 
 
 def told(state, **fields):
-    """Tell whether a record of a node's log has these fields."""
+    """Return whether a record of a node's log has these fields."""
     return any(fields.items() <= record.items() for record in state.records)

@@ -164,7 +164,7 @@ def test_region_is_followed(job, batch, failing, s3, tmp_path):
 
 @pytest.mark.cell("s3.refused")
 def test_no_credentials(job, batch):
-    """None at all is told apart from wrong ones."""
+    """None at all is distinguished from wrong ones."""
     none = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
     code, _, err = job(**batch | none, AWS_EC2_METADATA_DISABLED="true")
     assert code == 77

@@ -1,4 +1,4 @@
-"""What must stay inside: keys, passwords, decrypted files; and who must stay outside."""
+"""What must stay inside: keys, passwords, decrypted files; and which nodes must stay outside."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def test_removed_after_a_failure(cluster, keys, tmp_path):
 
 @pytest.mark.cell("security.readiness", "nodes.stranger")
 def test_hostile_readiness_files(cluster):
-    """Whoever could write among the readiness files changes nothing: each is refused by name."""
+    """A stranger's readiness files change nothing: each is refused by name."""
     late = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "30", "ARCHITRAVE_HEARTBEAT_SECONDS": "0.5"}
     with cluster(None, "exit 4", nodes=3, env=late) as running:
         running.nodes[2].freeze()  # holds the meeting open

@@ -34,11 +34,11 @@ def told(running, indexes, number):
     ids=str,
 )
 def test_told_to_end(cluster, phase, count, targets):
-    """Who is told ends in time with 143, the others with it or with 75, and never with a lie.
+    """A signalled node exits in time with 143, the others with it or with 75.
 
     A signal that comes when all is done and kept changes nothing: then 0, with a manifest.
     """
-    # Who is told to end while the nodes meet never comes; the others need not wait for long.
+    # A node that gets SIGTERM while the nodes meet never joins; the others need not wait for long.
     limit = "3" if phase in ("fetch", "unpack", "join") else "30"
     env = {"ARCHITRAVE_HEARTBEAT_SECONDS": "0.5", "ARCHITRAVE_JOIN_TIMEOUT_SECONDS": limit}
     env["ARCHITRAVE_SLOTS"] = "1"
@@ -63,7 +63,7 @@ def test_told_to_end(cluster, phase, count, targets):
 @pytest.mark.cell("signals.end")
 @pytest.mark.parametrize("killed", [False, True], ids=["told", "helper-killed"])
 def test_told_to_end_while_it_claims_its_directory(cluster, killed):
-    """What a helper has made goes too when the agent never heard how the helper ended."""
+    """What a helper has made goes too when the agent never learned how the helper ended."""
     env = {"ARCHITRAVE_HEARTBEAT_SECONDS": "0.5", "ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "60"}
     with cluster(None, "hold", nodes=2, env=env) as running:
         node = running.nodes[1]

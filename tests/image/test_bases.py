@@ -13,7 +13,7 @@ from tests.support.basics import PASSWORD, REPOSITORY, pack
 from tests.support.clusters import codes, errors
 from tests.support.containers import LAMBDA, docker
 
-# Whoever comes first makes the bases and the image on them.
+# The first test makes the bases and the image on them.
 pytestmark = pytest.mark.timeout(600)
 
 EXAMPLE = REPOSITORY / "examples/other-base/Dockerfile"
@@ -192,7 +192,7 @@ def test_archive_from_s3(base, tmp_path, foreign):
 
 
 def test_names_and_certificates(containers, base, foreign):
-    """A host's name is found, and a server with a certificate of one's own is believed, if told."""
+    """A host's name is found, and a server with a private certificate is accepted."""
     script = (REPOSITORY / "tests/image/tls.py").read_text()
     options = ("-i", "--entrypoint", "/opt/architrave/bin/python3", *foreign)
     options += ("--add-host", "storage.example:127.0.0.1")

@@ -217,7 +217,7 @@ def test_an_application_s_own_dpkg_log(run, tmp_path):
 
 
 def test_pack_deps_says_what_no_job_could_install(derived, tmp_path):
-    """What fails in a container of the image is told before the archive is there."""
+    """What fails in a container of the image is reported before the archive is there."""
     fails = "'pre-invoke=echo no room >&2; exit 9'"
     image = derived(f"RUN echo {fails} >/etc/dpkg/dpkg.cfg.d/fails")
     target = tmp_path / "packed.tar.gz"

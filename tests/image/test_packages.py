@@ -119,7 +119,7 @@ def test_another_architecture(job, tmp_path):
 
 @pytest.mark.cell("archives.packages")
 def test_without_root(job, tmp_path):
-    """A user who may not install has the packages laid out, and their programs on PATH."""
+    """Without root the packages are extracted only, and their programs are on PATH."""
     deps = pack_deps(tmp_path / "deps.tar.gz", [build(tmp_path, "hello-test")])
     result = job(deps, "id -u; hello-test; echo kept >$TMP_OUTPUT_DIR/x", "--user", "993")
     assert result.code == 0, result.nodes[0].errors

@@ -88,7 +88,7 @@ def test_run_batch_without_a_script_is_the_job(containers, image):
     ],
 )
 def test_commands_as_they_stand(containers, lambda_image, words, code):
-    """Whatever is no subcommand runs under the agent, and its code is the container's."""
+    """Whatever is not a subcommand runs under the agent, and its code is the container's."""
     assert containers.run(lambda_image, *words).returncode == code
 
 
@@ -110,7 +110,7 @@ def test_standard_input_reaches_the_command(containers, lambda_image):
     ],
 )
 def test_no_way_to_run(containers, target, env, said):
-    """Without a valid EXEC_TYPE the code is 64, and the error tells what is valid."""
+    """Without a valid EXEC_TYPE the code is 64, and the error names what is valid."""
     done = containers.run(target, env=env)
     assert done.returncode == 64
     assert all(word in done.stderr for word in said) and "hint: " in done.stderr
@@ -208,7 +208,7 @@ def test_no_zombies(containers, lambda_image, options):
 
 @pytest.mark.cell("signals.orphans")
 def test_what_a_command_leaves_behind(containers, lambda_image):
-    """As PID 1 the agent tells daemons too, in sessions of their own, and ends with the code."""
+    """As PID 1 the agent signals daemons too, in sessions of their own, and ends with the code."""
     daemon = "trap 'echo saved; exit' TERM; echo up; while :; do sleep 0.05; done"
     script = f'setsid sh -c "{daemon}" & sleep 1; exit 7'
     done = containers.run(lambda_image, "sh", "-c", script)

@@ -37,7 +37,7 @@ def test_the_readme_s_line(job, root):
 @pytest.mark.parametrize("code", [0, 1, 7, 137, 255])
 @pytest.mark.cell("application.code")
 def test_exit_codes(job, root, code, launcher):
-    """Each code is the job's, with and without mpirun, and run.json says who spoke."""
+    """Each code is the job's, with and without mpirun, and run.json names the source."""
     assert job(**shell(f"exit {code}", ARCHITRAVE_LAUNCHER=launcher))[0] == code
     exit_ = json.loads((root / "tmp/run.json").read_text())["exit"]
     assert (exit_["code"], exit_["source"]) == (code, "application")
@@ -80,7 +80,7 @@ def test_output_comes_as_it_is_written(agent):
 
 @pytest.mark.cell("application.blocked-stdout")
 def test_nobody_reads(agent, root):
-    """A console that nobody reads neither stops the application nor loses a byte of time.log."""
+    """A console without a reader neither stops the application nor loses a byte of time.log."""
     reader, writer = os.pipe()
     process = agent("run", env=shell("head -c 5000000 /dev/zero; echo end"), stdout=writer)
     os.close(writer)
@@ -212,7 +212,7 @@ def test_record(job, root):
 
 
 def test_a_job_is_never_run_twice(job, root):
-    """An application that starts the job again is told so, and nothing runs in a circle."""
+    """An application that starts the job again gets an error, and nothing runs in a circle."""
     (root / "opt/again").write_text(
         f"#!/bin/sh\ncd {os.getcwd()}\nexec {sys.executable} -m agent run\n"
     )
@@ -237,7 +237,7 @@ def test_nothing_is_left(job, root):
 
 
 def test_interrupted_hold(agent):
-    """With a hold after a failure the container stays until it is told to end."""
+    """With a hold after a failure the container stays until SIGTERM."""
     process = agent("run", env=shell("exit 3", ARCHITRAVE_HOLD_ON_FAILURE_SECONDS="60"))
     while "container_held" not in process.stderr.readline():
         assert process.poll() is None
@@ -253,7 +253,7 @@ def test_no_writable_output(job, tmp_path):
 
 @pytest.mark.cell("security.secrets")
 def test_ps_shows_no_password(agent):
-    """The password is in no argument list and in nobody's environment but the agent's own."""
+    """The password is in no argument list and in no environment but the agent's own."""
     process = agent("run", env=shell("echo ready; sleep 60", PRIVATE_PASSWD="geheim-xyz"))
     read_line(process)
     seen = subprocess.run(["ps", "axeww"], capture_output=True, text=True).stdout

@@ -218,7 +218,7 @@ def test_slots_that_are_none(job):
 
 @pytest.mark.skipif(cgroup.processors() < 2, reason="needs two processors")
 class TestBinding:
-    """A rank has all processors where there are fewer ranks than processors, unless told else."""
+    """A rank has all processors where ranks are fewer, unless set otherwise."""
 
     def test_threads_have_all_processors(self, job, root):
         command = "-c 'grep Cpus_allowed_list /proc/self/status >allowed'"

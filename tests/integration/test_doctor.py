@@ -148,7 +148,7 @@ def test_missing_library_in_the_archive(doctor, batch, tmp_path, s3):
 
 
 def test_libraries_that_are_too_old(doctor, root):
-    """The loader ends such a program with 1, so that only a look before tells why."""
+    """The loader ends such a program with 1, so that only a check before names the cause."""
     content = Path("/bin/ls").read_bytes()
     wanted = max(set(re.findall(rb"GLIBC_2\.\d\d\0", content)))
     (root / "opt/app").write_bytes(content.replace(wanted, b"GLIBC_9.99\0"))

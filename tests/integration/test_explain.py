@@ -84,7 +84,7 @@ def test_defaults_are_shown_as_what_they_come_to_here(agent, root, program):
     ],
 )
 def test_what_runs_on_a_worker(agent, program, env, what):
-    """A worker is told whether mpirun starts something there, or nobody does."""
+    """A worker shows whether mpirun starts something there, or nothing does."""
     node = {"AWS_BATCH_JOB_ID": "j", "AWS_BATCH_JOB_NUM_NODES": "2"}
     node |= {"AWS_BATCH_JOB_NODE_INDEX": "1"}
     node |= {"AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS": "127.0.0.1"}

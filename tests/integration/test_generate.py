@@ -1,4 +1,4 @@
-"""What `generate` makes, given to those who read it: Batch, a job's own requests, compose, SCAR."""
+"""What `generate` makes, given to its readers: Batch, a job's own requests, compose, SCAR."""
 
 import json
 import shutil
@@ -130,7 +130,7 @@ def test_the_policy_allows_what_a_job_asks_of_s3(generate, job, s3, s3_env, keys
     assert f"POST /bucket/{prefix}/output/{prefix}/attempt-1/node-0/large" in proxy.requests
     refused = {one for one in done if not allows(policy, *one)}
     assert not refused
-    # Nothing is allowed that a job never does; parts are given up only when an upload fails.
+    # Nothing is allowed that a job never does; parts are aborted only when an upload fails.
     actions = {action for one in policy["Statement"] for action in one["Action"]}
     assert actions - {"s3:AbortMultipartUpload"} == {action for action, _ in done}
     for action in actions:

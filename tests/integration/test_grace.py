@@ -205,7 +205,7 @@ def test_a_program_that_leaves_work_behind_is_told_so(solve, root):
 
 
 def running(program):
-    """Tell whether a process runs that program."""
+    """Return whether a process runs that program."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if str(program).encode() in path.read_bytes():

@@ -54,7 +54,7 @@ loop, beats, turns = Loop(Children()), [], 0
 loop.every(0.02, lambda: beats.append(1))
 end = time.monotonic() + 0.5
 while time.monotonic() < end:
-    loop.breathe()
+    loop.poll_events()
     turns += 1
 print(len(beats), turns)
 """

@@ -11,12 +11,12 @@ from tests.integration.test_ssh import prepare, server  # noqa: F401
 # A loop takes the signals of the process that it is in, so it has one of its own.
 ASK = """
 import json, os, sys
-from agent.multinode.heartbeat_link import Lifeline
+from agent.multinode.heartbeat_link import HeartbeatLink
 from agent.engine.loop import Loop
 from agent.engine.process import Children
 
 loop, heard = Loop(Children()), []
-line = Lifeline(loop, sys.argv[1:], os.environ, heard.append)
+line = HeartbeatLink(loop, sys.argv[1:], os.environ, heard.append)
 for order in json.load(sys.stdin):
     line.ask(order)
     assert not line.ask(order), "one at a time"

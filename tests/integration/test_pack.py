@@ -174,7 +174,7 @@ def test_deps_that_nobody_knows(packed, image):
 
 
 def test_deps_for_an_image_that_is_not_there(packed, tmp_path):
-    """Docker's own failure is 69, with the line that tells it and what to do about an image."""
+    """Docker's own failure is 69, with its message and what to do about an image."""
     docker = tmp_path / "bin/docker"
     docker.parent.mkdir()
     docker.write_text(

@@ -163,7 +163,7 @@ class MainSide(Side):
             self.expected.append((143, f"worker {index}"))
 
     def beat(self, now):
-        """Work out who is missed at a beat of main's."""
+        """Work out which workers are missed at a beat of main's."""
         if self.given_up:
             return
         for index in sorted(self.present):

@@ -208,7 +208,7 @@ def test_page_goes_beside_the_record_by_itself(job, root, app, capsys):
 
 
 def test_places_without_a_record(tmp_path):
-    """What is not there, and what is no record, is refused with the code that says which."""
+    """What is missing, and what is not a record, is refused, each with its code."""
     (tmp_path / "run.json").write_text("{}")
     for place, code in ((tmp_path / "none", 66), (tmp_path, 65), (__file__, 65)):
         with pytest.raises(AgentError) as caught:

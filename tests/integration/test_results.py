@@ -103,7 +103,7 @@ def test_results_in_a_directory_below_the_working_one_are_not_called_lost(job, r
 def test_a_second_attempt_takes_what_the_first_had_computed(agent, root, batch, delivered):
     """On a kept volume: the first attempt is killed with its results there, the second brings all.
 
-    What an earlier run's agent wrote there is no result.
+    What an earlier run's agent wrote there is not a result.
     """
     output = root / "tmp/output"
     first = agent("run", env=batch("echo 1 >one; mkdir d; echo 2 >d/two; echo up; exec sleep 600"))
@@ -235,7 +235,7 @@ def test_time_log_follows_while_the_program_runs(agent, root, batch):
 
 
 def test_much_output_is_not_kept_twice(agent, root, batch):
-    """The copy that people see is given up for the file itself: a gigabyte takes a gigabyte."""
+    """The visible copy is dropped for the file itself: a gigabyte takes a gigabyte."""
     env = batch("head -c 1000000000 /dev/zero", ARCHITRAVE_OUTPUT="<none>")
     process = agent("run", env=env, stdout=subprocess.DEVNULL)
     assert process.wait(60) == 0
@@ -267,7 +267,7 @@ def frozen(tmp_path):
 
 
 def test_a_file_system_that_holds_a_write(agent, batch, frozen):
-    """The loop goes on meanwhile: a signal is heard at once. Nothing of the output is lost."""
+    """The loop goes on meanwhile: a signal is handled at once. Nothing of the output is lost."""
     mount, freeze = frozen
     script = "trap \"echo heard >$OUT\" USR1; echo up; read x <$IN; echo 1; echo 2; " \
         "while ! test -e $OUT; do :; done; echo 3"  # fmt: skip

@@ -1,4 +1,4 @@
-"""What stands beside S3 in the embedded server lets nobody in who is not the server itself."""
+"""The servers beside S3 in the embedded server refuse all clients but the server itself."""
 
 import ipaddress
 import json
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(180)
 CLIENT_SECONDS = 15
 CONTENT = b"SECRET" * 1000
 KEY = "batch/private.7z"
-# Runs as somebody else, with what any Linux has; says what each request brought.
+# Runs as another user, with what any Linux has; prints the answer to each request.
 ASK = """
 import json, sys
 from urllib.error import HTTPError
@@ -40,7 +40,7 @@ for method, url in json.loads(sys.argv[1]):
     text = answer.read(1 << 20).decode("latin-1")
     print(json.dumps([method, url, answer.status, told, text]))
 """
-# execve of a descriptor: the program may lie where nobody else may look.
+# execve of a descriptor: the program may be where no other user may look.
 AS_NOBODY = """
 import json, os, sys
 fd, argv = int(sys.argv[1]), json.loads(sys.argv[2])
@@ -157,7 +157,7 @@ def names_of_bytes(server, directory):
 
 @pytest.mark.cell("security.s3-doors")
 def test_http_lets_nobody_in(server, neighbour, tmp_path):
-    """Somebody else, who even knows the names of the bytes, neither reads nor replaces any."""
+    """Another user, even with the names of the objects, neither reads nor replaces any."""
     found = names_of_bytes(server, tmp_path / "s3")
     assert found
     requests = []

@@ -1,4 +1,4 @@
-"""The debug shell: what it prepares, what its banner says, who else may use the directory."""
+"""The debug shell: what it prepares, what its banner shows, what else may use the directory."""
 
 import subprocess
 import sys

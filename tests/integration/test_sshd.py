@@ -1,4 +1,4 @@
-"""Keep sshd running: started again when it dies, given up when it can't be started."""
+"""Keep sshd running: restarted when it dies, an error when it can't be started."""
 
 import os
 import time

@@ -223,7 +223,7 @@ def test_what_s3_refuses(job, batch, change, code):
 
 @pytest.mark.parametrize(("change", "code"), [({}, 66), ({"AWS_ACCESS_KEY_ID": "UNKNOWN"}, 77)])
 def test_the_hint_for_packages_that_are_not_there_says_how_to_do_without(job, batch, change, code):
-    """A job that needs no deps.tar.gz and looks for it is told the setting that switches it off."""
+    """A job that needs no deps.tar.gz and looks for it gets the setting that switches it off."""
     off = {"S3_BATCH_PRIVATE_REL_PATH": "<none>", "S3_BATCH_DEPS_REL_PATH": "batch/deps.tar.gz"}
     found, _, err = job(**batch | off | change)
     assert found == code, err

@@ -46,7 +46,7 @@ def test_first_word_that_is_no_subcommand_runs_as_it_stands(agent):
         ("exit 3", "true", 3),
         ("exit 3", "exit 5", 5),
         ("exit 0", "true", 0),
-        # A job whose agent is killed tells nothing.
+        # A job whose agent is killed reports nothing.
         ("kill -KILL \\$PPID; sleep 9", "true", 137),
     ],
     ids=["lost", "the command's own", "well", "killed"],
@@ -138,7 +138,7 @@ def test_what_the_command_leaves_behind_is_told(agent, leftover, seconds, said):
 
 @pytest.mark.cell("signals.orphans")
 def test_a_signal_ends_the_time_of_what_is_left(agent):
-    """Whoever tells the agent to end while it waits means now."""
+    """A signal to the agent while it waits means now."""
     script = "(trap '' TERM; echo up; exec sleep 5) & read line; exit 7"
     process = agent("sh", "-c", script, stdin=subprocess.PIPE)
     assert read_line(process) == "up\n"
@@ -193,7 +193,7 @@ def test_signal_in_the_first_moment_counts(agent):
 
 
 def blocked(pid):
-    """Tell whether a process blocks SIGTERM, as the agent's first statement does, or handles it."""
+    """Return whether a process blocks SIGTERM, as the agent's first statement does."""
     with open(f"/proc/{pid}/status") as status:
         fields = dict(line.split(":\t", 1) for line in status if line.startswith("Sig"))
     return (int(fields["SigBlk"], 16) | int(fields["SigCgt"], 16)) >> (signal.SIGTERM - 1) & 1
@@ -237,7 +237,7 @@ def test_what_the_command_inherits(agent):
     os.close(extra)
     assert lines[0] == "['0', '1', '2', '3']"  # 3 is the listing itself
     assert lines[1] == "[]"
-    # SIGPIPE (13) and SIGXFSZ (25) are ignored by the Python that prints this, and by nobody else.
+    # SIGPIPE (13) and SIGXFSZ (25) are ignored by the Python that prints this, and by nothing else.
     assert lines[2] == "['SigBlk:\\t0000000000000000', 'SigIgn:\\t0000000001001000']"
 
 

@@ -72,7 +72,7 @@ def found_account(boto3):
 
 
 def github(url):
-    """Answer in GitHub's stead: the release exists, and its source is the installed package."""
+    """Answer in place of GitHub: the release exists, and its source is the installed package."""
     if url.endswith(f"/releases/tags/{VERSION}"):
         program = {"name": "supervisor.zip", "browser_download_url": "program"}
         release = {"tag_name": VERSION, "zipball_url": "source", "assets": [program]}

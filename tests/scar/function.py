@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 
 def context(function):
-    """Return what AWS Lambda tells a function of itself."""
+    """Return a function's environment as AWS Lambda sets it."""
     name = function["FunctionName"]
     return SimpleNamespace(
         memory_limit_in_mb=str(function["MemorySize"]),

@@ -9,7 +9,7 @@ from tests.support.basics import PASSWORD
 from tests.support.containers import docker
 from tests.support.scar import EXAMPLES, container
 
-# Whoever comes first builds the images.
+# The first test builds the images.
 pytestmark = pytest.mark.timeout(600)
 
 SINGLE_NODE = (
@@ -51,7 +51,7 @@ def runs(output):
 
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_the_image_is_started_as_a_job_definition_starts_it(batch, node_image, nodes):
-    """What follows stands for SCAR's job definition: the same command, behind our ENTRYPOINT."""
+    """What follows is SCAR's job definition: the same command, behind our ENTRYPOINT."""
     account = batch(nodes)
     (started,) = json.loads(docker("inspect", node_image))
     assert started["Config"]["Cmd"] == container(account)["command"]
@@ -123,7 +123,7 @@ def test_three_nodes_that_fail(submit):
 
 
 def test_the_example_itself(submit):
-    """The run_helper.sh of examples/scar as it stands, but for the password: a line per node."""
+    """The run_helper.sh of examples/scar unchanged, but for the password: a line per node."""
     text = (EXAMPLES / "run_helper.sh").read_text()
     assert "PRIVATE_PASSWD=''" in text
     text = text.replace("PRIVATE_PASSWD=''", f"PRIVATE_PASSWD={shlex.quote(PASSWORD)}")

@@ -8,7 +8,7 @@ import pytest
 from tests.image.test_start import time_log
 from tests.support.scar import USER
 
-# Whoever comes first builds the images and the function.
+# The first test builds the images and the function.
 pytestmark = pytest.mark.timeout(600)
 
 HELPER = """\
@@ -71,7 +71,7 @@ def test_exit_code(invoke):
 
 
 def test_the_function_s_own_script(invoke, s3, bucket, tmp_path):
-    """An upload has the function run the run_helper.sh of the example, as it stands."""
+    """An upload has the function run the run_helper.sh of the example, unchanged."""
     path = tmp_path / "object"
     path.write_text("any\n")
     s3.put_file(bucket, "input/object", path)

@@ -8,7 +8,7 @@ from tests.image.test_start import time_log
 from tests.scar.test_lambda import HELPER, script
 from tests.support.containers import docker
 
-# Whoever comes first builds the images.
+# The first test builds the images.
 pytestmark = pytest.mark.timeout(600)
 
 AS_LAMBDA = ("--read-only", "--tmpfs", "/tmp:mode=1777", "--user", "993", "--network", "host")
@@ -61,5 +61,5 @@ def test_two_events(invoke, s3, bucket, tmp_path):
 
 
 def test_the_function_s_own_script(invoke):
-    """Any other event runs the run_helper.sh of the example, as it stands."""
+    """Any other event runs the run_helper.sh of the example, unchanged."""
     assert invoke({"any": "event"}).startswith("Linux ")

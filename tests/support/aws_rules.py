@@ -6,7 +6,7 @@ EXITED = "Essential container in task exited"
 
 
 def is_tried_again(rules, code=None, status_reason=EXITED, reason=""):
-    """Tell what AWS Batch does with an attempt that failed.
+    """Return what AWS Batch does with an attempt that failed.
 
     Source: API reference of AWS Batch, EvaluateOnExit, and its user guide, job_retries: all
     conditions of a rule must match, a pattern from its start, and to its end unless it ends in an
@@ -33,7 +33,7 @@ def is_tried_again(rules, code=None, status_reason=EXITED, reason=""):
 
 
 def allows(policy, action, resource):
-    """Tell whether a policy allows it, by IAM's wildcards and its ${*} for an asterisk."""
+    """Return whether a policy allows it, by IAM's wildcards and its ${*} for an asterisk."""
 
     def matches(pattern, text):
         parts = re.split(r"(\$\{[*?$]\}|[*?])", pattern)

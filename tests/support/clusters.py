@@ -65,7 +65,7 @@ def described(*, params, nodes=3, env=None, **options):
 def meet():
     """Return the parameters by which all ranks meet and then end with a code."""
     # Nodes that are processes share the machine's ports with whatever else runs there. One that
-    # the kernel gives to outgoing connections could be anybody's by then, even a rank's that calls
+    # the kernel gives to outgoing connections could be in use by then, even by a rank's that calls
     # before rank 0 listens.
     for port in random.sample(range(20000, 32000), 100):
         with contextlib.suppress(OSError), socket.create_server(("", port)):

@@ -19,7 +19,7 @@ def docker(*words, timeout=60, input=None):
 
 
 def _minds_signals(process):
-    """Tell whether a process is the container's own, and blocks signals or has handlers."""
+    """Return whether a process is the container's own, and blocks signals or has handlers."""
     try:
         if (process / "cmdline").read_bytes().startswith(b"runc\0init"):
             return False

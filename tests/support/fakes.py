@@ -1,4 +1,4 @@
-"""What stands in for the agent's parts where a test must turn time and answers itself."""
+"""Replacements of the agent's parts where a test must control time and answers itself."""
 
 import heapq
 import itertools
@@ -40,7 +40,7 @@ class FakeLoop:
         self._watched.pop(fd, None)
 
     def deliver(self):
-        """Call whoever has something to read, or room to write."""
+        """Call what has something to read, or room to write."""
         while ready := self._ready():
             for fd in ready:
                 if fd in self._watched:

@@ -1,5 +1,5 @@
 #!/usr/bin/env -S PATH=${PATH}:/opt/architrave/bin python3
-"""A real MPI program: told to end, its ranks save their state, meet, and leave MPI as they should.
+"""A real MPI program: after SIGTERM its ranks save their state, meet, and leave MPI as they should.
 
 mpi_solver SECONDS     takes so long for it; rank 0 a second more, and the others wait for it
 """

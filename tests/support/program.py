@@ -1,5 +1,5 @@
 #!/usr/bin/env -S PATH=${PATH}:/opt/architrave/bin python3
-"""The closed program of these tests: says where it runs, then ends as it is told.
+"""The closed-source program of these tests: prints where it runs, then exits as asked.
 
 program meet PORT CODE   every rank writes its file, all wait for each other, all end with CODE
 program fail RANK CODE   that rank ends with CODE at once, the others stay

@@ -81,7 +81,7 @@ class RuntimeApi:
         self.close()
 
     def close(self):
-        """Hang up on whoever waits for an invocation, and answer nobody any more."""
+        """Hang up on clients that wait for an invocation, and answer no more."""
         self._events.put(None)
         self._server.shutdown()
         self._server.server_close()

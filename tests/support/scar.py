@@ -18,7 +18,7 @@ from tests.support.containers import Docker, docker
 
 EXAMPLES = REPOSITORY / "examples/scar"
 HERE = REPOSITORY / "tests/scar"
-# Lambda's, and anybody but root: udocker refuses to run as root.
+# Lambda's, and any user but root: udocker refuses to run as root.
 USER = os.geteuid() or 993
 APPLICATION = """\
 #!/bin/sh
@@ -45,7 +45,7 @@ def build(image, tmp_path_factory):
     def one(*words, base=image, context=HERE):
         tag = f"architrave-scar:{uuid.uuid4().hex[:12]}"
         words = ("-q", "--label", "architrave", "-t", tag, *words, "--build-arg", f"IMAGE={base}")
-        # Who comes second finds all of it in the engine's cache.
+        # A second build finds all of it in the engine's cache.
         with alone():
             tags.append(tag)
             docker("build", *words, str(context), timeout=600)

@@ -1,10 +1,10 @@
 #!/usr/bin/env -S PATH=${PATH}:/opt/architrave/bin python3
-"""A program that saves its state when it is told to end.
+"""A program that saves its state at SIGTERM.
 
 solver NAME SECONDS [CODE]     takes so long to write NAME.checkpoint, then ends with CODE
 solver NAME forever            never ends by itself
 
-What it is told is in NAME.signals, a number for each signal. In $TMP_OUTPUT_DIR, under mpirun with
+What it receives is in NAME.signals, a number for each signal. In $TMP_OUTPUT_DIR, under mpirun with
 the rank behind NAME; a list of SECONDS, with commas, has one for each rank.
 """
 

@@ -127,7 +127,7 @@ def _run(
             process.stdin.write(given)
             process.stdin.close()
         except BrokenPipeError:
-            pass  # its last output says why
+            pass  # its last output has the cause
         for line in process.stderr:
             lines.append(line.decode("utf-8", "replace").strip())
             report(lines[-1])

@@ -132,7 +132,7 @@ def test_places():
 
 
 def test_output_is_off_where_somebody_else_uploads():
-    """Lambda mode and SCAR, which uploads TMP_OUTPUT_DIR itself, upload nothing unless told to."""
+    """Lambda mode and SCAR, which uploads TMP_OUTPUT_DIR itself, upload nothing by default."""
     assert settings.read({"EXEC_TYPE": "lambda"}).output is None
     assert read(TMP_INPUT_DIR="/tmp/in").output is None
     assert str(read(TMP_INPUT_DIR="/tmp/in", ARCHITRAVE_OUTPUT="s3://o").output) == "s3://o"

@@ -8,7 +8,7 @@ from tests.support.fakes import FakeLoop
 
 
 def test_lines_that_are_dropped_are_counted():
-    """A console that nobody reads costs a bounded memory; what it missed is said when it reads."""
+    """A console without a reader costs a bounded memory; what it missed is logged when it reads."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     loop = FakeLoop()
@@ -31,7 +31,7 @@ def test_lines_that_are_dropped_are_counted():
 
 
 def test_the_note_has_the_log_s_own_format():
-    """On a console it is no JSON."""
+    """On a console it is not JSON."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     loop = FakeLoop()

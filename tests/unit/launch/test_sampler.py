@@ -85,7 +85,7 @@ def test_disk_is_counted_once(tmp_path):
 
 
 class Told:
-    """A process as psutil tells of it, of which only the disk is of interest."""
+    """A process as psutil shows it, of which only the disk is of interest."""
 
     def __init__(self, pid, parent, written):
         self.pid, self.parent, self.written = pid, parent, written
@@ -140,7 +140,7 @@ def test_processors_and_memory_are_the_job_s():
 
 
 def test_network_leaves_lo_out(monkeypatch):
-    """What a node tells itself is no traffic; all other interfaces count."""
+    """What a node sends to itself is not traffic; all other interfaces count."""
     moved = psutil.net_io_counters()._replace
     nics = {"lo": moved(bytes_recv=10**9, bytes_sent=10**9)}
     monkeypatch.setattr(psutil, "net_io_counters", lambda **_: nics)
@@ -152,7 +152,7 @@ def test_network_leaves_lo_out(monkeypatch):
 
 
 def test_an_unreadable_process_costs_only_its_disk(monkeypatch):
-    """Where the kernel refuses to tell what a process wrote, processors and memory still count."""
+    """Where the kernel hides what a process wrote, processors and memory still count."""
 
     def refuse(self):
         raise psutil.AccessDenied(self.pid)

@@ -68,7 +68,7 @@ def check_self_contained(text):
         assert not {"src", "href", "xlink:href", "srcset"} & attributes.keys()
         assert not any(name.startswith("on") for name in attributes)
     addresses = set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"'<]*", text))
-    # Names of XML, which nobody fetches.
+    # Names of XML, which are never fetched.
     assert addresses <= {"http://www.w3.org/2000/svg"}
     assert "@import" not in text and "url(" not in text
     return seen
@@ -194,7 +194,7 @@ def test_comparison_has_both():
 
 
 def test_comparison_with_a_run_that_has_nothing():
-    """One that never ran its application stands beside one that did."""
+    """One that never ran its application beside one that did."""
     nothing = record(1, outcome=Outcome(66, AGENT, cause="cannot fetch s3://b/k: gone"))
     nothing["nodes"][0] |= {"phases": [], "samples": {}, "peaks": {}, "files": [], "fetched": []}
     for made in (html(nothing), page.comparison(read(nothing), read(record(2)))):
@@ -219,7 +219,7 @@ def test_lost_node_is_named():
     run = record(3, outcome=Outcome(75, AGENT, cause="cannot reach worker 2: silent"))
     del run["nodes"][2]
     assert read(run).missing == ["worker 2"]
-    assert "Nothing was heard in the end from: worker 2" in Page(html(run)).text
+    assert "No record was received from: worker 2" in Page(html(run)).text
 
 
 def with_curve(values):

@@ -38,7 +38,7 @@ def test_digests_follow_what_arrives(tmp_path):
     arriving = _Arriving()
 
     asked = threading.Semaphore(0)
-    step = 1_100_003  # no block of anybody's, and larger than one that is read
+    step = 1_100_003  # no block size, and larger than one that is read
 
     def write():
         with path.open("r+b", buffering=0) as file:

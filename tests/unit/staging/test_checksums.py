@@ -13,7 +13,7 @@ from agent.staging import checksums
 
 @given(st.binary(max_size=5000), st.integers(1, 700), st.booleans())
 def test_checksums(content, part_size, plain):
-    """Whole and part-wise digests are what S3 says; an ETag counts if there is no other."""
+    """Whole and part-wise digests are those of S3; an ETag counts if there is no other."""
     parts = [content[i : i + part_size] for i in range(0, len(content), part_size)] or [b""]
     crcs = b"".join(zlib.crc32(part).to_bytes(4, "big") for part in parts)
     md5s = b"".join(hashlib.md5(part).digest() for part in parts)

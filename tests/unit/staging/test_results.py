@@ -9,7 +9,7 @@ from agent.staging import results
 def test_results_are_what_is_new_or_changed(tmp_path):
     """In a directory that held files before, only the application's own count.
 
-    A link to a directory elsewhere is named, one to a directory of the results is no loss.
+    A link to a directory elsewhere is named, one to a directory of the results is not a loss.
     """
     breaths = []
     poll_events = partial(breaths.append, 1)

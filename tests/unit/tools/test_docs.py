@@ -1,4 +1,4 @@
-"""What the pages tell people to type is understood, and their links lead somewhere."""
+"""The commands on the pages are understood, and their links lead somewhere."""
 
 import ast
 import configparser

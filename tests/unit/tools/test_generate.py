@@ -93,7 +93,7 @@ def test_an_exit_code_is_tried_again_only_where_that_can_help(code):
 def test_a_lost_instance_is_tried_again_and_nothing_else_without_a_code(status_reason, again):
     rules = retry_rules(TABLE)
     assert is_tried_again(rules, None, status_reason) == again
-    if again:  # also where the container was told to end before
+    if again:  # also where the container got SIGTERM before
         assert is_tried_again(rules, 143, status_reason)
 
 

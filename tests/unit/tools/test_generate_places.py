@@ -258,7 +258,7 @@ def test_the_policies_of_the_command_line(capsys, tmp_path):
 
 
 def test_a_policy_needs_a_bucket_by_name():
-    """A bucket of somebody else's, the default, is in no policy by mistake."""
+    """A bucket of another account, the default, is in no policy by mistake."""
     with pytest.raises(AgentError) as caught:
         parser.main(["generate", "iam-policy"])
     assert caught.value.code == 64 and "S3_BUCKET" in caught.value.hint
