@@ -100,12 +100,12 @@ class FakeHelper:
         self.done = True
 
 
-class FakeLifeline:
+class FakeHeartbeatLink:
     """A worker's link to the main node, which does what the test lets it do."""
 
     def __init__(self, loop, hear):
         self.hear = hear
-        self.heard = loop.clock()
+        self.seen = loop.clock()
         self.asked = []
         self.open = self.done = False
         self.cause = ""
@@ -119,7 +119,7 @@ class FakeLifeline:
         if self.done or self.asked:
             return False
         self.asked.append(order)
-        self.heard = self._loop.clock()
+        self.seen = self._loop.clock()
         return True
 
     def close(self, cause=""):
