@@ -20,7 +20,7 @@ DEFAULT = (
 # Nothing opens these: a caller of the function could run code of their own, by a file that the
 # event brings, or change what the agent does.
 NEVER = (
-    # the agent, its platform, and where things lie
+    # the agent, its platform, and where things are
     *("ARCHITRAVE_*", "AWS_*", "_*", "LAMBDA_*", "EXEC_TYPE", "S3_*", "PRIVATE_*", "SSH_*"),
     *("TMP_*", "INPUT_FILE_PATH", "PATH", "HOME", "TMPDIR", "TMP", "TEMP", "USER", "SHELL", "PWD"),
     # the loader and the C library (ld.so(8), environ(7))

@@ -1,4 +1,4 @@
-"""What lies in the directory of results and beside them on S3 that is the agent's own."""
+"""What is in the directory of results and beside them on S3 that is the agent's own."""
 
 # Names in the directory of results that begin so.
 HIDDEN = ".architrave-"

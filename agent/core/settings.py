@@ -78,7 +78,7 @@ class Settings:
     password: str = field(repr=False)
 
     def path(self, absolute: str) -> str:
-        """Return where one of the contract's paths lies: below `root` when that is not `/`."""
+        """Return where one of the contract's paths is: below `root` when that is not `/`."""
         return os.path.join(self.root, absolute.lstrip("/"))
 
     @property
@@ -221,7 +221,7 @@ def _command(env: Mapping[str, str], root: str, output_dir: str) -> tuple[str, .
 
 
 def _application(app_bin: str, root: str) -> str:
-    """Return where APP_BIN lies: below `root` when private.7z is unpacked there."""
+    """Return where APP_BIN is: below `root` when private.7z is unpacked there."""
     return _below(root, app_bin) if root != "/" and app_bin.startswith("/opt/") else app_bin
 
 

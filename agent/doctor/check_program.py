@@ -55,7 +55,7 @@ def _may_run(word: str, path: str) -> None:
     if not os.access(path, os.X_OK) and not ours:
         cause = "not executable, and owned by another user"
         raise _wrong(word, cause, NOT_EXECUTABLE, f"chmod +x {word}")
-    # What is to lie in /opt may lie elsewhere now.
+    # What is to be in /opt may be elsewhere now.
     place = word if word.startswith("/") else path
     while not os.path.exists(place):
         place = os.path.dirname(place)
@@ -81,7 +81,7 @@ def _elf(context: Context, word: str, path: str, program: elf.Elf) -> Finding:
 def _listed(context: Context, loader: str, path: str) -> str:
     """Return the loader's list of a program's libraries.
 
-    Directories of /opt that the program itself names are looked for where they lie now.
+    Directories of /opt that the program itself names are looked for where they are now.
     """
     command, env = elf.listing(loader, path, context.app_env)
     text = _ask(command, env)

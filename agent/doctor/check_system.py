@@ -58,7 +58,7 @@ def processors(context: Context) -> Finding:
 
 
 def memory(context: Context) -> Finding:
-    """See that the agent's own work fits into the memory limit, and files that lie in memory."""
+    """See that the agent's own work fits into the memory limit, and files that are in memory."""
     limit = cgroup.memory_limit()
     if limit is None:
         return Finding(PASS, f"no limit; the machine has {size(_physical())}")
@@ -79,7 +79,7 @@ def _physical() -> int:
 
 
 def _file_system(path: str) -> str:
-    """Return the kind of the file system that a path lies on."""
+    """Return the kind of the file system that a path is on."""
     found = ("", "")
     try:
         with open("/proc/mounts", encoding="utf-8", errors="surrogateescape") as table:

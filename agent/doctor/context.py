@@ -62,7 +62,7 @@ class Context:
         return os.path.join(self.scratch, "opt")
 
     def here(self, path: str) -> str:
-        """Return where a file of the job's lies now: unpacked for the doctor, or in its place."""
+        """Return where a file of the job's is now: unpacked for the doctor, or in its place."""
         opt = self.settings.path("/opt")
         unpacked = os.path.join(self.opt, os.path.relpath(path, opt))
         inside = path.startswith(f"{opt}/") and os.path.lexists(unpacked)

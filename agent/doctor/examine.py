@@ -1,6 +1,6 @@
 """Check all that a job needs before it costs: walk the checks, print, return the job's exit code.
 
-Nothing is changed: what is fetched and unpacked lies in a directory of the doctor's own (0700),
+Nothing is changed: what is fetched and unpacked is in a directory of the doctor's own (0700),
 which is removed at the end, also after Ctrl-C. On several nodes the doctors then meet (`rounds`).
 """
 
@@ -35,7 +35,7 @@ _CHECKS = (
 )
 # What can be looked at without knowing the job.
 _WITHOUT_SETTINGS = (*check_program.CHECKS[1:], *check_system.CHECKS)
-# The password may lie in a file, and the file on a dead file system.
+# The password may be in a file, and the file on a dead file system.
 _READ_SECONDS = 5.0
 _READ_LATE = (
     "read the settings",

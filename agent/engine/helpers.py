@@ -32,7 +32,7 @@ class Helper:
         self.error: AgentError | None = None
         self._loop = loop
         self._on_message: Callable[[dict[str, Any]], None] = lambda message: None
-        # The pieces of a line whose end has not come yet.
+        # The pieces of an incomplete line.
         self._partial: list[bytes] = []
         self._stderr_tail = b""
         command = [sys.executable, "-I", _SCRIPT, task]
@@ -56,7 +56,7 @@ class Helper:
 
     @property
     def done(self) -> bool:
-        """Return whether the process has ended and all that it said has been heard."""
+        """Return whether the process has ended and all of its output has been read."""
         return not self.child.running and self._messages < 0
 
     def outcome(self) -> dict[str, Any]:

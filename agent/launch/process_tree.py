@@ -40,7 +40,7 @@ class Process:
 
     @property
     def starter(self) -> bool:
-        """Return whether it is a launcher that ends its daemons on all nodes when it is told to."""
+        """Return whether it is a launcher that ends its daemons on all nodes at SIGTERM."""
         return self.name.startswith(_STARTERS)
 
 

@@ -65,7 +65,7 @@ class HeartbeatLink:
 
     @property
     def busy(self) -> bool:
-        """Return whether an order is being done; `heard` is when the last answer came."""
+        """Return whether an order is being done; `seen` is when the last answer came."""
         return not self.done and self._steps is not None
 
     def ask(self, order: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Bring the nodes together before the run, and let them part after it: the main node's side."""
+"""Connect the nodes before the run, and release them after it: the main node's side."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class MainMeeting(Meeting):
 
     @property
     def announcing(self) -> bool:
-        """Return whether the workers are still being told something."""
+        """Return whether an announcement to the workers is still on its way."""
         waiting = self._rounds_done < self._round
         return waiting and self._announcer is not None and not self._announcer.done
 

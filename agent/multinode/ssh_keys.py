@@ -138,7 +138,7 @@ def sshd_config(request: Mapping[str, Any]) -> str:
         "KbdInteractiveAuthentication no",
         "PermitRootLogin prohibit-password",
         "UsePAM no",
-        # The directory is 0700 and made by us; what lies above it may be /tmp, which sshd refuses.
+        # The directory is 0700 and made by us; what is above it may be /tmp, which sshd refuses.
         "StrictModes no",
         "DisableForwarding yes",
         "PermitTunnel no",

@@ -78,7 +78,7 @@ Points = list[tuple[float, float]]
 
 
 def timelines(run: Run) -> list[Chart]:
-    """Draw all nodes' phases; what lies before and after a long run once more, large enough."""
+    """Draw all nodes' phases; what is before and after a long run once more, large enough."""
     found = [timeline(run, run.seconds)]
     runs = [stage for node in run.nodes for stage in node.stages if stage.phase == RUN]
     if runs:
@@ -123,7 +123,7 @@ def _timeline(run: Run, title: str, begin: float, end: float) -> Chart:
 
 
 def _within(start: float, stop: float, begin: float, end: float) -> float:
-    """Return how much of a time lies between two instants."""
+    """Return how much of a time is between two instants."""
     return max(0.0, min(stop, end) - max(start, begin))
 
 

@@ -49,7 +49,7 @@ def report(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     with open(json.loads(sys.stdin.readline()), encoding="utf-8") as file:
         record = json.load(file)
     text = page(read(record))
-    # Nothing that lies there already is written to: it may be a pipe, or a link to elsewhere.
+    # Nothing that is there already is written to: it may be a pipe, or a link to elsewhere.
     with open(request["path"], "x", encoding="utf-8") as file:
         file.write(text)
     return {"path": request["path"]}

@@ -138,7 +138,7 @@ def _failed(text: str) -> AgentError:
 def _cause(text: str) -> str:
     """Return what went wrong first, in one line: dpkg's message, and before it the script's own.
 
-    That a package waits for another one is told only if there is nothing else; so is what apt-get
+    That a package waits for another one is named only if there is nothing else; so is what apt-get
     makes of it.
     """
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]

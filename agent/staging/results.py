@@ -1,4 +1,4 @@
-"""Find the results: what lies in the output directory and is the application's."""
+"""Find the results: what is in the output directory and is the application's."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _within(top: str, paths: Iterable[str]) -> set[str]:
 
 
 def _is_below(path: str, tops: set[str]) -> bool:
-    """Return whether a path, or a directory that it lies in, is one of some."""
+    """Return whether a path, or a directory that it is in, is one of some."""
     while path not in tops and path != "/":
         path = os.path.dirname(path)
     return path in tops

@@ -30,7 +30,7 @@ def stage_out(
 
     `request`: place, node (its name below the place), path_style, directory, list (a file of names
     in it, each with a NUL behind it), stored (the file to which what S3 has is appended, a line
-    {"name", "size", "sha256"} each; what is in it isn't sent again), own (paths of those that lie
+    {"name", "size", "sha256"} each; what is in it isn't sent again), own (paths of those that are
     elsewhere, by name), afresh (remove an older manifest first), patient (wait for credentials).
     Emits {"stored": count} now and then, at the end {"uploaded": {"count", "lost" (counts),
     "failed": [{"name", "what", "cause", "code", "hint"}, the first of them]}}. Then two lines on

@@ -21,7 +21,7 @@ from agent.staging.progress import Progress
 from agent.staging.s3 import SMALL, Storage
 
 _UPLOADS_AT_ONCE = 8
-# How many are handed to the threads ahead: a million results must not lie in memory as tasks.
+# How many are handed to the threads ahead: a million results must not be in memory as tasks.
 _IN_FLIGHT = 32
 # From here on a file is hashed during its upload; a thread for each smaller one gains nothing.
 _LARGE = 64 << 20

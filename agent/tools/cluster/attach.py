@@ -62,7 +62,7 @@ def _known(env: Mapping[str, str]) -> dict[str, str]:
 def _environment(node: str, job: str) -> dict[str, str] | None:
     """Return the environment of the latest agent that is this node of a job without containers.
 
-    Any user can start a process that looks like one: it must be the user's own, and its root lie in
+    Any user can start a process that looks like one: it must be the user's own, and its root be in
     the directory of a run, into which no other user can write.
     """
     found: list[tuple[float, dict[str, str]]] = []

@@ -28,7 +28,7 @@ class Job:
     `node_env` overrides `env` for single nodes; `files` are more objects for the bucket, by key;
     `linger` is how long workers may go on after the main node has ended, and every node after
     SIGTERM is given AWS Batch's 30 seconds. With `hold` nodes of a failed job stay until they are
-    told to end.
+    stopped.
     """
 
     nodes: int = 1

@@ -153,10 +153,10 @@ def text_of(record: dict[str, object]) -> str:
 def end_of(node: NodeState) -> str:
     """Return how a node ended."""
     source = node.exit_record.get("source")
-    told = [str(source)] if source else []
-    told += [node.fault] if node.fault else []
-    told += ["stopped by the cluster"] if node.stopped else []
-    return f"exit {node.code}" + (f" ({', '.join(told)})" if told else "")
+    notes = [str(source)] if source else []
+    notes += [node.fault] if node.fault else []
+    notes += ["stopped by the cluster"] if node.stopped else []
+    return f"exit {node.code}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def summary(states: Iterable[NodeState]) -> str:

@@ -77,7 +77,7 @@ def _add_iam_policy(generate: Commands) -> None:
     one = command(generate, "iam-policy", summary, _POLICY, _iam_policy)
     one.usage = "architrave generate iam-policy [OPTION]…"
     one.add_argument("--role", choices=("job", "execution"), default="job",
-                     help="whose: job (S3), execution (log and secrets)")  # fmt: skip
+                     help="job (S3), or execution (log and secrets)")  # fmt: skip
     _add_variables(one)
     one.add_argument("--list-bucket", action="store_true",
                      help="distinguish a missing archive from a forbidden one")  # fmt: skip
