@@ -160,7 +160,7 @@ class Application:
     ) -> None:
         """Ask it to end, and end it after the grace period; asked again, end it now.
 
-        `most` bounds the grace period, in seconds. Each of its processes gets the signal once.
+        `max_grace` bounds the grace period, in seconds. Each of its processes gets the signal once.
         """
         if self.child is None or self.ended:
             return

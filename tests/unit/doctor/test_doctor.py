@@ -166,7 +166,7 @@ def test_a_pair_that_does_not_reach():
 def test_a_node_that_has_not_told():
     told = nodes(3)
     told[2]["pairs"] = []
-    assert judged(told, FAIL)["pairs"].what == "worker 2 has not told whom it reaches"
+    assert judged(told, FAIL)["pairs"].what.startswith("worker 2 ")
 
 
 @pytest.mark.parametrize("what", ["version", "machine", "mpirun"])
