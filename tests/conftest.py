@@ -10,9 +10,12 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from agent.tools.cluster import cluster
 from agent.tools.cluster.s3 import EmbeddedS3
 from tests.faults.page import Page
+from tests.support import once
 from tests.support.basics import IMAGE, LAMBDA_IMAGE, REPOSITORY, engine_answers, make_keys
+from tests.support.shared_s3 import SharedS3
 
 # A shell starts what it puts into the background with SIGINT ignored, which programs would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,6 +31,13 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "cell(name, ...): the faults that a test proves")
     config.pluginmanager.register(Page(config.getoption("--faults-page")))
+    if not hasattr(config, "workerinput"):
+        once.begin()
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        once.end()
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -44,6 +54,15 @@ def image():
             pytest.fail("no Docker engine answers, and ARCHITRAVE_REQUIRE_DOCKER=1")
         pytest.skip("no Docker engine answers")
     return IMAGE
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_s3_for_clusters():
+    """Let the clusters of a worker share a server: to start one takes a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "EmbeddedS3", SharedS3)
+        yield
+    SharedS3.server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -113,9 +132,9 @@ def job(agent):
 
 
 @pytest.fixture(scope="session")
-def keys(tmp_path_factory):
+def keys():
     """Return a directory with an SSH key pair, as it lies at the root of private.7z."""
-    return make_keys(tmp_path_factory.mktemp("keys") / "made")
+    return Path(once.once("keys", lambda directory: str(make_keys(directory / "made"))))
 
 
 @pytest.fixture

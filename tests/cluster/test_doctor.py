@@ -1,16 +1,14 @@
 """The doctors of several nodes meet as a job's nodes do, and reach each other by every pair."""
 
 import json
-import subprocess
-import uuid
 
 import pytest
 
 from agent.tools.cluster import processes
 from agent.tools.cluster.faults import DELAY, Fault
 from tests.faults.harness import leftovers, only_ssh
-from tests.support.clusters import codes
-from tests.support.containers import docker
+from tests.support import once
+from tests.support.clusters import codes, start_late
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -18,12 +16,7 @@ pytestmark = pytest.mark.timeout(240)
 @pytest.fixture(scope="session")
 def doctors_image(image):
     """Return the image under test with another command: Batch sets it in a job definition."""
-    name = f"architrave-test-doctor:{uuid.uuid4().hex[:12]}"
-    command = ["docker", "build", "-q", "-t", name, "-"]
-    text = f'FROM {image}\nCMD ["doctor", "--json"]\n'
-    subprocess.run(command, input=text, text=True, check=True, capture_output=True)
-    yield name
-    docker("rmi", name)
+    return once.image("doctor", text=f'FROM {image}\nCMD ["doctor", "--json"]\n')
 
 
 @pytest.fixture(params=["processes", "containers"])
@@ -85,10 +78,12 @@ def test_every_pair(doctors, backend):
 def test_a_cut_between_two_workers(doctors, doctors_image):
     """Both directions are named with their causes, the code is 75 on every node."""
     # They can be cut only while they run: the third comes later.
-    with doctors(doctors_image, faults=(Fault(DELAY, 3, seconds=20),), nodes=4) as running:
-        running.wait_phase(1, "join")
+    with doctors(doctors_image, faults=(Fault(DELAY, 3, seconds=1000),), nodes=4) as running:
+        for index in (1, 2):
+            running.wait_phase(index, "join")
         address = running.states[2].address
         running.nodes[1].in_network(f"ip rule add priority 1 to {address} prohibit")
+        start_late(running)
         result = running.wait()
     main = reports(result)[0]
     assert codes(result) == [75] * 4, main
@@ -101,9 +96,10 @@ def test_a_cut_between_two_workers(doctors, doctors_image):
 
 def test_only_ssh_passes(doctors, doctors_image):
     """What mpirun would wait for in vain is found: other ports than ssh's are closed."""
-    with doctors(doctors_image, faults=(Fault(DELAY, 2, seconds=20),)) as running:
+    with doctors(doctors_image, faults=(Fault(DELAY, 2, seconds=1000),)) as running:
         running.wait_phase(1, "join")
         running.nodes[1].in_network(only_ssh(running.nodes[0].address))
+        start_late(running)
         result = running.wait()
     failed = named(reports(result)[0], "pairs", "FAIL")
     assert codes(result) == [75] * 3

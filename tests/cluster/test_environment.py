@@ -18,7 +18,9 @@ VALUES = {
 LAUNCHER = ("OMPI_", "PMIX_", "PRTE_", "ORTE_", "HWLOC_", "PMI_", "OPAL_", "IPATH_", "HFI_")
 
 
-@pytest.mark.parametrize("launcher", ["mpirun", "each"])
+@pytest.mark.parametrize(
+    ("backend", "launcher"), [("containers", "mpirun"), ("processes", "each")], indirect=["backend"]
+)
 def test_each_rank_has_its_node_s_environment(cluster, backend, meet, launcher):
     """A variable of the job reaches every rank; what is a node's own stays its own."""
     node_env = {index: {"OWN": f"node {index}"} for index in range(3)}

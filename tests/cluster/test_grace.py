@@ -55,11 +55,8 @@ def check(result, seen=None, code=143):
 @pytest.mark.parametrize(
     ("backend", "told", "params"),
     [
-        ("processes", "main", "a 3"),
         ("processes", "worker", "a 0,3,3 9"),
-        ("containers", "main", "a 3"),
         ("containers", "main", "a 3,0,3"),
-        ("containers", "worker", "a 0,3,3 9"),
         ("containers", "all", "a 0,3,3 9"),
     ],
     indirect=["backend"],
@@ -76,10 +73,10 @@ def test_ranks_on_three_nodes(cluster, backend, told, params):
     check(result)
 
 
-def test_ranks_that_meet_and_finalize(cluster, backend):
+def test_ranks_that_meet_and_finalize(cluster, image):
     """A checkpoint, a barrier of all nodes and MPI_Finalize end as without a stop."""
     env = {"APP_BIN": "/opt/mpi_solver", "OMPI_MCA_mpi_yield_when_idle": "1"}
-    with cluster(backend, "2", env=env) as running:
+    with cluster(image, "2", env=env) as running:
         wait_computing(running, {})
         running.nodes[0].signal(15)
         result = running.wait()
@@ -90,8 +87,16 @@ def test_ranks_that_meet_and_finalize(cluster, backend):
         assert (result.results / f"node-{rank}/m{rank}.checkpoint").read_text() == "[15]\n"
 
 
-@pytest.mark.parametrize("program", ["wrapped", "limited"])
-@pytest.mark.parametrize("launcher", ["mpirun", "each"])
+@pytest.mark.parametrize(
+    ("backend", "program", "launcher"),
+    [
+        ("containers", "wrapped", "mpirun"),
+        ("processes", "wrapped", "each"),
+        ("processes", "limited", "mpirun"),
+        ("processes", "limited", "each"),
+    ],
+    indirect=["backend"],
+)
 def test_behind_a_script(cluster, backend, program, launcher):
     env = {"ARCHITRAVE_LAUNCHER": launcher, "APP_BIN": f"/opt/{program}"}
     with solve(cluster, backend, "a 3", **env) as running:
@@ -108,16 +113,16 @@ def test_behind_a_script(cluster, backend, program, launcher):
 
 @pytest.mark.parametrize("launcher", ["mpirun", "each"])
 @pytest.mark.cell("application.time-limit")
-def test_a_time_limit(cluster, backend, launcher):
+def test_a_time_limit(cluster, launcher):
     env = {"ARCHITRAVE_LAUNCHER": launcher, "ARCHITRAVE_TIMEOUT_SECONDS": "8"}
-    with solve(cluster, backend, "a 3", **env) as running:
+    with solve(cluster, None, "a 3", **env) as running:
         result = running.wait()
     check(result, code=124)
 
 
-def test_what_never_ends_is_killed_on_every_node(cluster, backend):
+def test_what_never_ends_is_killed_on_every_node(cluster, image):
     """After the grace period, also on the workers; what has been written is uploaded."""
-    with solve(cluster, backend, "a forever", ARCHITRAVE_GRACE_SECONDS="2") as running:
+    with solve(cluster, image, "a forever", ARCHITRAVE_GRACE_SECONDS="2") as running:
         wait_computing(running, {})
         begun = time.monotonic()
         running.nodes[0].signal(15)
@@ -129,9 +134,9 @@ def test_what_never_ends_is_killed_on_every_node(cluster, backend):
 
 
 @pytest.mark.cell("signals.forwarded")
-def test_another_signal_reaches_every_rank(cluster, backend):
+def test_another_signal_reaches_every_rank(cluster):
     """SIGUSR1 to the main node goes to the ranks on all nodes, and not to mpirun."""
-    with cluster(backend, "told 10 4") as running:
+    with cluster(None, "told 10 4") as running:
         until(lambda: running.states[0].stdout.count(b"ready ") >= 3, 60)
         running.nodes[0].signal(10)
         result = running.wait()

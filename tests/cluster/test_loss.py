@@ -23,15 +23,13 @@ def end_within(running, indexes, seconds=END_SECONDS):
     return [running.wait_end(index, deadline - time.monotonic()) for index in indexes]
 
 
-@pytest.fixture
-def beat(backend):
-    """Return the default heartbeat for containers, for which the promise of 20 s is made."""
-    return {"ARCHITRAVE_HEARTBEAT_SECONDS": "2" if backend else "1"}
+# The default, for which the promise of 20 s is made.
+BEAT = {"ARCHITRAVE_HEARTBEAT_SECONDS": "2"}
 
 
-def test_worker_killed(cluster, backend, beat):
-    """A worker that dies in the run ends the job with 75 on all others, which name it."""
-    with cluster(backend, "hold", env=beat) as running:
+def test_worker_killed(cluster, image):
+    """A worker that dies in the run ends the job with 75 on all others, who name it."""
+    with cluster(image, "hold", env=BEAT) as running:
         wait_ready(running, 3)
         running.nodes[2].kill()
         assert end_within(running, [0, 1]) == [75, 75]
@@ -45,18 +43,17 @@ def test_worker_killed(cluster, backend, beat):
     assert not (result.results / "manifest.json").exists()
 
 
-def test_main_killed(cluster, backend, beat):
+def test_main_killed(cluster, image):
     """Workers whose main node dies in the run end with 75, and what their ranks wrote is on S3."""
-    with cluster(backend, "hold", env=beat) as running:
+    with cluster(image, "hold", env=BEAT) as running:
         wait_ready(running, 3)
         running.nodes[0].kill()
         assert end_within(running, [1, 2]) == [75, 75]
         result = running.wait()
     for node in result.nodes[1:]:
         assert "main" in errors(node)
-        if backend:  # as processes they share main's output directory, which is main's to upload
-            name = f"node-{node.index}/rank-{node.index}.json"
-            assert json.loads((result.results / name).read_text())["rank"] == node.index
+        name = f"node-{node.index}/rank-{node.index}.json"
+        assert json.loads((result.results / name).read_text())["rank"] == node.index
     assert not (result.results / "manifest.json").exists()
 
 
@@ -71,23 +68,9 @@ def test_worker_cut_off(cluster, image):
         assert end_within(running, [1], 60) == [75]
 
 
-def test_worker_that_never_starts(cluster, backend):
-    """At the limit the main node names the missing nodes, and ends those that joined."""
-    late = Fault(DELAY, 2, seconds=1000)
-    env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "10"}
-    with cluster(backend, "hold", env=env, faults=(late,)) as running:
-        running.wait_phase(0, "join")
-        start = time.monotonic()
-        assert end_within(running, [0, 1], 24) == [75, 75]
-        assert time.monotonic() - start > 8
-        result = running.wait()
-    assert "worker 2" in errors(result.nodes[0])
-    assert "ready" not in result.nodes[0].stdout.decode()
-
-
-def test_all_are_told_to_end(cluster, backend):
+def test_all_are_told_to_end(cluster, image):
     """SIGTERM to every node, as Batch ends a job: 143 everywhere, and partial results are kept."""
-    with cluster(backend, "hold") as running:
+    with cluster(image, "hold") as running:
         wait_ready(running, 3)
         for node in running.nodes.values():
             node.signal(signal.SIGTERM)
@@ -97,12 +80,11 @@ def test_all_are_told_to_end(cluster, backend):
     assert "ready 0 of 3" in (result.results / "node-0/time.log").read_text()
 
 
-@pytest.mark.parametrize("phase", ["fetch", "join"])
-def test_told_to_end_before_the_run(cluster, image, phase):
-    """SIGTERM counts in every phase."""
+def test_told_to_end_before_the_run(cluster, image):
+    """SIGTERM counts before there is a program to tell."""
     late = Fault(DELAY, 1, seconds=1000)
     with cluster(image, "hold", nodes=2, faults=(late,)) as running:
-        running.wait_phase(0, phase)
+        running.wait_phase(0, "join")
         running.nodes[0].signal(signal.SIGTERM)
         assert end_within(running, [0]) == [143]
 
@@ -118,12 +100,12 @@ def strangers(tmp_path):
     return pack(directory, tmp_path / "strangers.7z", PASSWORD)
 
 
-def test_node_with_another_key(cluster, backend, strangers):
+def test_node_with_another_key(cluster, strangers):
     """A node with another key isn't let in: it ends with 77, the others miss it."""
     node_env = {2: {"S3_BATCH_PRIVATE_REL_PATH": "batch/strangers.7z"}}
     env = {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "15"}
     files = {"batch/strangers.7z": strangers}
-    with cluster(backend, "hold", env=env, node_env=node_env, files=files) as running:
+    with cluster(None, "hold", env=env, node_env=node_env, files=files) as running:
         result = running.wait()
     assert codes(result) == [75, 75, 77]
     assert "worker 2" in errors(result.nodes[0])

@@ -34,7 +34,8 @@ _SAME = "75 on every other node, results uploaded, the node named"
 _GOES_ON = "the job goes on"
 
 CELLS = [
-    # -- three nodes; each fault at the main node and at a worker, in every phase
+    # -- several nodes; at the main node and at a worker, in every phase: by one fault or another
+    #    that looks the same to the others, and all of them together by the soak
     Cell("nodes.agent-killed", NODES, "agent killed with SIGKILL", _SAME),
     Cell("nodes.container-killed", NODES, "container killed", _SAME, "20 s in the run phase"),
     Cell("nodes.cut", NODES, "network dropped without a FIN", _SAME),

@@ -11,14 +11,10 @@ import argparse
 import collections
 import random
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,7 @@ from agent.core.errors import AgentError
 from agent.tools.cluster.cluster import Cluster, Result
 from agent.tools.cluster.faults import DELAY, Fault
 from tests.faults import harness
+from tests.faults.drawn import FAULTS, LONGEST, SLOW_HEARTBEAT, Action, Draw, Running, wait
 from tests.support.basics import IMAGE, engine_answers, make_keys
 from tests.support.clusters import described, make_private
 from tests.support.s3proxy import FailingS3
@@ -45,8 +42,6 @@ APPLICATIONS: list[tuple[str, int | None]] = [
     ("hold", None),
 ]
 LAUNCHERS = ["mpirun", "mpirun", "mpirun", "each", "direct"]
-# Of the application's own time, beside the harness's bound.
-LONGEST = 30.0
 S3_FAULTS: dict[str, dict[str, Any]] = {
     "500 twice": {"status": 500, "code": "InternalError", "times": 1},
     "reset": {"reset": True, "times": 1},
@@ -54,29 +49,6 @@ S3_FAULTS: dict[str, dict[str, Any]] = {
     "500": {"status": 500, "code": "InternalError"},
     "403": {"status": 403, "code": "AccessDenied"},
 }
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One job and what is done to it; `moment` is in seconds after the phase has begun."""
-
-    seed: int
-    nodes: int
-    main: int
-    contained: bool
-    launcher: str
-    application: str
-    code: int | None
-    fault: str
-    node: int
-    phase: str
-    moment: float
-    detail: str = ""
-
-    @property
-    def others(self) -> list[int]:
-        """Return the nodes that the fault is not done to."""
-        return [index for index in range(self.nodes) if index != self.node]
 
 
 def draw(seed: int, *, containers: bool) -> Draw:
@@ -113,110 +85,16 @@ def draw(seed: int, *, containers: bool) -> Draw:
     )
 
 
-@dataclass
-class Running:
-    """A cluster under a draw: what faults work on."""
-
-    drawn: Draw
-    cluster: Cluster
-    proxy: FailingS3
-    signalled: set[int] = field(default_factory=set)
-
-    @property
-    def node(self) -> Any:
-        """Return the node with the fault."""
-        return self.cluster.nodes[self.drawn.node]
-
-    @property
-    def has_ended(self) -> bool:
-        """Return whether that node ended before the fault came."""
-        return self.cluster.states[self.drawn.node].code is not None
-
-
-@dataclass(frozen=True)
-class Action:
-    """What is done, and the codes with which nodes may end besides the application's own.
-
-    `hurt` tells that the node itself is excused from all checks but that it ends; `ends` that the
-    fault ends any job.
-    """
-
-    act: Callable[[Running], object]
-    codes: frozenset[int] = frozenset()
-    hurt: bool = False
-    ends: bool = False
-    several: bool = False
-    backend: str = "both"
-
-    def fits(self, nodes: int, contained: bool) -> bool:
-        """Return whether the fault can be done to such a job."""
-        return (nodes > 1 or not self.several) and self.backend in (
-            "both",
-            "containers" if contained else "processes",
-        )
-
-
-def wait(seconds: float) -> None:
-    """Let the fault last: it is the fault's own length."""
-    threading.Event().wait(seconds)
-
-
-def stop_briefly(running: Running) -> None:
-    running.node.freeze()
-    wait(2 * harness.HEARTBEAT)
-    running.node.thaw()
-
-
-def stop_longer(running: Running) -> None:
-    running.node.freeze()
-    harness.ends(running.cluster, running.drawn.others, harness.BOUND + LONGEST)
-    running.node.thaw()
-
-
-def tell(number: int, *, everyone: bool) -> Callable[[Running], None]:
-    def act(running: Running) -> None:
-        for node in running.cluster.nodes.values() if everyone else [running.node]:
-            node.signal(number)
-
-    return act
-
-
-def kill_helper(running: Running) -> None:
-    harness.kill_helper(running.node)
-
-
-LOST = frozenset({75})
-ENDED = frozenset({143, 75})
-FAULTS = {
-    "none": Action(lambda running: None),
-    "agent killed": Action(
-        lambda r: harness.kill_agent(r.node), LOST, hurt=True, ends=True, backend="processes"
-    ),
-    "node killed": Action(lambda r: r.node.kill(), LOST, hurt=True, ends=True),
-    "cut": Action(
-        lambda r: r.node.cut(), LOST, hurt=True, ends=True, several=True, backend="containers"
-    ),
-    "stopped briefly": Action(stop_briefly),
-    "stopped longer": Action(stop_longer, LOST, hurt=True, ends=True, several=True),
-    "sshd killed": Action(lambda r: harness.kill_sshd(r.node), several=True, backend="processes"),
-    "helper killed": Action(kill_helper, backend="processes"),
-    "SIGTERM to one": Action(tell(signal.SIGTERM, everyone=False), ENDED, ends=True),
-    "SIGTERM to all": Action(tell(signal.SIGTERM, everyone=True), ENDED, ends=True),
-    "SIGINT to all": Action(tell(signal.SIGINT, everyone=True), frozenset({130, 75}), ends=True),
-    "late": Action(lambda running: None, several=True),
-    "never starts": Action(lambda running: None, LOST, hurt=True, ends=True, several=True),
-    "time limit": Action(lambda running: None, frozenset({124}), ends=True),
-    # On one node only, whose S3 the failing one is; what it can't fetch or upload, others can.
-    "s3": Action(lambda running: None, frozenset({69, 73, 75, 77}), backend="processes"),
-}
-
-
 def run(drawn: Draw, private: Path, results: Path) -> None:
     """Run a draw; raise AssertionError or TimeoutError for a check that it misses."""
     fault = FAULTS[drawn.fault]
     env = harness.env(ARCHITRAVE_LAUNCHER=drawn.launcher, ARCHITRAVE_SLOTS="1")
     env["ARCHITRAVE_JOIN_TIMEOUT_SECONDS"] = "30" if drawn.fault == "late" else "8"
     faults: tuple[Fault, ...] = ()
+    if drawn.fault == "cut briefly":
+        env |= {"ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "30"}
+        env |= {"ARCHITRAVE_HEARTBEAT_SECONDS": str(SLOW_HEARTBEAT)}
+        del env["AWS_MAX_ATTEMPTS"]  # S3 is cut off too: two tries are over before that is
     if drawn.fault == "time limit":
         env["ARCHITRAVE_TIMEOUT_SECONDS"] = "1.5"
     if drawn.fault in ("late", "never starts"):

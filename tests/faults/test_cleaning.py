@@ -15,11 +15,21 @@ CLEANER = (
 
 
 @pytest.mark.cell("application.cleans")
-@pytest.mark.parametrize("launcher", ["mpirun", "each"])
-@pytest.mark.parametrize(("cleans", "code"), [("0", 0), ("1", 0), ("0,1,2", 7)])
+@pytest.mark.parametrize(
+    ("backend", "launcher", "cleans", "code"),
+    [
+        ("containers", "mpirun", "0", 0),
+        ("containers", "each", "1", 0),
+        ("containers", "mpirun", "0,1,2", 7),
+        ("processes", "mpirun", "1", 0),
+        ("processes", "each", "0,1,2", 7),
+    ],
+    indirect=["backend"],
+)
 def test_cleans_tmp(cluster, backend, launcher, cleans, code):
     """On the main node, on a worker, on all: the job goes on, and ends with its code."""
     settings = env(CLEANS=cleans, CODE=str(code), ARCHITRAVE_LAUNCHER=launcher)
+    settings["ARCHITRAVE_JOIN_TIMEOUT_SECONDS"] = "60"  # nobody is missing, however slow they start
     settings |= {"APP_BIN": "/bin/sh", "APP_PARAMS": f"-c '{CLEANER}'"}
     with cluster(backend, "", env=settings) as running:
         result = running.wait()

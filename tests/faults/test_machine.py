@@ -59,7 +59,7 @@ def test_helper_is_killed(agent, batch, times):
 def test_helper_hangs(broken, batch):
     """One that says nothing is ended at its deadline; the next one does the work."""
     process = broken(
-        "agent.job.single", "_STAGE_SECONDS", "8", env=batch | {"APP_PARAMS": "-c 'exit 4'"}
+        "agent.job.stage_in", "_SECONDS", "8", env=batch | {"APP_PARAMS": "-c 'exit 4'"}
     )
     until(lambda: harness.helper_of(process)).send_signal(signal.SIGSTOP)
     err = process.communicate(timeout=60)[1]
@@ -137,15 +137,15 @@ def broken(root):
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        ("agent.job.supervisor", "Supervisor.prepare"),
-        ("agent.job.single", "Job.stage_in"),
+        ("agent.job.directories", "RuntimeDirectory.take"),
+        ("agent.job.single", "Single.work"),
         ("agent.engine.helpers", "Helper._on_output"),
-        ("agent.job.single", "Job.open_output"),
+        ("agent.job.output_dir", "OutputDirectory.open_log"),
         ("agent.launch.application", "Application.start"),
         ("agent.launch.time_log", "TimeLog._take"),
         ("agent.launch.application", "Application.outcome"),
-        ("agent.job.record", "Delivery.finish_upload"),
-        ("agent.job.record", "Delivery.write_record"),
+        ("agent.job.upload", "Upload.finish"),
+        ("agent.job.record", "Record.write"),
         ("agent.job.supervisor", "Supervisor.cleanup"),
     ],
 )

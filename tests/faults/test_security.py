@@ -16,7 +16,13 @@ from tests.support.clusters import codes, errors, wait_ready
 
 @pytest.mark.cell("security.other-job", "nodes.stranger")
 @pytest.mark.parametrize(
-    "other", [{"AWS_BATCH_JOB_ID": "another-job#1"}, {"AWS_BATCH_JOB_ATTEMPT": "7"}], ids=str
+    ("backend", "other"),
+    [
+        ("containers", {"AWS_BATCH_JOB_ID": "another-job#1"}),
+        ("processes", {"AWS_BATCH_JOB_ATTEMPT": "7"}),
+    ],
+    indirect=["backend"],
+    ids=str,
 )
 def test_a_node_of_another_job(cluster, backend, other):
     """It has the same archive and password, and is not let in: 77, and the job misses it."""

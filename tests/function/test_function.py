@@ -179,9 +179,7 @@ def test_a_deadline_ends_the_application(function, invoke, s3, script, seconds):
     invoke("true")
     answer = invoke(f"echo part > $TMP_OUTPUT_DIR/part; {script}", seconds=seconds)
     assert answer.kind == "error" and answer.seconds < seconds
-    assert (
-        answer.body["exit_code"] == 124 and "longer than its limit" in answer.body["errorMessage"]
-    )
+    assert answer.body["exit_code"] == 124 and "time limit" in answer.body["errorMessage"]
     assert "part" in [file["name"] for file in answer.body["files"]]
     assert stored(s3, answer)["node-0/part"] == b"part\n"
 

@@ -1,7 +1,6 @@
 """The agent's directory, copied from the image, on images that have nothing of what it needs."""
 
 import subprocess
-import uuid
 from dataclasses import dataclass
 
 import pytest
@@ -9,9 +8,10 @@ import pytest
 from agent.tools.cluster.cluster import Cluster
 from agent.tools.cluster.job import Job
 from tests.image.test_start import time_log
+from tests.support import once
 from tests.support.basics import PASSWORD, REPOSITORY, pack
 from tests.support.clusters import codes, errors
-from tests.support.containers import LAMBDA, docker
+from tests.support.containers import LAMBDA
 
 # The first test makes the bases and the image on them.
 pytestmark = pytest.mark.timeout(600)
@@ -51,17 +51,16 @@ class Base:
         return {"APP_BIN": program, "APP_PARAMS": " ".join([*first, "-c", f"'{script}'"])}
 
 
-def build(dockerfile, context):
-    """Build an image of the test's own and return its name."""
-    tag = f"architrave-bases:{uuid.uuid4().hex[:12]}"
-    (context / "Dockerfile").write_text(dockerfile)
-    docker("build", "-q", "--label", "architrave", "-t", tag, str(context), timeout=300)
-    return tag
+def distribution(name):
+    """See that the engine has a distribution's image."""
+    command = [REPOSITORY / "scripts/base-image", name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module", params=["old", "no-python", "empty"])
-def base(request, image, tmp_path_factory):
-    """Return each base with the agent's directory on it; the image goes after the tests."""
+def base(request, image):
+    """Return each base with the agent's directory on it, built once in a run."""
     dockerfile, shell, libc = {
         "old": (OLD, ("/bin/sh",), "2.31"),
         "no-python": (NO_PYTHON, ("/bin/sh",), "2.36"),
@@ -69,15 +68,13 @@ def base(request, image, tmp_path_factory):
     }[request.param]
     for line in dockerfile.splitlines():
         if line.startswith("FROM debian:"):
-            command = [REPOSITORY / "scripts/base-image", line.split()[1]]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=500)
-            assert done.returncode == 0, done.stderr
+            name = line.split()[1]
+            once.once(name.replace(":", "-"), lambda _, name=name: distribution(name))
     ours = EXAMPLE.read_text().partition("FROM ${BASE_IMAGE}\n")[2]
     assert "architrave:latest" in ours
     dockerfile += ours.replace("architrave:latest", image)
-    tag = build(dockerfile, tmp_path_factory.mktemp("base"))
-    yield Base(tag, shell, libc)
-    subprocess.run(["docker", "rmi", "-f", tag], capture_output=True, timeout=60)
+    tag = once.image(f"base-{request.param}", text=dockerfile, timeout=300)
+    return Base(tag, shell, libc)
 
 
 @pytest.fixture
@@ -143,7 +140,13 @@ def environment(text):
     return {entry for entry in text.split("\0") if entry}
 
 
-@pytest.mark.parametrize("locale", ["", "C", "C.UTF-8", "ja_JP.EUC-JP", "no_NO.where"])
+# The one base with locales of its own sees them all.
+@pytest.mark.parametrize(
+    ("base", "locale"),
+    [("old", one) for one in ("", "C", "C.UTF-8", "ja_JP.EUC-JP", "no_NO.where")]
+    + [("no-python", ""), ("no-python", "C.UTF-8"), ("empty", ""), ("empty", "no_NO.where")],
+    indirect=["base"],
+)
 def test_environment(containers, base, foreign, locale):
     """A command sees the environment that the container was given, and nothing of the agent's."""
     program = (

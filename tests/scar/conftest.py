@@ -6,11 +6,9 @@ from tests.support.scar import (
     archive,
     batch,
     bucket,
-    build,
     deploy,
     function,
     function_image,
-    lambda_file,
     node_image,
     submit,
 )
@@ -21,11 +19,9 @@ __all__ = [
     "archive",
     "batch",
     "bucket",
-    "build",
     "deploy",
     "function",
     "function_image",
-    "lambda_file",
     "node_image",
     "submit",
 ]

@@ -111,6 +111,11 @@ def wait_ready(cluster, count, main=0, seconds=60):
     until(lambda: cluster.states[main].stdout.count(b"ready ") >= count, seconds)
 
 
+def start_late(running):
+    """Start the nodes that a test has kept back until it was ready for them."""
+    running._later = [(0.0, start) for _, start in running._later]
+
+
 def errors(state):
     """Return a node's errors as one text."""
     return "\n".join(str(record["message"]) for record in state.errors)

@@ -2,7 +2,9 @@
 
 import heapq
 import itertools
+import math
 import select
+import types
 
 from agent.core.errors import BUG, HelperDied
 
@@ -15,6 +17,9 @@ class FakeLoop:
         self._timers = []
         self._order = itertools.count()
         self._watched = {}
+        self.children = FakeChildren()
+        self.sender = ""
+        self.hurried_since = math.inf
 
     def clock(self):
         return self.now
@@ -29,6 +34,26 @@ class FakeLoop:
 
         self._push(self.now + seconds, again)
         return handle
+
+    def call_at(self, when, action):
+        handle = FakeTimer()
+        self._push(when, lambda: handle.cancelled or action())
+        return handle
+
+    def poll_events(self):
+        self.deliver()
+
+    def wait(self, done, deadline=None):
+        """Let time pass from one timer to the next, until `done()` or the deadline."""
+        while not done():
+            due = min((when for when, _, _ in self._timers), default=math.inf)
+            end = math.inf if deadline is None else deadline
+            assert min(due, end) < math.inf, "nothing can end this wait"
+            if due > end:
+                self.now = max(self.now, end)
+                return bool(done())
+            self.turn(max(due - self.now, 0.0))
+        return True
 
     def _push(self, when, action):
         heapq.heappush(self._timers, (when, next(self._order), action))
@@ -69,6 +94,15 @@ class FakeLoop:
         self._timers = [timer for timer in self._timers if timer[0] > self.now]
         for _, _, action in sorted(due):
             action()
+
+
+class FakeChildren:
+    """No child runs, and none is left behind."""
+
+    running = ()
+
+    def end_orphans(self, spared=()):
+        return []
 
 
 class FakeTimer:
@@ -125,3 +159,63 @@ class FakeHeartbeatLink:
     def close(self, cause=""):
         self.done = True
         self.cause = self.cause or cause
+
+
+class FakeWorkload:
+    """What runs on a node, as its supervisor sees it; it notes what it is asked."""
+
+    def __init__(self):
+        self.stopping = False
+        self.stops = []
+        self.forwarded = []
+        self.finished = False
+
+    def stop(self, reason, number=15, max_grace=math.inf):
+        self.stopping = True
+        self.stops.append((reason, number, max_grace))
+
+    def forward(self, number):
+        self.forwarded.append(number)
+
+    def finish(self):
+        self.finished = True
+
+
+class FakeTask:
+    """A helper process that does what the test says when it is begun, a second later.
+
+    `ends` is a result (a dict), an AgentError, or None: it dies.
+    """
+
+    def __init__(self, loop, ends, task):
+        self.task = task
+        self.stderr_tail = ""
+        self.result = self.error = None
+        self.done = False
+        self.closed = False
+        self.asked = []
+        self.child = types.SimpleNamespace(pid=next(_pids), running=False)
+        self._loop = loop
+        self._ends = ends
+
+    def begin(self, task, request, on_message):
+        self.request, self.on_message = request, on_message
+        self._loop.call_at(self._loop.now + 1, self._end)
+
+    def _end(self):
+        self.done = True
+
+    def ask(self, request):
+        self.asked.append(request)
+        return not self.done
+
+    def outcome(self):
+        if isinstance(self._ends, dict):
+            return self._ends
+        raise self._ends or HelperDied("run the helper", "killed by signal 9", code=BUG)
+
+    def close(self):
+        self.closed = True
+
+
+_pids = itertools.count(1000)

@@ -1,20 +1,18 @@
 """Images with SCAR's parts, and what `scar init` makes of examples/scar."""
 
 import base64
-import contextlib
-import fcntl
 import json
 import os
 import shutil
-import subprocess
-import uuid
+from pathlib import Path
 
 import pytest
 
 from agent.tools.cluster.cluster import Cluster
 from agent.tools.cluster.job import BUCKET, Job
+from tests.support import once
 from tests.support.basics import LAMBDA_IMAGE, PASSWORD, REPOSITORY, pack
-from tests.support.containers import Docker, docker
+from tests.support.containers import Docker
 
 EXAMPLES = REPOSITORY / "examples/scar"
 HERE = REPOSITORY / "tests/scar"
@@ -30,43 +28,21 @@ exit "$code"
 """
 
 
-@pytest.fixture(scope="session")
-def build(image, tmp_path_factory):
-    """Return what builds a target of the Dockerfile; the images go after the session."""
-    tags = []
-
-    @contextlib.contextmanager
-    def alone():
-        # Removing an image takes the layers away that another worker's build has just found.
-        with (tmp_path_factory.getbasetemp().parent / "scar.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def one(*words, base=image, context=HERE):
-        tag = f"architrave-scar:{uuid.uuid4().hex[:12]}"
-        words = ("-q", "--label", "architrave", "-t", tag, *words, "--build-arg", f"IMAGE={base}")
-        # A second build finds all of it in the engine's cache.
-        with alone():
-            tags.append(tag)
-            docker("build", *words, str(context), timeout=600)
-        return tag
-
-    yield one
-    if tags:
-        with alone():
-            subprocess.run(["docker", "rmi", "-f", *tags], capture_output=True, timeout=120)
+def build(name, *words, base, context=HERE):
+    """Return the tag of a target of the Dockerfile, built once in a run."""
+    return once.image(f"scar-{name}", *words, "--build-arg", f"IMAGE={base}", context=context)
 
 
 @pytest.fixture(scope="session")
-def node_image(build):
+def node_image(image):
     """Return the image under test with faas-supervisor in it, and SCAR's command."""
-    return build("--target", "node")
+    return build("node", "--target", "node", base=image)
 
 
 @pytest.fixture(scope="session")
-def account_image(build):
+def account_image(image):
     """Return the image of the user's machine and of the Lambda function."""
-    return build("--target", "account")
+    return build("account", "--target", "account", base=image)
 
 
 def copy_examples(directory, changes):
@@ -81,49 +57,50 @@ def copy_examples(directory, changes):
 
 
 @pytest.fixture(scope="session")
-def deploy(account_image, tmp_path_factory):
-    """Return what walks through the README's steps with SCAR; it leaves account.json and task/."""
-    started = Docker()
-    works = []
+def deploy(account_image):
+    """Return what walks through the README's steps with SCAR, once in a run for each name.
 
-    def walk(definition, *actions, options=(), changes=None):
-        work = tmp_path_factory.mktemp("account")
-        works.append(work)
-        copy_examples(work / "repository", changes or {})
-        for path in (work, *work.rglob("*")):
-            os.chown(path, USER, -1)
-        words = ("python3", "/opt/account.py", "/account", definition)
-        done = started.run(
-            account_image,
-            *words,
-            "run_helper.sh",
-            *actions,
-            # Nothing but moto answers.
-            options=(
-                *("--network", "none", "--user", str(USER)),
-                *("-v", f"{work}:/account", "-w", "/account/repository/examples/scar", *options),
-            ),
-            timeout=240,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return work, json.loads((work / "account.json").read_text())
+    It returns the directory with account.json and task/, and what is in account.json.
+    """
 
-    yield walk
-    started.remove()
-    for work in works:
-        shutil.rmtree(work, ignore_errors=True)  # the function's code is as large as the image
+    def walk(name, definition, *actions, options=(), changes=None):
+        def make(work):
+            copy_examples(work / "repository", changes or {})
+            for path in (work, *work.rglob("*")):
+                os.chown(path, USER, -1)
+            words = ("python3", "/opt/account.py", "/account", definition)
+            started = Docker()
+            try:
+                done = started.run(
+                    account_image,
+                    *words,
+                    "run_helper.sh",
+                    *actions,
+                    # Nothing but moto answers.
+                    options=(
+                        *("--network", "none", "--user", str(USER), "-v", f"{work}:/account"),
+                        *("-w", "/account/repository/examples/scar", *options),
+                    ),
+                    timeout=240,
+                )
+            finally:
+                started.remove()
+            assert done.returncode == 0, done.stdout + done.stderr
+            return [str(work), json.loads((work / "account.json").read_text())]
+
+        work, account = once.once(f"scar-{name}", make)
+        return Path(work), account
+
+    return walk
 
 
 @pytest.fixture(scope="session")
 def batch(deploy):
     """Return what gives the account that batch.yaml makes, by the number of nodes: one or three."""
-    found = {}
 
     def account(nodes):
-        if nodes not in found:
-            changes = {"enabled: true": "enabled: false"} if nodes == 1 else {}
-            found[nodes] = deploy("batch.yaml", "batch", "remove", changes=changes)[1]
-        return found[nodes]
+        changes = {"enabled: true": "enabled: false"} if nodes == 1 else {}
+        return deploy(f"batch-{nodes}", "batch.yaml", "batch", "remove", changes=changes)[1]
 
     return account
 
@@ -184,7 +161,7 @@ def submit(node_image, batch, archive, tmp_path):
             files={key: path},
             env=variables,
             results=tmp_path / "job",
-            timeout=100,
+            timeout=200,
         )
         with Cluster(job) as cluster:
             result = cluster.wait()
@@ -195,29 +172,19 @@ def submit(node_image, batch, archive, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def function(deploy, lambda_file):
+def function(deploy):
     """Return the account that lambda.yaml makes, and the directory of the function's code."""
-    mount = ("-v", f"{lambda_file}:/tmp/architrave-docker.img:ro")
-    return deploy("lambda.yaml", "remove", options=mount)
+    mount = ("-v", f"{once.saved(LAMBDA_IMAGE)}:/tmp/architrave-docker.img:ro")
+    return deploy("lambda", "lambda.yaml", "remove", options=mount)
 
 
 @pytest.fixture(scope="session")
-def function_image(deploy, build):
+def function_image(deploy):
     """Return the account and the image that lambda.yaml makes with `runtime: image`."""
-    base = build("--target", "node", base=LAMBDA_IMAGE)
+    base = build("lambda-node", "--target", "node", base=LAMBDA_IMAGE)
     changes = {
         "runtime: python3.11": "runtime: image",
         "image_file: /tmp/architrave-docker.img": f"image: {base}",
     }
-    work, account = deploy("lambda.yaml", changes=changes)
-    return account, build(context=work / "context")
-
-
-@pytest.fixture(scope="session")
-def lambda_file(image, tmp_path_factory):
-    """Return the image for Lambda as `docker save` writes it."""
-    path = tmp_path_factory.mktemp("image") / "architrave-docker.img"
-    docker("save", "-o", str(path), LAMBDA_IMAGE, timeout=120)
-    path.chmod(0o644)
-    yield path
-    path.unlink()
+    work, account = deploy("lambda-image", "lambda.yaml", changes=changes)
+    return account, build("function", base=LAMBDA_IMAGE, context=work / "context")

@@ -14,17 +14,17 @@ except ImportError:  # another program's interpreter
     loop = None
 
 
-def begin_upload(self):
-    self._files, self._left_out = [], upload.outputs.LeftOut()
+def begin(self):
+    pass
 
 
-def finish_upload(self):
+def finish(self):
     count = int(os.environ["SYNTHETIC_RESULTS"])
     with open(self.stored_list, "w") as file:
         for number in range(count):
             file.write(f'{{"name": "results/of/the/node/{number:07d}.dat", "size": 1, ')
             file.write(f'"sha256": "{"0" * 64}"}}\n')
-            self.poll_events()
+            self._output_dir.poll_events()
     return {"count": count, "files": [], "lost": 0, "failed": []}
 
 
@@ -57,7 +57,7 @@ def watched(init):
 
 
 if loop is not None and "SYNTHETIC_RESULTS" in os.environ:
-    upload.Uploading.begin_upload = begin_upload
-    upload.Uploading.finish_upload = finish_upload
+    upload.Upload.begin = begin
+    upload.Upload.finish = finish
 if loop is not None and "SYNTHETIC_AWAY" in os.environ:
     loop.Loop.__init__ = watched(loop.Loop.__init__)
