@@ -70,6 +70,13 @@ def as_agent_error(error: Exception) -> AgentError:
     return AgentError("continue", f"{type(error).__name__}: {error}", code=BUG, hint=hint)
 
 
+def cause_of(error: Exception) -> str:
+    """Return why something failed, without what: the message around it names that."""
+    if isinstance(error, AgentError):
+        return error.cause
+    return os_reason(error) if isinstance(error, OSError) else str(error)
+
+
 def shorten(text: str, max_length: int = 200) -> str:
     """Return a text, shortened to `max_length`, so that an error stays one line."""
     return text if len(text) <= max_length else f"{text[:max_length]}…"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from enum import Enum
 from typing import Any
 
 # How a task in a helper process sends messages to the agent: one JSON object at a time.
@@ -15,6 +16,21 @@ PHASES = (FETCH, UNPACK, JOIN, RUN, RELEASE, UPLOAD)
 APPLICATION, AGENT = "application", "agent"
 # What could not be done, where an error of many files is this one.
 CREDENTIALS = "get AWS credentials"
+
+
+class Cause(Enum):
+    """What kind of failure it is, where waits differ by it."""
+
+    SIGNAL = "signal"  # this node was told to end
+    PEER = "peer"  # another node was lost, or has failed
+    MAIN_LOST = "main_lost"  # a worker gets no heartbeats of the main node
+    FROZEN = "frozen"  # this node was frozen, and its peers have gone on without it
+    OTHER = "other"
+
+
+def node_name(index: int, main_index: int) -> str:
+    """Return how people call a node."""
+    return "main" if index == main_index else f"worker {index}"
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,7 @@ class Topology:
 
     def name(self, index: int) -> str:
         """Return how people call the node with this index."""
-        return "main" if index == self.main_index else f"worker {index}"
+        return node_name(index, self.main_index)
 
 
 @dataclass(frozen=True)

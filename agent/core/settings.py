@@ -5,40 +5,22 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.core import event_variables
+from agent.core import variables as v
 from agent.core.environ import exit_code_file, runtime_dir
 from agent.core.errors import BAD_SETTINGS, NO_PERMISSION, USAGE, AgentError, bad
 from agent.core.model import Topology
 from agent.core.s3place import S3Place
-from agent.core.values import choice, flaw, integer, is_text, seconds, words
+from agent.core.values import is_text
 
 LAMBDA, BATCH, SHELL = "lambda", "batch", "shell"
-OFF = ("", "<none>")
-LAUNCHERS = ("auto", "mpirun", "direct", "each")
-SLOTS = ("cores", "threads")
 # The object by which a node tries whether it can write its results.
 PROBE = ".write-probe"
-EXAMPLE = "/opt/examples/example"
-LOG_FORMATS = ("auto", "console", "json")
-LOG_LEVELS = ("debug", "info", "warning", "error")
-
-# What the agent needs and the application must not see.
-SECRETS = (
-    "PRIVATE_PASSWD",
-    "PRIVATE_PASSWD_FILE",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
-)
-# Text in UTF-8, unlike paths.
+# Variables with these prefixes must be UTF-8, except those with `any_bytes`.
 _TEXTS = ("ARCHITRAVE_", "AWS_", "S3_", "PRIVATE_", "SSH_PRIV_FILE_KEY")
-_PATHS = (
-    *("ARCHITRAVE_ROOT", "ARCHITRAVE_WORKDIR", "ARCHITRAVE_OUTPUT_EXCLUDE"),
-    *("AWS_BATCH_EXIT_CODE_FILE", "PRIVATE_PASSWD_FILE"),
-)
+_ANY_BYTES = {one.name for one in v.EVERY if one.any_bytes}
 
 
 @dataclass(frozen=True)
@@ -97,6 +79,11 @@ class Settings:
         """Return the agent's own directory (0700): keys, sshd's configuration, downloads."""
         return runtime_dir(self.root)
 
+    @property
+    def batch_dir(self) -> str:
+        """Return where the readiness files are; /tmp/batch is a link to it."""
+        return os.path.join(self.runtime_dir, "batch")
+
 
 def read(env: Mapping[str, str]) -> Settings:
     """Turn an environment into settings.
@@ -105,75 +92,105 @@ def read(env: Mapping[str, str]) -> Settings:
     """
     mode = mode_of(env)
     _check_text(env)
-    root = env.get("ARCHITRAVE_ROOT") or "/"
+    root = v.ROOT.read(env)
     if not os.path.isabs(root):
-        raise bad("ARCHITRAVE_ROOT", root, "not an absolute path", "use an absolute path")
-    bucket = S3Place.parse(env.get("S3_BUCKET") or "s3://scar-architrave", "S3_BUCKET")
+        raise bad(v.ROOT.name, root, "not an absolute path", "use an absolute path")
+    bucket = S3Place.parse(v.S3_BUCKET.read(env), v.S3_BUCKET.name)
     usual = _below(root, "/tmp" if mode == LAMBDA else "/tmp/output")
     # The application may be started in another directory than the agent.
-    output_dir = os.path.abspath(env.get("TMP_OUTPUT_DIR") or usual)
+    output_dir = os.path.abspath(v.TMP_OUTPUT_DIR.read(env) or usual)
+    staging = {v.S3_BUCKET.name, v.DEPS.name, v.PRIVATE.name}
+    passwords = (v.PRIVATE_PASSWD.name, v.PRIVATE_PASSWD_FILE.name)
     return Settings(
         mode=mode,
-        topology=_topology(env),
+        topology=_topology(env, mode),
         command=_command(env, root, output_dir),
         root=root,
         output_dir=output_dir,
         workdir=_workdir(env, mode, output_dir),
-        deps=_place(env, bucket, mode, "S3_BATCH_DEPS_REL_PATH", "batch/deps.tar.gz"),
-        private=_place(env, bucket, mode, "S3_BATCH_PRIVATE_REL_PATH", "batch/private.7z"),
+        deps=_archive(env, bucket, mode, v.DEPS),
+        private=_archive(env, bucket, mode, v.PRIVATE),
         output=_output(env, mode, bucket),
-        exclude=tuple(env.get("ARCHITRAVE_OUTPUT_EXCLUDE", "").split()),
-        key_name=env.get("SSH_PRIV_FILE_KEY") or "ssh_host_rsa_key",
+        exclude=v.OUTPUT_EXCLUDE.read(env),
+        key_name=v.SSH_KEY.read(env),
         exit_code_file=exit_code_file(env),
-        launcher=choice(env, "ARCHITRAVE_LAUNCHER", LAUNCHERS),
-        mpirun_args=words(env, "ARCHITRAVE_MPIRUN_ARGS"),
-        slots=_slots(env),
-        interface=env.get("ARCHITRAVE_INTERFACE", ""),
-        address=env.get("ARCHITRAVE_ADDRESS", ""),
-        ssh_port=integer(
-            env, "ARCHITRAVE_SSH_PORT", 22 if os.geteuid() == 0 else 2222, minimum=1, maximum=65535
-        ),
-        join_timeout=seconds(env, "ARCHITRAVE_JOIN_TIMEOUT_SECONDS", 600),
-        heartbeat=seconds(env, "ARCHITRAVE_HEARTBEAT_SECONDS", 2),
-        timeout=seconds(env, "ARCHITRAVE_TIMEOUT_SECONDS", 0),
-        grace=seconds(env, "ARCHITRAVE_GRACE_SECONDS", 15, zero=True),
-        hold=seconds(env, "ARCHITRAVE_HOLD_ON_FAILURE_SECONDS", 0, zero=True),
-        log_format=choice(env, "ARCHITRAVE_LOG_FORMAT", LOG_FORMATS),
-        log_level=choice(env, "ARCHITRAVE_LOG_LEVEL", LOG_LEVELS, "info"),
-        staging_asked=bool(
-            env.keys() & {"S3_BUCKET", "S3_BATCH_DEPS_REL_PATH", "S3_BATCH_PRIVATE_REL_PATH"}
-            or mode == BATCH
-        ),
+        launcher=v.LAUNCHER.read(env),
+        mpirun_args=v.MPIRUN_ARGS.read(env),
+        slots=v.SLOTS.read(env),
+        interface=v.INTERFACE.read(env),
+        address=v.ADDRESS.read(env),
+        ssh_port=v.SSH_PORT.read(env) or (22 if os.geteuid() == 0 else 2222),
+        join_timeout=v.JOIN_TIMEOUT.read(env),
+        heartbeat=v.HEARTBEAT.read(env),
+        timeout=v.TIMEOUT.read(env),
+        grace=v.GRACE.read(env),
+        hold=v.HOLD.read(env),
+        log_format=v.LOG_FORMAT.read(env),
+        log_level=v.LOG_LEVEL.read(env),
+        staging_asked=bool(env.keys() & staging or mode == BATCH),
         runtime_api=runtime_api(env, mode),
         event_env=event_variables.read(env),
         app_env=_app_env(env, mode, output_dir),
-        helper_env={
-            k: v for k, v in env.items() if k not in ("PRIVATE_PASSWD", "PRIVATE_PASSWD_FILE")
-        },
+        helper_env={k: value for k, value in env.items() if k not in passwords},
         password=_password(env),
     )
+
+
+def read_for_shell(env: Mapping[str, str]) -> Settings:
+    """Return the settings of a debug shell: those of the job that it is for, without its mode."""
+    settings = read({**env, v.EXEC_TYPE.name: job_mode(env) or SHELL})
+    return replace(settings, mode=SHELL, runtime_api="")
+
+
+def read_for_explain(env: Mapping[str, str]) -> Settings:
+    """Return the settings of the job that is explained, also where a shell is asked for."""
+    asked = str(v.EXEC_TYPE.read(env)).lower()
+    return read({**env, v.EXEC_TYPE.name: job_mode(env) or BATCH} if asked == SHELL else env)
+
+
+def read_for_invocation(env: Mapping[str, str], request_id: str) -> Settings:
+    """Return the settings of one invocation of a Lambda function, whose id is the job's."""
+    return replace(read(env), topology=Topology(request_id, 1), hold=0.0)
+
+
+def read_for_doctor(env: Mapping[str, str]) -> Settings:
+    """Return the settings of the job that is examined; a shell may fetch nothing."""
+    settings = read(env)
+    if settings.mode == SHELL and not settings.staging_asked:
+        settings = replace(settings, private=None, deps=None)
+    return settings
+
+
+def job_mode(env: Mapping[str, str]) -> str:
+    """Return the mode of the job that a shell is for, empty if it is not known."""
+    given = env.get("EXEC_TYPE", "").lower()
+    if given in (LAMBDA, BATCH):
+        return given
+    try:
+        return mode_of({**env, "EXEC_TYPE": ""})
+    except AgentError:
+        return ""
 
 
 def _check_text(env: Mapping[str, str]) -> None:
     """Raise AgentError (78) for a value of ours that is not text; a path may be any bytes."""
     for name, value in env.items():
-        if name.startswith(_TEXTS) and name not in _PATHS and not is_text(value):
+        if name.startswith(_TEXTS) and name not in _ANY_BYTES and not is_text(value):
             cause, hint = "not valid UTF-8", f"set {name} again, in a UTF-8 locale"
-            if name in SECRETS:
+            if name in v.HIDDEN:
                 raise AgentError(f"use {name}", cause, code=BAD_SETTINGS, hint=hint)
             raise bad(name, value, cause, hint)
 
 
 def secrets_of(settings: Settings) -> tuple[str, ...]:
     """Return the values that no log may show."""
-    names = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN")
-    values = (settings.password, *(settings.helper_env.get(name, "") for name in names))
+    values = (settings.password, *(settings.helper_env.get(name, "") for name in v.SECRET))
     return tuple(value for value in values if value)
 
 
 def _workdir(env: Mapping[str, str], mode: str, output_dir: str) -> str:
     """Return the application's working directory, empty for the one that the agent was given."""
-    given = env.get("ARCHITRAVE_WORKDIR") or ("" if mode == LAMBDA else output_dir)
+    given = v.WORKDIR.read(env) or ("" if mode == LAMBDA else output_dir)
     return os.path.abspath(given) if given else ""
 
 
@@ -183,15 +200,16 @@ def _below(root: str, path: str) -> str:
 
 def mode_of(env: Mapping[str, str]) -> str:
     """Return how to run, by EXEC_TYPE or the platform; raise AgentError (64)."""
-    given = env.get("EXEC_TYPE", "")
+    given: str = v.EXEC_TYPE.read(env)
     if given:
         if given.lower() in (LAMBDA, BATCH, SHELL):
             return given.lower()
-        raise bad("EXEC_TYPE", given, "valid are lambda, batch, shell", "set one of them", USAGE)
-    if env.get("AWS_BATCH_JOB_ID"):
+        cause = "valid are lambda, batch, shell"
+        raise bad(v.EXEC_TYPE.name, given, cause, "set one of them", USAGE)
+    if v.JOB_ID.read(env):
         return BATCH
     # AWS_LAMBDA_FUNCTION_NAME decides nothing: SCAR sets it in Batch jobs too.
-    if env.get("AWS_LAMBDA_RUNTIME_API"):
+    if v.RUNTIME_API.read(env):
         return LAMBDA
     raise AgentError(
         "choose how to run",
@@ -206,17 +224,17 @@ def runtime_api(env: Mapping[str, str], mode: str) -> str:
 
     faas-supervisor, which sets the other two, serves it itself and starts a job for each call.
     """
-    served = env.get("TMP_INPUT_DIR") or env.get("INPUT_FILE_PATH") or mode != LAMBDA
-    return "" if served else env.get("AWS_LAMBDA_RUNTIME_API", "")
+    served = v.TMP_INPUT_DIR.read(env) or v.INPUT_FILE_PATH.read(env) or mode != LAMBDA
+    return "" if served else str(v.RUNTIME_API.read(env))
 
 
 def _command(env: Mapping[str, str], root: str, output_dir: str) -> tuple[str, ...]:
     """Return the application and its parameters, split as a shell does."""
-    app_bin = _application(env.get("APP_BIN") or "/opt/simest", root)
-    if "APP_PARAMS" in env:
-        return (app_bin, *words(env, "APP_PARAMS"))
-    in_file = env.get("APP_IN_FILE", _below(root, EXAMPLE))
-    older = (in_file, *words(env, "APP_PARAMS1"), output_dir, *words(env, "APP_PARAMS2"))
+    app_bin = _application(v.APP_BIN.read(env), root)
+    if v.APP_PARAMS.name in env:
+        return (app_bin, *v.APP_PARAMS.read(env))
+    in_file = env.get(v.APP_IN_FILE.name, _below(root, v.APP_IN_FILE.default))
+    older = (in_file, *v.APP_PARAMS1.read(env), output_dir, *v.APP_PARAMS2.read(env))
     return (app_bin, *(word for word in older if word))
 
 
@@ -225,65 +243,69 @@ def _application(app_bin: str, root: str) -> str:
     return _below(root, app_bin) if root != "/" and app_bin.startswith("/opt/") else app_bin
 
 
-def _place(
-    env: Mapping[str, str], bucket: S3Place, mode: str, name: str, default: str
+def _archive(
+    env: Mapping[str, str], bucket: S3Place, mode: str, variable: v.Variable
 ) -> S3Place | None:
-    relative = env.get(name, default)
-    if relative in OFF or mode == LAMBDA:  # Lambda's image has everything in it
+    relative = env.get(variable.name, variable.default)
+    if relative in v.OFF or mode == LAMBDA:  # Lambda's image has everything in it
         return None
-    key = S3Place.parse(f"{bucket.bucket}/{relative}", name).key
+    key = S3Place.parse(f"{bucket.bucket}/{relative}", variable.name).key
     return bucket / key
 
 
 def _output(env: Mapping[str, str], mode: str, bucket: S3Place) -> S3Place | None:
-    given = env.get("ARCHITRAVE_OUTPUT")
+    given = env.get(v.OUTPUT.name)
     if given is not None:
-        return None if given in OFF else S3Place.parse(given, "ARCHITRAVE_OUTPUT")
+        return None if given in v.OFF else S3Place.parse(given, v.OUTPUT.name)
     # TMP_INPUT_DIR is faas-supervisor's: it uploads TMP_OUTPUT_DIR itself.
-    return bucket / "output" if mode == BATCH and not env.get("TMP_INPUT_DIR") else None
+    return bucket / "output" if mode == BATCH and not v.TMP_INPUT_DIR.read(env) else None
 
 
 def _password(env: Mapping[str, str]) -> str:
-    path = env.get("PRIVATE_PASSWD_FILE", "")
-    if path:
-        try:
-            with open(path, encoding="utf-8") as file:
-                return file.readline().rstrip("\r\n")
-        except (OSError, UnicodeError) as error:
-            cause = getattr(error, "strerror", None) or str(error)
-            hint = "check the file named by PRIVATE_PASSWD_FILE"
-            raise bad("PRIVATE_PASSWD_FILE", path, cause, hint, NO_PERMISSION) from error
-    given = env.get("PRIVATE_PASSWD", "")
-    if cause := flaw(given):
-        hint = "choose another password, and pack private.7z again"
-        raise AgentError("use PRIVATE_PASSWD", cause, code=BAD_SETTINGS, hint=hint)
-    return "" if given in OFF else given
+    path = v.PRIVATE_PASSWD_FILE.read(env)
+    if not path:
+        return str(v.PRIVATE_PASSWD.read(env))
+    try:
+        # utf-8-sig: with or without a byte order mark.
+        with open(path, encoding="utf-8-sig") as file:
+            return file.readline().rstrip("\r\n")
+    except (OSError, UnicodeError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        hint = f"check the file named by {v.PRIVATE_PASSWD_FILE.name}"
+        raise bad(v.PRIVATE_PASSWD_FILE.name, path, cause, hint, NO_PERMISSION) from error
 
 
-def _topology(env: Mapping[str, str]) -> Topology:
-    """Read Batch's node variables; absent ones mean a single node."""
-    job = env.get("AWS_BATCH_JOB_ID", "").partition("#")[0]
+def _topology(env: Mapping[str, str], mode: str) -> Topology:
+    """Read Batch's node variables; absent ones mean a single node, as Lambda's always is."""
+    job = v.JOB_ID.read(env).partition("#")[0]
     if {"/", ".."} & {job, *job} or job.startswith("."):
-        raise bad("AWS_BATCH_JOB_ID", job, "not a job id", "leave it to AWS Batch")
-    attempt = integer(env, "AWS_BATCH_JOB_ATTEMPT", 1, minimum=1)
-    count = integer(env, "AWS_BATCH_JOB_NUM_NODES", 1, minimum=1)
-    if count == 1:
+        raise bad(v.JOB_ID.name, job, "not a job id", "leave it to AWS Batch")
+    attempt, count = v.JOB_ATTEMPT.read(env), v.NUM_NODES.read(env)
+    if count == 1 or mode == LAMBDA:
         return Topology(job or f"local-{os.urandom(6).hex()}", attempt)
     if not job:
-        raise bad("AWS_BATCH_JOB_ID", "", "several nodes need it", "give all nodes the same id")
-    main = integer(env, "AWS_BATCH_JOB_MAIN_NODE_INDEX", 0, minimum=0, maximum=count - 1)
-    index = integer(env, "AWS_BATCH_JOB_NODE_INDEX", None, minimum=0, maximum=count - 1)
-    address = env.get("AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS", "")
+        hint = "give all nodes the same id"
+        raise bad(v.JOB_ID.name, "", "required on several nodes", hint)
+    main, index = (_index(env, one, count) for one in (v.MAIN_NODE_INDEX, v.NODE_INDEX))
+    address = v.MAIN_NODE_ADDRESS.read(env)
     if index != main and not address:
-        name = "AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS"
-        raise bad(name, "", "a worker needs it", "leave it to AWS Batch")
+        raise bad(v.MAIN_NODE_ADDRESS.name, "", "required on a worker", "leave it to AWS Batch")
     return Topology(job, attempt, index, count, main, "" if index == main else address)
+
+
+def _index(env: Mapping[str, str], variable: v.Variable, count: int) -> int:
+    """Return the index of one of `count` nodes."""
+    index = variable.read(env)
+    if index == "" or index >= count:
+        cause = f"not a whole number from 0 to {count - 1}"
+        raise bad(variable.name, env.get(variable.name, ""), cause, f"correct {variable.name}")
+    return int(index)
 
 
 def _app_env(env: Mapping[str, str], mode: str, output_dir: str) -> dict[str, str]:
     """Return the application's environment: the given one, less secrets, plus the contract's."""
-    app = {name: value for name, value in env.items() if name not in SECRETS}
-    app["TMP_OUTPUT_DIR"] = output_dir
+    app = {name: value for name, value in env.items() if name not in v.HIDDEN}
+    app[v.TMP_OUTPUT_DIR.name] = output_dir
     try:
         user = pwd.getpwuid(os.geteuid())
         name, home = user.pw_name, user.pw_dir
@@ -294,8 +316,3 @@ def _app_env(env: Mapping[str, str], mode: str, output_dir: str) -> dict[str, st
     if mode == LAMBDA:
         app["OMPI_MCA_plm_rsh_agent"] = "/bin/false"
     return app
-
-
-def _slots(env: Mapping[str, str]) -> int | str:
-    given = env.get("ARCHITRAVE_SLOTS", "")
-    return given if given in SLOTS else integer(env, "ARCHITRAVE_SLOTS", 0, minimum=1)

@@ -1,11 +1,23 @@
-"""Parse the values of single variables; an AgentError (78) names the variable and its value."""
+"""Parse the value of a variable: text in, a value out; ValueError with the cause, and a hint."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable
 
-from agent.core.errors import bad
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+Parser = Callable[[str], "Any"]
+
+
+class Invalid(ValueError):
+    """A value is not valid; `hint` says what to set, empty for: correct it."""
+
+    def __init__(self, cause: str, hint: str = "") -> None:
+        super().__init__(cause)
+        self.hint = hint
 
 
 def flaw(password: str) -> str:
@@ -20,54 +32,67 @@ def is_text(value: str) -> bool:
     return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-def words(env: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """Return a variable's value, split as a shell does."""
+def text(given: str) -> str:
+    """Return the text as it is."""
+    return given
+
+
+def argv(given: str) -> tuple[str, ...]:
+    """Return arguments, split as a shell does."""
     try:
-        return tuple(shlex.split(env.get(name, "")))
+        return tuple(shlex.split(given))
     except ValueError as error:
-        hint = "close the quotes, as in a shell"
-        raise bad(name, env[name], str(error).lower(), hint) from error
+        raise Invalid(str(error).lower(), "close the quotes, as in a shell") from error
 
 
-def choice(env: Mapping[str, str], name: str, valid: tuple[str, ...], default: str = "auto") -> str:
-    """Return one of the valid values, in lower case."""
-    value = (env.get(name) or default).lower()
-    if value not in valid:
-        raise bad(name, env[name], f"valid are {', '.join(valid)}", "set one of them")
+def patterns(given: str) -> tuple[str, ...]:
+    """Return what is separated by spaces."""
+    return tuple(given.split())
+
+
+def choice(*valid: str) -> Parser:
+    """Return the parser of one of some words, in any case."""
+
+    def parse(given: str) -> str:
+        if given.lower() not in valid:
+            raise Invalid(f"valid are {', '.join(valid)}", "set one of them")
+        return given.lower()
+
+    return parse
+
+
+def integer(minimum: int, maximum: int | None = None) -> Parser:
+    """Return the parser of a whole number within limits."""
+
+    def parse(given: str) -> int:
+        digits = given.isascii() and given.isdigit()
+        if not digits or not minimum <= int(given) <= (maximum or int(given)):
+            limits = f"from {minimum} to {maximum}" if maximum else f"of {minimum} or more"
+            raise Invalid(f"not a whole number {limits}")
+        return int(given)
+
+    return parse
+
+
+def seconds(given: str) -> float:
+    """Return a number of seconds, more than 0."""
+    value = seconds_or_none(given)
+    if not value:
+        raise Invalid("not a number of seconds above 0", "for example 30")
     return value
 
 
-def integer(
-    env: Mapping[str, str],
-    name: str,
-    default: int | None,
-    *,
-    minimum: int,
-    maximum: int | None = None,
-) -> int:
-    """Return a whole number within limits; `default` None means that it must be set."""
-    given = env.get(name, "")
-    if not given and default is not None:
-        return default
-    if (
-        not (given.isascii() and given.isdigit())
-        or int(given) < minimum
-        or int(given) > (maximum or int(given))
-    ):
-        limits = f"from {minimum} to {maximum}" if maximum is not None else f"of {minimum} or more"
-        raise bad(name, given, f"not a whole number {limits}", f"correct {name}")
-    return int(given)
-
-
-def seconds(env: Mapping[str, str], name: str, default: float, *, zero: bool = False) -> float:
-    """Return a number of seconds; `zero` allows 0."""
-    given = env.get(name, "")
-    if not given:
-        return default
+def seconds_or_none(given: str) -> float:
+    """Return a number of seconds, which may be 0."""
     try:
         value = float(given)
     except ValueError:
         value = -1.0
-    if not (0 < value < 1e9 or (zero and value == 0)):
-        raise bad(name, given, "not a number of seconds", f"for example {name}=30")
+    if not 0 <= value < 1e9:
+        raise Invalid("not a number of seconds", "for example 30")
     return value
+
+
+def slots(given: str) -> int | str:
+    """Return a number of processes, or what is counted."""
+    return given if given in ("cores", "threads") else int(integer(1)(given))

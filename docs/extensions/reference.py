@@ -73,8 +73,8 @@ def environment(*, man: bool) -> Iterator[str]:
         yield from (f"{'###' if man else '##'} {title}", "")
         rows = []
         for name in group:
-            meaning = _text(name.meaning) + (" (secret)" if name.secret else "")
-            default = _text(name.default)
+            meaning = _text(name.help) + (" (secret)" if name.secret else "")
+            default = _text(name.default_text)
             if man and default:
                 default = f"(default: {default})"
             rows.append((f"`{name.name}`", meaning, default))

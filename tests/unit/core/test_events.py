@@ -50,9 +50,12 @@ def used():
                 name = function.attr if isinstance(function, ast.Attribute) else ""
                 owner = function.value if isinstance(function, ast.Attribute) else None
                 owner = name_of(owner)
-                if (name in LEVELS and owner in ("log", "_log")) or name == "log_failure":
+                if name in LEVELS and owner in ("log", "_log"):
                     for event in strings(node.args[0]) if node.args else ():
                         yield where, event, names_of(node.keywords)
+                elif name in ("report", "_log_wait"):
+                    for event in strings(node.args[0]):
+                        yield where, event, None
                 elif name == "pop" and "event" in strings(node.args[0]):
                     yield where, node.args[1].value, None
                 elif name == "at" and owner in ("log", "_log"):

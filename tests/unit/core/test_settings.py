@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core import settings
+from agent.core import settings, variables
 from agent.core.errors import AgentError
 from agent.tools.pack.private import password as pack_password
 
@@ -151,7 +151,7 @@ def test_defaults():
 
 def test_secrets_stay_out():
     """Neither the application nor a printed settings value has a secret."""
-    secrets = {name: "s3cr3t-value" for name in settings.SECRETS if name != "PRIVATE_PASSWD_FILE"}
+    secrets = {name: "s3cr3t-value" for name in variables.HIDDEN if name != "PRIVATE_PASSWD_FILE"}
     one = read(**secrets, OTHER="x")
     assert "s3cr3t-value" not in repr(one)
     assert "s3cr3t-value" not in one.app_env.values()
