@@ -13,11 +13,30 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent.core.errors import BUG, AgentError, HelperDied
+from agent.engine.log import Log
 from agent.engine.loop import Loop
-from agent.engine.pipe import read, spawn
+from agent.engine.pipe import Lines, read, spawn
 
 _SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "helper.py")
 _STDERR_TAIL = 2000
+
+
+class Retry:
+    """One more try for a helper that died, if it is `allowed` then."""
+
+    def __init__(self, log: Log, what: str, allowed: Callable[[], bool] = lambda: True) -> None:
+        self._log = log
+        self._what = what
+        self._allowed = allowed
+        self._used = False
+
+    def again(self, error: HelperDied) -> bool:
+        """Return whether to try again, and log it."""
+        if self._used or not self._allowed():
+            return False
+        self._used = True
+        self._log.warning("helper_retried", what=self._what, cause=error.cause)
+        return True
 
 
 class Helper:
@@ -32,8 +51,7 @@ class Helper:
         self.error: AgentError | None = None
         self._loop = loop
         self._on_message: Callable[[dict[str, Any]], None] = lambda message: None
-        # The pieces of an incomplete line.
-        self._partial: list[bytes] = []
+        self._lines = Lines()
         self._stderr_tail = b""
         command = [sys.executable, "-I", _SCRIPT, task]
         self.child, self._requests, self._messages, self._complaints = spawn(loop, command, env)
@@ -105,12 +123,7 @@ class Helper:
         if not data:
             self._close("_messages")
             return
-        *lines, rest = data.split(b"\n")
-        if lines:
-            lines[0] = b"".join([*self._partial, lines[0]])
-            self._partial = []
-        self._partial.append(rest)
-        for line in lines:
+        for line in self._lines.feed(data):
             message = json.loads(line)
             if "result" in message:
                 self.result = message["result"]

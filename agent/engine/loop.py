@@ -13,11 +13,12 @@ from agent.engine.process import Child, Children
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 else:
     import _signal as signal  # the public one imports enum, a fifth of a start
 
 _NEVER = float("inf")
+_HURRIED_SECONDS = 1.0
 _UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
 # The first two come from writes of our own, which report the error. After a handler for the others
 # a faulting instruction would run again, for ever.
@@ -63,6 +64,10 @@ class Loop:
         self.children = children
         self.on_signal: Callable[[int], object] = lambda number: None
         self.on_child: Callable[[Child], None] = lambda child: None
+        # Who sent the signal that is being handled, empty where that is not known.
+        self.sender = ""
+        # When the program was told to end: from then on it can wait for nothing that hangs.
+        self.hurried_since = _NEVER
         self.clock = time.monotonic
         # Not selectors, which imports more than all of this module.
         self._epoll = select.epoll()
@@ -71,6 +76,7 @@ class Loop:
         self._order = itertools.count()
         self._calls: list[Callable[[], None]] = []
         self._wakeup, self._alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        children.wait_for = self._wait_for
         self.watch(self._wakeup, self._signals)
         self._take_signals(_UNCATCHABLE | (not_ours or set()))
 
@@ -128,6 +134,24 @@ class Loop:
             self._turn(now, deadline)
         return True
 
+    def _wait_for(self, fd: int, seconds: float) -> bool:
+        """Serve events until a descriptor can be read; return whether it could in time."""
+        ready: list[int] = []
+        start = self.clock()
+
+        def over() -> bool:
+            hurried_until = max(start, self.hurried_since) + _HURRIED_SECONDS
+            return bool(ready) or self.clock() >= min(start + seconds, hurried_until)
+
+        self.watch(fd, lambda: ready.append(fd))
+        look = self.every(_HURRIED_SECONDS / 2, _nothing)
+        try:
+            self.wait(over, start + seconds)
+            return bool(ready)
+        finally:
+            look.cancel()
+            self.unwatch(fd)
+
     def poll_events(self) -> None:
         """Run what is due, in the midst of long work; wait for nothing."""
         now = self.clock()
@@ -163,6 +187,21 @@ class Loop:
         while self._timers and self._timers[0][2].cancelled:
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
+
+    def name_senders(self, numbers: Collection[int]) -> None:
+        """From now on take these signals with the name of their sender."""
+        from agent.engine import signal_sender  # ctypes: not for a program that only forwards
+
+        fd = signal_sender.open_descriptor(numbers)
+        if fd < 0:
+            return
+
+        def read() -> None:
+            for number, self.sender in signal_sender.read(fd):
+                self.on_signal(number)
+                self.sender = ""
+
+        self.watch(fd, read)
 
     def _take_signals(self, not_ours: set[signal.Signals]) -> None:
         signal.set_wakeup_fd(self._alarm, warn_on_full_buffer=False)

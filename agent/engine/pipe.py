@@ -13,6 +13,31 @@ from agent.engine.process import Child
 _AT_ONCE, _TURNS = 1 << 16, 16
 
 
+class Lines:
+    """Lines of a stream that comes in pieces; one longer than `max_bytes` comes in pieces too."""
+
+    def __init__(self, max_bytes: float = float("inf")) -> None:
+        # The pieces of a line whose end has not come yet: a long one is not copied for each.
+        self._partial: list[bytes] = []
+        self._size = 0
+        self._max_bytes = max_bytes
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the lines that end with these bytes, without their ends."""
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = self.rest() + lines[0]
+        self._partial.append(rest)
+        self._size += len(rest)
+        return [*lines, self.rest()] if self._size >= self._max_bytes else lines
+
+    def rest(self) -> bytes:
+        """Return what has no end yet, and forget it."""
+        rest = b"".join(self._partial)
+        self._partial, self._size = [], 0
+        return rest
+
+
 class Sender:
     """The end of a pipe that is written to; it is closed when it has no reader any more.
 

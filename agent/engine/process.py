@@ -8,22 +8,25 @@ import os
 import select
 import time
 
-from agent.core.errors import NOT_EXECUTABLE, NOT_FOUND, OS_ERROR, AgentError, os_reason
+from agent.core.errors import NOT_FOUND
 from agent.engine.process_name import name_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ctypes
     import signal
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 else:
     import _signal as signal  # the public one imports enum, a fifth of a start
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # The kernel picks a child and not the agent when memory runs out.
 CHILD_OOM_SCORE = "500"
-_ORPHAN_SECONDS, _ORPHANS_SECONDS = 0.5, 2.0
-# Above this the agent has none when it starts the application.
+# How long exec may take: so long the loop is blocked, then it serves events, until the program's
+# file system counts as dead.
+_EXEC_MILLISECONDS, _EXEC_SECONDS = 200, 60.0
+_REAP_SECONDS, _END_ORPHANS_SECONDS = 0.5, 2.0
+# The agent has no descriptor above this when it starts a program.
 _HIGH_DESCRIPTOR = 256
 _ALL_SIGNALS = signal.valid_signals()
 _UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
@@ -73,6 +76,8 @@ class Children:
         name_process("architrave")
         self.is_init = os.getpid() == 1
         self._libc: ctypes.CDLL | None = None
+        # Serves events until a descriptor can be read, or the seconds are over; the loop sets it.
+        self.wait_for: Callable[[int, float], bool] = _only_wait
         self._closed = _occupy_closed_descriptors()
         _close_descriptors_on_exec()
         if not self.is_init:
@@ -91,35 +96,60 @@ class Children:
         stdout: int = 1,
         stderr: int = 2,
         foreground: bool = False,
+        serve_events: bool = False,
     ) -> Child:
-        """Start `argv` in a process group of its own; raise AgentError 126, 127 or 71.
+        """Start `argv` in a process group of its own; raise AgentError 126, 127, 71 or 75.
 
         It gets the three descriptors and no other, default signal dispositions and an empty
-        mask. With `foreground` its group becomes the terminal's.
+        mask. With `foreground` its group becomes the terminal's. With `serve_events` a program
+        whose file system doesn't answer is given up after a minute, and the loop goes on meanwhile.
         """
         try:
             alive, report = os.pipe()
         except OSError as error:
-            raise _no_room(argv[0], error) from error
+            from agent.engine import start_error  # for a failure only
+
+            raise start_error.no_room(argv[0], error) from error
         agent = os.getpid()
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
                 self._become(agent, argv, env, cwd, (stdin, stdout, stderr), foreground, report)
         except OSError as error:
+            from agent.engine import start_error  # for a failure only
+
             os.close(alive)
-            raise _no_room(argv[0], error) from error
+            raise start_error.no_room(argv[0], error) from error
         finally:
             os.close(report)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL_SIGNALS)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         child = Child(pid, os.path.basename(argv[0]))
         self._by_pid[pid] = child
-        with os.fdopen(alive, "rb") as pipe:
-            failure = pipe.read()
+        failure = self._failure(child, alive, serve_events)
         if failure:
-            raise _start_error(argv[0], *map(int, failure.split()))
+            from agent.engine import start_error  # for a failure only
+
+            raise start_error.of_step(argv[0], *map(int, failure.split()))
         return child
+
+    def _failure(self, child: Child, alive: int, serve_events: bool) -> bytes:
+        """Return why the program was not executed, empty if it was: then the pipe is closed."""
+        with os.fdopen(alive, "rb") as pipe:
+            ready = select.poll()
+            ready.register(alive, select.POLLIN)
+            if not serve_events or ready.poll(_EXEC_MILLISECONDS):
+                return pipe.read()
+            try:
+                if self.wait_for(alive, _EXEC_SECONDS):
+                    return pipe.read()
+            except BaseException:
+                child.kill_group(signal.SIGKILL)
+                raise
+        child.kill_group(signal.SIGKILL)
+        from agent.engine import start_error  # for a failure only
+
+        raise start_error.hangs(child.name, _EXEC_SECONDS)
 
     def reap(self) -> list[Child]:
         """Collect everything that has ended or stopped; return those of it that are ours."""
@@ -156,7 +186,9 @@ class Children:
             with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
                 pids = {int(word) for word in file.read().split()}
         except OSError:
-            pids = _children_by_status()
+            from agent.engine.proc import children_by_status  # for old kernels only
+
+            pids = children_by_status()
         return sorted(pids - self._by_pid.keys())
 
     def end_orphans(self, spared: Collection[int] = ()) -> list[str]:
@@ -166,7 +198,7 @@ class Children:
         """
         ended = set(spared)
         names: list[str] = []
-        until = time.monotonic() + _ORPHANS_SECONDS
+        until = time.monotonic() + _END_ORPHANS_SECONDS
         while (left := set(self.orphans()) - ended) and time.monotonic() < until:
             for pid in left:
                 names.append(_name(pid))
@@ -231,17 +263,18 @@ class Children:
                 os.close(target)
 
 
+def _only_wait(fd: int, seconds: float) -> bool:
+    ready = select.poll()
+    ready.register(fd, select.POLLIN)
+    return bool(ready.poll(1000 * seconds))
+
+
 def _close_all_but(kept: set[int]) -> None:
     """Make room for copies of descriptors: a limit of 16 is nearly used up by the agent's own."""
     low = 3
     for fd in (*sorted(fd for fd in kept if fd > 2), _HIGH_DESCRIPTOR):
         os.closerange(low, fd)
         low = fd + 1
-
-
-def _start_failure_code(number: int) -> int:
-    """Return 127 when there is no such program, else 126, as a shell does."""
-    return NOT_FOUND if number in (errno.ENOENT, errno.ENOTDIR) else NOT_EXECUTABLE
 
 
 def _name(pid: int) -> str:
@@ -263,7 +296,7 @@ def _await_and_reap(pids: set[int]) -> None:
             continue
         open_[fd] = pid
         poll.register(fd, select.POLLIN)
-    deadline = time.monotonic() + _ORPHAN_SECONDS
+    deadline = time.monotonic() + _REAP_SECONDS
     while open_ and (left := deadline - time.monotonic()) > 0:
         for fd, _ in poll.poll(1000 * left):
             poll.unregister(fd)
@@ -274,42 +307,6 @@ def _await_and_reap(pids: set[int]) -> None:
                 pass
     for fd in open_:
         os.close(fd)
-
-
-def _children_by_status() -> set[int]:
-    """Return this process's children where the kernel was built without /proc/…/children."""
-    found = set()
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/stat", "rb") as file:
-                parent = int(file.read().rpartition(b")")[2].split()[1])
-        except OSError:
-            continue
-        if parent == os.getpid():
-            found.add(int(name))
-    return found
-
-
-def _no_room(name: str, error: OSError) -> AgentError:
-    limit = "open files (ulimit -n)" if error.errno == errno.EMFILE else "processes (pids)"
-    hint = f"raise this container's limit of {limit}"
-    return AgentError(f"start {name}", os_reason(error), code=OS_ERROR, hint=hint)
-
-
-def _start_error(name: str, number: int, step: int) -> AgentError:
-    if step < 2:
-        return AgentError(
-            f"start {name}", os.strerror(number), code=OS_ERROR, hint="check ARCHITRAVE_WORKDIR"
-        )
-    cause, hint = os.strerror(number).lower(), "check the name and PATH"
-    if number == errno.ENOENT and os.path.exists(name):
-        cause = "the interpreter that it names does not exist"
-        hint = f"head -1 {name}; ldd {name}"
-    elif number == errno.ENOEXEC:
-        hint = f"file {name}: it must be built for {os.uname().machine}, or begin with #!"
-    elif number == errno.EACCES:
-        hint = f"chmod +x {name}; a directory or a file system without exec cannot be run"
-    return AgentError(f"run {name}", cause, code=_start_failure_code(number), hint=hint)
 
 
 def _occupy_closed_descriptors() -> set[int]:
