@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from agent.core.settings import Settings
-    from agent.job.single import Job
+    from agent.job.supervisor import Supervisor
 
 _WAYS = ("run", "shell", "exec", "explain")
 _TOOLS = ("doctor", "pack", "local", "report", "generate", "completion")
 HELP = f"""architrave {__version__}: run a closed-source program on AWS Lambda, AWS Batch, a laptop
 
-usage: architrave               run the job that EXEC_TYPE names (lambda, batch)
+usage: architrave               run the job, in the mode of EXEC_TYPE
        architrave run           the same, explicitly
        architrave shell [ARG…]  a prepared debug shell, or one in a running job
        architrave exec -- CMD … run CMD unchanged, under the agent as PID 1
@@ -31,7 +31,7 @@ usage: architrave               run the job that EXEC_TYPE names (lambda, batch)
        architrave explain       what would run, and where each value comes from
        architrave doctor        pre-flight check of everything a job needs
        architrave pack …        make private.7z and deps.tar.gz, upload them
-       architrave local …       run it on local nodes; shell, logs
+       architrave local …       run the job on this machine; shell, logs
        architrave report …      a run's page, or two runs side by side
        architrave generate …    job definition, IAM policy, compose, SCAR
        architrave completion SHELL for bash, zsh, tcsh
@@ -141,53 +141,57 @@ def _job(way: str, arguments: list[str]) -> int:
     )
     topology = settings.topology
     log.context = {"job": topology.job, "attempt": topology.attempt, "node": topology.index}
-    if way == "explain":
-        from agent.job.explain import explain
+    from agent.job.supervisor import ENDING_SIGNALS, Supervisor
 
-        return _print(explain(_role(settings)(settings, loop, log), env))
-    if settings.mode == settings_.SHELL:
-        from agent.job.shell import Shell
-
-        return Shell(settings, loop, log).open(arguments)
-    if settings.runtime_api:
+    if way != "explain" and settings.runtime_api:
         from agent.awslambda.runtime import Runtime
 
         code = Runtime(env, settings, loop, log).serve()
     else:
-        code = _role(settings)(settings, loop, log).run()
+        loop.name_senders(ENDING_SIGNALS)
+        code = _run(way, Supervisor(settings, loop, log), env, arguments)
     loop.wait(lambda: queue.empty, loop.clock() + 1.0)
     return code
 
 
-def _settings(way: str, env: Mapping[str, str]) -> Settings:
-    """Read the environment; a shell reads it as the job would that it is for."""
-    from agent.core.settings import BATCH, SHELL, read
-
-    if way != "shell" and env.get("EXEC_TYPE", "").lower() != SHELL:
-        return read(env)
-    from agent.job.shell import job_mode
-
+def _run(way: str, supervisor: Supervisor, env: Mapping[str, str], arguments: list[str]) -> int:
+    """Run this node's role (single, main or worker), a shell, or `explain`."""
+    settings = supervisor.settings
     if way == "explain":
-        return read({**env, "EXEC_TYPE": job_mode(env) or BATCH})
-    from dataclasses import replace
+        from agent.job.explain import explain
 
-    read_as = {**env, "EXEC_TYPE": job_mode(env) or SHELL}
-    return replace(read(read_as), mode=SHELL, runtime_api="")
+        return _print(explain(supervisor, env))
+    if settings.mode == "shell":
+        from agent.job.shell import Shell
 
+        return Shell(supervisor).open(arguments)
+    from agent.job import lifecycle
+    from agent.job.parts import Parts
 
-def _role(settings: Settings) -> type[Job]:
-    """Return what this node is in the job."""
-    if settings.mode == "lambda" or settings.topology.count == 1:
-        from agent.job.single import Job
+    role: lifecycle.Role
+    if settings.topology.count == 1:
+        from agent.job.single import Single
 
-        return Job
-    if settings.topology.is_main:
+        role = Single(Parts(supervisor))
+    elif settings.topology.is_main:
         from agent.job.main_node import MainNode
 
-        return MainNode
-    from agent.job.worker import Worker
+        role = MainNode(Parts(supervisor))
+    else:
+        from agent.job.worker import Worker
 
-    return Worker
+        role = Worker(Parts(supervisor))
+    return lifecycle.run(role)
+
+
+def _settings(way: str, env: Mapping[str, str]) -> Settings:
+    """Read the environment, for what is asked."""
+    from agent.core import settings
+
+    if way == "explain":
+        return settings.read_for_explain(env)
+    shell = way == "shell" or env.get("EXEC_TYPE", "").lower() == settings.SHELL
+    return settings.read_for_shell(env) if shell else settings.read(env)
 
 
 def _print(text: str) -> int:

@@ -1,19 +1,17 @@
 """Be an AWS Lambda function: one job for each invocation, and nothing of it left for the next.
 
-    Lambda Runtime API <--> helper `speak` <--> Runtime --> Call (a Job) --> answer
+    Lambda Runtime API <--> helper `runtime_api` <--> Runtime --> Call (a role) --> answer
 
-The helper that speaks with the API stays. Where S3 is used a spare one that has boto3 loaded is
+The helper that calls the API stays. Where S3 is used a spare one that has boto3 loaded is
 started ahead, so that no invocation waits for that.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 from agent.awslambda import invocation
@@ -29,19 +27,22 @@ from agent.core.errors import (
     HelperDied,
     as_agent_error,
 )
-from agent.core.model import Outcome, Topology
-from agent.core.s3place import S3Place, fields
+from agent.core.s3place import S3Place, fields, has_own_endpoint
 from agent.core.settings import LAMBDA, Settings
-from agent.engine.helpers import Helper
+from agent.engine.helpers import Helper, Retry
 from agent.engine.log import Log
 from agent.engine.loop import Loop
+from agent.job import lifecycle
 from agent.job.directories import make_directory
-from agent.job.single import Job
+from agent.job.parts import Parts
+from agent.job.run import Peers
+from agent.job.single import Single, finish_alone
+from agent.job.supervisor import ENDING_SIGNALS, Supervisor
 from agent.launch.application import resolve
 
 # For a word to the API, which is a process on the same machine.
 _POST_SECONDS = 5.0
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_LIMIT_HINT = "raise the function's timeout (at most 900 s)"
 
 
 class Spares:
@@ -60,8 +61,13 @@ class Spares:
             try:
                 self._spare = Helper(self._loop, self._env, "spare")
             except (AgentError, OSError):
-                return  # no room for a process: whoever needs one says so
+                return  # no room for a process: an error where one is needed
             self.pids.add(self._spare.child.pid)
+
+    def start(self, loop: Loop, env: Mapping[str, str], task: str) -> Helper:
+        """Return the process that is ready, for what S3 is used for; else a new one."""
+        spare = self.take() if task.startswith("stage_") else None
+        return spare or Helper(loop, env, task)
 
     def take(self) -> Helper | None:
         """Hand over the one that is ready."""
@@ -75,12 +81,8 @@ class Spares:
         return None
 
 
-class Call(Job):
+class Call:
     """One invocation as a job on a single node; the request's id is the job's."""
-
-    limit_hint = "give the function more time: its timeout, 900 s at most"
-    afresh = True  # Lambda's own retries have the same id
-    pages = False  # an invocation pays for its time; `architrave report` makes it of run.json
 
     def __init__(
         self,
@@ -88,85 +90,96 @@ class Call(Job):
         loop: Loop,
         log: Log,
         *,
-        given: S3Place | None,
-        came: float,
-        plan: Budget,
+        input: S3Place | None,
+        start: float,
+        budget: Budget,
         spares: Spares,
     ) -> None:
-        super().__init__(settings, loop, log)
-        self.last_moment = came + plan.answer
-        self._application_ends = came + plan.application
-        self._upload_begins = came + plan.upload
-        self.spared = spares.pids
-        self.own_pids = set(spares.pids)
-        self.uploaded: dict[str, Any] = {"files": [], "failed": []}
-        self._given = given
-        self._spares = spares
+        self._supervisor = Supervisor(
+            settings, loop, log, deadline=start + budget.answer, spared=spares.pids
+        )
+        self.parts = Parts(
+            self._supervisor,
+            start_helper=spares.start,
+            limit_hint=_LIMIT_HINT,
+            output_deadline=start + budget.upload,
+            grace=budget.grace,
+            fresh=True,  # Lambda's own retries have the same id
+            page=False,  # an invocation pays for its time; `architrave report` makes it
+        )
+        self.parts.run.peers = _Prepare(self._supervisor, spares)
+        self._input = input
+        self._application_ends = start + budget.application
 
-    def stage_in(self) -> None:
-        """Fetch the input that the event names."""
-        if self._given is None:
-            return
-        self.enter(model.FETCH)
-        path = _input_path(self.settings, self._given)
-        make_directory(os.path.dirname(path), "EXEC_TYPE")
-        request = {"place": fields(self._given), "path": path, "path_style": self.path_style}
-        assert self.last_moment is not None
-        seconds = max(self.last_moment - self.loop.clock(), 0.0)
-        what = f"fetch {self._given}"
-        answer = self.call("stage_input", what, request, seconds, code=S3_UNREACHABLE)
-        self.fetched = answer["fetched"]
-
-    def helper(self, env: dict[str, str], task: str) -> Helper:
-        """Return the process that is ready, for what S3 is used for."""
-        spare = self._spares.take() if task.startswith("stage_") else None
-        return spare or super().helper(env, task)
-
-    def launch(self) -> Outcome:
-        """Run the application in the time that the input has left to it."""
-        left = self._application_ends - self.loop.clock()
+    def work(self) -> None:
+        """Fetch the input, and run the application in the time that is left to it."""
+        supervisor = self._supervisor
+        if self._input is not None:
+            self.parts.record.fetched = self._fetch(self._input)
+        left = self._application_ends - supervisor.loop.clock()
         if left <= 0:
             cause = "no time is left for it"
-            raise AgentError("start the application", cause, code=TIME_LIMIT, hint=self.limit_hint)
-        limit = min(self.settings.timeout or left, left)
-        self.settings = replace(self.settings, timeout=limit)
-        return super().launch()
+            raise AgentError("start the application", cause, code=TIME_LIMIT, hint=_LIMIT_HINT)
+        Single(self.parts).launch(min(supervisor.settings.timeout or left, left))
 
-    def wait_for_output(self, done: Callable[[], object], deadline: float) -> bool:
-        """Wait for what the application left behind, not longer than its results can wait."""
-        return self.loop.wait(done, min(deadline, self._upload_begins))
+    def _fetch(self, place: S3Place) -> list[dict[str, Any]]:
+        supervisor = self._supervisor
+        supervisor.begin_phase(model.FETCH)
+        path = _input_path(supervisor.settings, place)
+        make_directory(os.path.dirname(path))
+        path_style = has_own_endpoint(supervisor.settings.helper_env)
+        request = {"place": fields(place), "path": path, "path_style": path_style}
+        assert supervisor.deadline is not None
+        seconds = max(supervisor.deadline - supervisor.loop.clock(), 0.0)
+        answer = self.parts.helpers.call(
+            "stage_input", f"fetch {place}", request, seconds, code=S3_UNREACHABLE
+        )
+        fetched: list[dict[str, Any]] = answer["fetched"]
+        return fetched
 
-    def on_started(self) -> None:
-        """Let the process that uploads get ready while the application runs."""
-        if self.destination is not None:
-            self._spares.prepare()
-            self.own_pids |= self._spares.pids
-
-    def finish_upload(self) -> dict[str, Any]:
-        """Wait for the upload; return {"files", "failed"}."""
-        self.uploaded = super().finish_upload()
-        return self.uploaded
+    def finish(self) -> None:
+        """Upload what there is, and write the record."""
+        finish_alone(self.parts, self.parts.record.write)
 
     def answer(self) -> dict[str, Any]:
-        """Run the job; return what the caller is told."""
-        self.run()
-        return invocation.answer(
-            self.outcome, self.times, self.destination, self.uploaded, self.last_lines()
-        )
+        """Run the job; return what the caller gets."""
+        lifecycle.run(self)
+        run, outcome = self.parts.run, self._supervisor.verdict.outcome
+        place, uploaded = self._supervisor.settings.place, self.parts.upload.answer
+        return invocation.answer(outcome, run.times, place, uploaded, run.last_lines())
+
+    @property
+    def stop_signal(self) -> int:
+        """Return the signal that told the environment to end, 0 if none did."""
+        return self._supervisor.stop_signal
+
+
+class _Prepare(Peers):
+    """Let the process that uploads get ready while the application runs."""
+
+    def __init__(self, supervisor: Supervisor, spares: Spares) -> None:
+        self._supervisor = supervisor
+        self._spares = spares
+
+    def started(self) -> None:
+        """Start it."""
+        if self._supervisor.settings.place is not None:
+            self._spares.prepare()
+            self._supervisor.own_pids |= self._spares.pids
 
 
 class Runtime:
-    """Serves the Lambda Runtime API until it is told to end, or the API is gone."""
+    """Serves the Lambda Runtime API until a signal, or until the API is gone."""
 
     def __init__(self, env: Mapping[str, str], settings: Settings, loop: Loop, log: Log) -> None:
-        # The application shall not speak with the API.
+        # The application must not call the API.
         self._env = {k: v for k, v in env.items() if k != "AWS_LAMBDA_RUNTIME_API"}
         self._env["EXEC_TYPE"] = LAMBDA
         self._settings = settings
         self._loop = loop
         self._log = log
         self._directory = os.getcwd()
-        self._heard: list[dict[str, Any]] = []
+        self._answers: list[dict[str, Any]] = []
         self._spares = Spares(loop, settings.helper_env)
         self._api_helper = self._new_api_helper()
         self._ended_by = 0
@@ -187,20 +200,20 @@ class Runtime:
             self._idle()
             if self._settings.output is not None:
                 self._spares.prepare()
-            came = self._ask({"next": True}, None)
+            event = self._ask({"next": True}, None)
             if self._ended_by:
                 return 0
-            answer = self._answered(came["invocation"])
+            answer = self._run_invocation(event["invocation"])
             self._idle()
             kind = "failure" if "errorType" in answer else "answer"
-            self._ask({"id": came["invocation"]["id"], kind: answer}, _POST_SECONDS)
+            self._ask({"id": event["invocation"]["id"], kind: answer}, _POST_SECONDS)
             if self._ended_by:
                 return 128 + self._ended_by
         raise AgentError(
             f"empty {tmp}",
             f"what the application left can't be removed: {', '.join(left[:5])}",
             code=OS_ERROR,
-            hint="the next invocation would see it, so Lambda starts a new environment",
+            hint="make the application remove its files; Lambda now starts a new environment",
         )
 
     def _check_application(self) -> None:
@@ -209,25 +222,25 @@ class Runtime:
             resolve(self._settings.command[0], self._settings.app_env.get("PATH", os.defpath))
 
     def _idle(self) -> None:
-        """Be between two invocations."""
+        """Reset the log's context and the handlers between two invocations."""
         self._log.context = {}
         self._loop.on_signal = self._signal
         self._loop.on_child = lambda child: None
 
     def _signal(self, number: int) -> None:
-        if number in _ENDING:
+        if number in ENDING_SIGNALS:
             self._ended_by = number
 
-    def _answered(self, came: dict[str, Any]) -> dict[str, Any]:
+    def _run_invocation(self, event: dict[str, Any]) -> dict[str, Any]:
         """Run an invocation; return its answer, also when nothing could run."""
-        until = self._loop.clock() + came["deadline"] - time.time()
-        self._log.context = {"job": came["id"], "attempt": 1, "node": 0}
+        until = self._loop.clock() + event["deadline"] - time.time()
+        self._log.context = {"job": event["id"], "attempt": 1, "node": 0}
         try:
             os.chdir(self._directory)  # the one before has left it to its application
-            request = invocation.read(came["event"], self._settings.event_env)
+            request = invocation.read(event["event"], self._settings.event_env)
             if isinstance(request, str):
                 return {"exit_code": 0, "note": request}
-            call = self._call(came, request, until)
+            call = self._call(event, request, until)
             answer = call.answer()
         except AgentError as error:
             self._log.at("error", error.event, error.fields())
@@ -235,28 +248,27 @@ class Runtime:
         except Exception as error:
             self._log.error("internal_error", traceback="".join(traceback.format_exception(error)))
             return invocation.refusal(as_agent_error(error))
-        self._ended_by = call.ending
+        self._ended_by = call.stop_signal
         return answer
 
-    def _call(self, came: dict[str, Any], request: invocation.Request, until: float) -> Call:
-        """Return the job of an invocation; raise AgentError 64 or 78 for bad words in it."""
-        env = self._env | request.env | {"AWS_LAMBDA_REQUEST_ID": came["id"]}
-        if came["trace"]:
-            env["_X_AMZN_TRACE_ID"] = came["trace"]
+    def _call(self, event: dict[str, Any], request: invocation.Request, until: float) -> Call:
+        """Return the job of an invocation; raise AgentError 64 or 78 for bad values in it."""
+        env = self._env | request.env | {"AWS_LAMBDA_REQUEST_ID": event["id"]}
+        if event["trace"]:
+            env["_X_AMZN_TRACE_ID"] = event["trace"]
         if request.input is not None:
             path = _input_path(self._settings, request.input)
             env = {"APP_IN_FILE": path} | env | {"INPUT_FILE_PATH": path}
-        settings = settings_.read(env)
+        settings = settings_.read_for_invocation(env, event["id"])
         now = self._loop.clock()
-        plan = invocation.budget(until - now, settings.grace)
-        topology = Topology(came["id"], 1)
+        budget = invocation.budget(until - now, settings.grace)
         return Call(
-            replace(settings, topology=topology, grace=plan.grace, hold=0.0),
+            settings,
             self._loop,
             self._log,
-            given=request.input,
-            came=now,
-            plan=plan,
+            input=request.input,
+            start=now,
+            budget=budget,
             spares=self._spares,
         )
 
@@ -265,55 +277,58 @@ class Runtime:
 
         One that was killed is replaced once: no answer is lost with it.
         """
-        try:
-            return self._ask_once(line, seconds)
-        except HelperDied as error:
-            self._log.warning(
-                "helper_retried", what="call the Lambda Runtime API", cause=error.cause
-            )
-            self._spares.pids.discard(self._api_helper.child.pid)
-            self._api_helper.close()
-            self._api_helper = self._new_api_helper()
-            return self._ask_once(line, seconds)
+        retry = Retry(self._log, "call the Lambda Runtime API")
+        while True:
+            try:
+                return self._ask_once(line, seconds)
+            except HelperDied as error:
+                if not retry.again(error):
+                    raise
+                self._spares.pids.discard(self._api_helper.child.pid)
+                self._api_helper.close()
+                self._api_helper = self._new_api_helper()
 
     def _new_api_helper(self) -> Helper:
-        api_helper = _api_helper(self._loop, self._settings.runtime_api, self._heard)
+        api_helper = _api_helper(self._loop, self._settings.runtime_api, self._answers)
         self._spares.pids.add(api_helper.child.pid)
         return api_helper
 
     def _ask_once(self, line: dict[str, Any], seconds: float | None) -> dict[str, Any]:
-        self._heard.clear()
+        self._answers.clear()
         self._api_helper.ask(line)
         deadline = None if seconds is None else self._loop.clock() + seconds
-        heard, api_helper = self._heard, self._api_helper
+        answers, api_helper = self._answers, self._api_helper
         self._loop.wait(
-            lambda: heard or api_helper.done or ("next" in line and self._ended_by), deadline
+            lambda: answers or api_helper.done or ("next" in line and self._ended_by), deadline
         )
-        if heard:
-            return heard[0]
+        if answers:
+            return answers[0]
         if api_helper.done:
             api_helper.outcome()
         if self._ended_by:
             return {}
         cause = "the Runtime API does not answer"
         raise AgentError(
-            "serve AWS Lambda", cause, code=OS_ERROR, hint="see AWS_LAMBDA_RUNTIME_API"
+            "serve AWS Lambda",
+            cause,
+            code=OS_ERROR,
+            hint="check that AWS_LAMBDA_RUNTIME_API names a Lambda Runtime API",
         )
 
 
 def refuse(loop: Loop, api: str, error: AgentError) -> None:
-    """Tell Lambda why this environment can't serve: whoever invokes the function is shown it."""
-    heard: list[dict[str, Any]] = []
-    helper = _api_helper(loop, api, heard)
+    """Report to Lambda why this environment can't serve: callers of the function get it."""
+    answers: list[dict[str, Any]] = []
+    helper = _api_helper(loop, api, answers)
     helper.ask({"init_failure": invocation.refusal(error)})
-    loop.wait(lambda: heard or helper.done, loop.clock() + _POST_SECONDS)
+    loop.wait(lambda: answers or helper.done, loop.clock() + _POST_SECONDS)
     helper.close()
 
 
-def _api_helper(loop: Loop, api: str, heard: list[dict[str, Any]]) -> Helper:
+def _api_helper(loop: Loop, api: str, answers: list[dict[str, Any]]) -> Helper:
     # awslambdaric's own client reads the address from there.
     helper = Helper(loop, {"AWS_LAMBDA_RUNTIME_API": api}, "runtime_api")
-    helper.begin("runtime_api", {"api": api}, heard.append)
+    helper.begin("runtime_api", {"api": api}, answers.append)
     return helper
 
 

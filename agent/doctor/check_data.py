@@ -222,7 +222,7 @@ def _nearest(path: str) -> str:
         except FileNotFoundError:
             path = os.path.dirname(path)
         except OSError as error:
-            what, hint = f"look at {path}", f"ls -ld {path}"
+            what, hint = f"read {path}", f"check its permissions: ls -ld {path}"
             raise AgentError(what, os_reason(error), code=OS_ERROR, hint=hint) from error
         else:
             return path

@@ -26,13 +26,16 @@ def interface(context: Context) -> Finding:
         return _ALONE
     address = network.own_address(settings.address, settings.interface, main)
     if not address:
-        cause, hint = "this node has no IPv4 address", "ip -4 address; set ARCHITRAVE_INTERFACE"
-        raise AgentError("meet the other nodes", cause, code=OS_ERROR, hint=hint)
+        cause, hint = "this node has no IPv4 address", "check ip -4 address"
+        raise AgentError("reach the other nodes", cause, code=OS_ERROR, hint=hint)
     name = settings.interface or network.interface_of(address)
     towards = network.address_towards(main) if main else ""
     if main and not towards:
-        cause, hint = f"no route leads to the main node {main}", f"ip route get {main}"
-        raise AgentError("meet the other nodes", cause, code=OS_ERROR, hint=hint)
+        cause, hint = (
+            f"no route leads to the main node {main}",
+            f"check the route: ip route get {main}",
+        )
+        raise AgentError("reach the other nodes", cause, code=OS_ERROR, hint=hint)
     if settings.interface and towards and network.interface_of(towards) not in (name, "lo"):
         way = network.interface_of(towards)
         what = f"{name} is set, but {way} routes to the main node {main}"

@@ -18,7 +18,8 @@ from typing import NoReturn
 
 from agent.core.environ import runtime_dir
 from agent.core.errors import NO_PERMISSION, AgentError
-from agent.core.settings import BATCH, LAMBDA, OFF, SECRETS, SHELL, Settings, read, secrets_of
+from agent.core.settings import BATCH, Settings, read, read_for_doctor, secrets_of
+from agent.core.variables import OFF, SECRET
 from agent.doctor import check_data, check_nodes, check_program, check_system
 from agent.doctor.context import Context
 from agent.doctor.finding import FAIL, PASS, SKIP, WARN, Check, Finding, Subject, first_code
@@ -42,8 +43,6 @@ _READ_LATE = (
     NO_PERMISSION,
     "check the file system of PRIVATE_PASSWD_FILE: mount",
 )
-# Hidden also when the settings can't be read.
-_SECRETS = [name for name in SECRETS if name not in ("PRIVATE_PASSWD_FILE", "AWS_ACCESS_KEY_ID")]
 _WIDTH, _NAME = 100, 13
 _COLOURS = {PASS: "32", WARN: "33", FAIL: "31", SKIP: "2"}
 # S3 has the time of one check, not that of a job.
@@ -116,7 +115,7 @@ def _read(env: Mapping[str, str], report: Report) -> Settings | None:
     found: list[Settings] = []
 
     def settings(env: Mapping[str, str]) -> Finding:
-        known = _settings(env)
+        known = read_for_doctor(env)
         report.hide(secrets_of(known))
         found.append(known)
         topology = known.topology
@@ -126,17 +125,6 @@ def _read(env: Mapping[str, str], report: Report) -> Settings | None:
 
     _walk([Check("settings", settings, _READ_SECONDS, _READ_LATE)], env, report)
     return found[0] if found else None
-
-
-def _settings(env: Mapping[str, str]) -> Settings:
-    """Return the job's settings; a shell may fetch nothing, and a function has no other nodes."""
-    settings = read(env)
-    if settings.mode == SHELL and not settings.staging_asked:
-        settings = replace(settings, private=None, deps=None)
-    if settings.mode == LAMBDA and settings.topology.count > 1:
-        topology = replace(settings.topology, index=0, count=1, main_index=0, main_address="")
-        settings = replace(settings, topology=topology)
-    return settings
 
 
 def _walk(checks: Sequence[Check[Subject]], subject: Subject, report: Report) -> None:
@@ -166,7 +154,8 @@ class Report:
         self.node = 0
         self._as_json = as_json
         self._colours = sys.stdout.isatty() and not env.get("NO_COLOR")
-        values = [env.get(name, "") for name in _SECRETS]
+        # Hidden also when the settings can't be read.
+        values = [env.get(name, "") for name in SECRET]
         self._secrets = tuple(value for value in values if value not in OFF)
 
     def hide(self, secrets: tuple[str, ...]) -> None:

@@ -23,10 +23,14 @@ from agent.engine.console import LineQueue, Outlet
 from agent.engine.log import Log
 from agent.engine.loop import OWN_FAULTS, Loop
 from agent.engine.process import Children
+from agent.job import lifecycle
+from agent.job.helper_calls import HelperCalls
+from agent.job.lifecycle import Role
 from agent.job.main_node import MainNode
-from agent.job.single import Job
+from agent.job.parts import Parts
+from agent.job.ssh_access import SshAccess
+from agent.job.supervisor import Supervisor
 from agent.job.worker import Worker
-from agent.launch.output import Output
 from agent.report.writer import load
 
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pairs.py")
@@ -39,65 +43,36 @@ _ALL_PORTS = "let the nodes reach each other on all ports: security group, firew
 _SAME_IMAGE = "start every node from the same image"
 
 
-class _Visit(Job):
-    """What both roles do otherwise than in a job: nothing is fetched, uploaded or shown.
-
-    `account` is what this node says of itself to the main node.
-    """
-
-    account: Mapping[str, Any]
-
-    def stage_in(self) -> None:
-        """Make this attempt's keys; the one they come from lies in this root's /opt already."""
-        self.enter(model.FETCH)
-        request = {"identity": self._identity(), "private": None, "deps": None, "probe": None}
-        self.call("stage_in", "make the keys", request, _KEYS_SECONDS, code=TRY_AGAIN)
-
-    def open_output(self) -> None:
-        """Take the application's output, which is empty, and the lines of its time, and show none.
-
-        Standard output is the report's.
-        """
-        os.makedirs(self.output_dir, exist_ok=True)
-        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        path = os.path.join(self.output_dir, "time.log")
-        self._output = Output(self.loop, path, Outlet(null))
-        os.close(null)
-
-    def record(self, uploaded: dict[str, Any]) -> dict[str, Any]:
-        """Return what this node tells about itself, with what it has seen of the others."""
-        try:
-            with open(os.path.join(self.output_dir, _RESULT), encoding="utf-8") as file:
-                pairs = json.load(file)
-        except OSError:
-            pairs = []
-        return super().record(uploaded) | {"doctor": {**self.account, "pairs": pairs}}
-
-    def write_exit_code(self, code: int) -> None:
-        """Write nothing: this is no job."""
+def _make_keys(
+    supervisor: Supervisor, helpers: HelperCalls, ssh: SshAccess
+) -> list[dict[str, Any]]:
+    """Make this attempt's keys; the one they are derived from is in this root's /opt already."""
+    supervisor.begin_phase(model.FETCH)
+    request = {"identity": ssh.identity(), "private": None, "deps": None, "probe": None}
+    helpers.call("stage_in", "make the keys", request, _KEYS_SECONDS, code=TRY_AGAIN)
+    return []
 
 
-class VisitingWorker(_Visit, Worker):
-    """A worker of the doctor's job."""
+class _Verdicts:
+    """The main node's judgement: `findings` are what the nodes have reported, if all have `met`."""
 
+    def __init__(self, supervisor: Supervisor, own: Sequence[Finding]) -> None:
+        self.findings: Sequence[Finding] = ()
+        self.met = False
+        self._supervisor = supervisor
+        self._own = own
 
-class VisitingMain(_Visit, MainNode):
-    """The main node of the doctor's job; `found` is what the nodes have told, if all have `met`."""
-
-    found: Sequence[Finding] = ()
-    own: Sequence[Finding] = ()
-    met = False
-
-    def write_record(self, outcome: Outcome, nodes: dict[int, NodeFiles]) -> Outcome:
-        """Judge what the nodes have told; every node ends with the code of the first FAIL."""
-        answers = {index: load(node)["doctor"] for index, node in nodes.items()}
-        self.met = not outcome.code
-        self.found = judge(self.settings.topology, answers)
-        failed = [one for one in (*self.own, *self.found) if one.verdict == FAIL]
-        if outcome.code or not failed:
-            return outcome
-        first = failed[0]
-        return Outcome(first.code, AGENT, cause=f"{first.name}: {first.what}", hint=first.hint)
+    def judge(self, nodes: Mapping[int, NodeFiles]) -> None:
+        """Judge what the nodes have reported; every node ends with the code of the first FAIL."""
+        verdict = self._supervisor.verdict
+        reports = {index: load(node)["doctor"] for index, node in nodes.items()}
+        self.met = not verdict.code
+        self.findings = judge(self._supervisor.settings.topology, reports)
+        failed = [one for one in (*self._own, *self.findings) if one.verdict == FAIL]
+        if self.met and failed:
+            first = failed[0]
+            cause = f"{first.name}: {first.what}"
+            verdict.decide(Outcome(first.code, AGENT, cause=cause, hint=first.hint))
 
 
 def meet(context: Context, own: Sequence[Finding], *, logging: bool) -> list[Finding]:
@@ -112,33 +87,46 @@ def meet(context: Context, own: Sequence[Finding], *, logging: bool) -> list[Fin
     log = Log(write, level=settings.log_level)
     topology = settings.topology
     log.context = {"job": topology.job, "attempt": topology.attempt, "node": topology.index}
-    node: VisitingMain | VisitingWorker
-    node = (VisitingMain if topology.is_main else VisitingWorker)(settings, loop, log)
-    node.account = {
+    account = {
         "version": __version__,
         "machine": os.uname().machine,
         "mpirun": context.mpirun,
         "findings": [one.to_json() for one in own if one.verdict in (WARN, FAIL)],
     }
-    if isinstance(node, VisitingMain):
-        node.own = own
-    node.run()
+
+    def more() -> dict[str, Any]:
+        """Return what else this node records: itself, and what it has seen of the others."""
+        try:
+            with open(os.path.join(settings.output_dir, _RESULT), encoding="utf-8") as file:
+                pairs = json.load(file)
+        except OSError:
+            pairs = []
+        return {"doctor": {**account, "pairs": pairs}}
+
+    supervisor = Supervisor(settings, loop, log)
+    verdicts = _Verdicts(supervisor, own)
+    # Standard output is the report's.
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    parts = Parts(supervisor, outlet=Outlet(null), page=False, more=more)
+    os.close(null)
+    role: Role
+    if topology.is_main:
+        role = MainNode(parts, stage=_make_keys, on_records=verdicts.judge)
+    else:
+        role = Worker(parts, stage=_make_keys)
+    lifecycle.run(role, write_exit_code=False)
     loop.wait(lambda: queue.empty, loop.clock() + 1.0)
-    return _outcome_of(node)
+    if verdicts.met:
+        return list(verdicts.findings)
+    outcome = supervisor.verdict.outcome
+    if outcome.code:
+        failed = Finding(FAIL, outcome.cause, outcome.hint, outcome.code, "nodes")
+        return [failed, *verdicts.findings]
+    return [Finding(PASS, "all have met; the main node reports what they found", name="nodes")]
 
 
 def _discard(data: bytes) -> None:
     pass
-
-
-def _outcome_of(node: VisitingMain | VisitingWorker) -> list[Finding]:
-    outcome = node.outcome
-    found = list(node.found) if isinstance(node, VisitingMain) else []
-    if isinstance(node, VisitingMain) and node.met:
-        return found
-    if outcome.code:
-        return [Finding(FAIL, outcome.cause, outcome.hint, outcome.code, "nodes"), *found]
-    return [Finding(PASS, "all have met; the main node tells what they found", name="nodes")]
 
 
 def _settings(context: Context) -> Settings:
@@ -158,7 +146,7 @@ def _settings(context: Context) -> Settings:
         command=(sys.executable, "-I", _PROGRAM, json.dumps(request)),
         launcher="each",
         output_dir=output_dir,
-        workdir="",
+        workdir=output_dir,
         private=None,
         deps=None,
         output=None,
@@ -168,7 +156,7 @@ def _settings(context: Context) -> Settings:
 
 
 def judge(topology: Topology, answers: Mapping[int, Mapping[str, Any]]) -> list[Finding]:
-    """Return what the main node finds in what all nodes have told, by index."""
+    """Return what the main node finds in what all nodes have reported, by index."""
     found = [
         replace(Finding(**one), name=topology.name(index), what=f"{one['name']}: {one['what']}")
         for index, node in sorted(answers.items())
@@ -208,7 +196,7 @@ def _pairs(topology: Topology, answers: Mapping[int, Mapping[str, Any]]) -> list
     for index, node in sorted(answers.items()):
         here = topology.name(index)
         if not node["pairs"]:
-            what, hint = f"{here} has not told whom it reaches", f"look at the log of {here}"
+            what, hint = f"{here} has not reported what it reaches", f"see the log of {here}"
             failed.append(Finding(FAIL, what, hint, TRY_AGAIN, "pairs"))
         for pair in node["pairs"]:
             causes = "; ".join(f"{kind}: {pair[kind]}" for kind in ("ssh", "tcp") if pair[kind])

@@ -57,7 +57,7 @@ class RuntimeDirectory:
                 "start the job",
                 "another agent runs a job in this container",
                 code=TRY_AGAIN,
-                hint="a job's application must not start /opt/run.sh again",
+                hint="do not start /opt/run.sh or architrave run from the application",
             ) from error
         except OSError as error:
             raise AgentError(
@@ -164,8 +164,9 @@ def _permit(directory: str) -> None:
             os.chmod(directory, 0o700)
 
 
-def make_directory(path: str, name: str) -> None:
+def make_directory(path: str, name: str = "") -> None:
     """Make a directory of the run; raise AgentError (73) naming the variable that chose it."""
+    fixed = "make /tmp writable: docker run --tmpfs /tmp"
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
@@ -173,5 +174,5 @@ def make_directory(path: str, name: str) -> None:
             f"make the directory {path}",
             os_reason(error),
             code=CANNOT_WRITE,
-            hint=f"set {name} to a path that this user may create",
+            hint=f"set {name} to a path that this user may create" if name else fixed,
         ) from error

@@ -6,36 +6,35 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from functools import partial
 
 from agent.core import variables
 from agent.core.environ import region
 from agent.core.errors import AgentError
-from agent.core.settings import SECRETS, SHELL
-from agent.core.variables import Name
-from agent.job.main_node import MainNode
+from agent.core.model import Node
+from agent.core.settings import SHELL, Settings
+from agent.core.variables import Variable
+from agent.job.ask import ask
+from agent.job.launch_command import LaunchCommand
 from agent.job.shell import start_line
-from agent.job.single import Job
+from agent.job.ssh_access import SshAccess
+from agent.job.supervisor import Supervisor
+from agent.launch import cgroup
 from agent.multinode import network
 
-_GROUPS = {
-    "application": variables.APPLICATION,
-    "data": variables.DATA,
-    "several nodes": variables.SEVERAL_NODES,
-    "running": variables.RUNNING,
-}
 
-
-def explain(job: Job, env: Mapping[str, str]) -> str:
+def explain(supervisor: Supervisor, env: Mapping[str, str]) -> str:
     """Return the page: this node, the settings with their sources, the phases with commands."""
-    lines = [*_node(job, env), ""]
-    resolved = _resolved(job)
-    for title, group in _GROUPS.items():
-        lines += [title, *(_setting(name, env, resolved, job.log.scrub) for name in group), ""]
+    settings, scrub = supervisor.settings, supervisor.log.scrub
+    choice = LaunchCommand(settings, partial(ask, supervisor))
+    lines = [*_node(settings, env), ""]
+    resolved = _resolved(settings, choice)
+    for title, group in variables.GROUPS.items():
+        lines += [title, *(_setting(name, env, resolved, scrub) for name in group), ""]
     if given := [name for name in sorted(env) if name.startswith("AWS_BATCH_JOB_")]:
-        told = (f"  {name:36} {job.log.scrub(env[name])!r}  (set by AWS Batch)" for name in given)
-        lines += ["AWS Batch", *told, ""]
-    lines += [*_s3(env), *_unknown(env), "what would run", *_phases(job)]
+        values = (f"  {name:36} {scrub(env[name])!r}  (set by AWS Batch)" for name in given)
+        lines += ["AWS Batch", *values, ""]
+    lines += [*_s3(env), *_unknown(env), "what would run", *_phases(supervisor, choice)]
     return "\n".join(lines) + "\n"
 
 
@@ -49,57 +48,56 @@ def _s3(env: Mapping[str, str]) -> Iterator[str]:
         yield ""
 
 
-def _node(job: Job, env: Mapping[str, str]) -> Iterator[str]:
-    topology = job.settings.topology
+def _node(settings: Settings, env: Mapping[str, str]) -> Iterator[str]:
+    topology = settings.topology
     role = "alone" if topology.count == 1 else topology.name(topology.index)
     if env.get("EXEC_TYPE", "").lower() == SHELL:
         yield f"a debug shell, in which `{start_line(env)}` would do as follows"
-    yield f"mode {job.settings.mode}, node {topology.index} of {topology.count} ({role}), job" \
+    yield f"mode {settings.mode}, node {topology.index} of {topology.count} ({role}), job" \
         f" {topology.job}, attempt {topology.attempt}"  # fmt: skip
 
 
-def _resolved(job: Job) -> dict[str, str]:
+def _resolved(settings: Settings, choice: LaunchCommand) -> dict[str, str]:
     """Return the values here of names that are not set and whose default depends on the node."""
-    settings = job.settings
     return {
         "EXEC_TYPE": settings.mode,
         "TMP_OUTPUT_DIR": settings.output_dir,
         "ARCHITRAVE_OUTPUT": str(settings.output or "<none>"),
         "ARCHITRAVE_SSH_PORT": str(settings.ssh_port),
-        "ARCHITRAVE_LAUNCHER": _auto(job),
-        "ARCHITRAVE_SLOTS": str(job.slots),
+        "ARCHITRAVE_LAUNCHER": _auto(settings, choice),
+        "ARCHITRAVE_SLOTS": str(cgroup.slots(settings)),
         "ARCHITRAVE_WORKDIR": settings.workdir or os.getcwd(),
         "AWS_BATCH_EXIT_CODE_FILE": settings.exit_code_file,
     }
 
 
-def _launcher(job: Job) -> str:
+def _launcher(settings: Settings, choice: LaunchCommand) -> str:
     """Return the launcher that is set, or the one that `auto` selects with what is here now."""
-    chosen = job.settings.launcher
-    return job.launcher(job.app_env()) if chosen == "auto" else chosen
+    return choice.launcher(settings.app_env) if settings.launcher == "auto" else settings.launcher
 
 
-def _auto(job: Job) -> str:
+def _auto(settings: Settings, choice: LaunchCommand) -> str:
     """Return what `auto` comes to; without the program, on what it will depend."""
-    env = job.app_env()
-    name = _launcher(job)
-    mpirun, program = (
-        shutil.which(word, path=env.get("PATH", os.defpath))
-        for word in ("mpirun", job.command_here[0])
-    )
+    path = settings.app_env.get("PATH", os.defpath)
+    name = _launcher(settings, choice)
+    mpirun, program = (shutil.which(word, path=path) for word in ("mpirun", choice.command[0]))
     if name == "direct" and mpirun and not program:
         return "auto: mpirun if the program uses MPI, else direct"
     return f"auto: {name}"
 
 
 def _setting(
-    name: Name, env: Mapping[str, str], resolved: Mapping[str, str], scrub: Callable[[str], str]
+    variable: Variable,
+    env: Mapping[str, str],
+    resolved: Mapping[str, str],
+    scrub: Callable[[str], str],
 ) -> str:
-    if name.name not in env:
-        value = scrub(resolved.get(name.name) or name.default or "-")
-        return f"  {name.name:36} {value}  (default)"
-    value = "***" if name.secret and env[name.name] else repr(scrub(env[name.name]))
-    return f"  {name.name:36} {value}  (set)"
+    name = variable.name
+    if name not in env:
+        value = scrub(resolved.get(name) or variable.default_text or "-")
+        return f"  {name:36} {value}  (default)"
+    value = "***" if variable.secret and env[name] else repr(scrub(env[name]))
+    return f"  {name:36} {value}  (set)"
 
 
 def _unknown(env: Mapping[str, str]) -> Iterator[str]:
@@ -108,8 +106,8 @@ def _unknown(env: Mapping[str, str]) -> Iterator[str]:
         yield f"  {name:36} unknown variable{f', did you mean {near}?' if near else ''}"
 
 
-def _phases(job: Job) -> Iterator[str]:
-    settings = job.settings
+def _phases(supervisor: Supervisor, choice: LaunchCommand) -> Iterator[str]:
+    settings = supervisor.settings
     topology = settings.topology
     if settings.private or settings.deps:
         places = [str(place) for place in (settings.private, settings.deps) if place]
@@ -129,21 +127,20 @@ def _phases(job: Job) -> Iterator[str]:
         yield f"  join    sshd on port {settings.ssh_port}, keys derived from {settings.key_name}"
         waits = f"workers {_several(topology.workers)}" if topology.is_main else "the main node"
         yield f"          waits {settings.join_timeout:g} s for {waits}"
-    yield from _run(job)
+    yield from _run(supervisor, choice)
     if topology.count > 1:
         yield "  release the outcome goes to every node; each uploads and reports to the main node"
-    if job.destination is None:
+    if settings.place is None:
         yield f"  upload  nothing: results stay in {settings.output_dir}"
     else:
-        yield f"  upload  {settings.output_dir} to {job.destination / f'node-{topology.index}'}"
+        yield f"  upload  {settings.output_dir} to {settings.place / f'node-{topology.index}'}"
     yield f"  end     the exit code to {settings.exit_code_file}; what was unpacked is removed"
 
 
-def _run(job: Job) -> Iterator[str]:
-    settings = job.settings
-    env = job.app_env()
+def _run(supervisor: Supervisor, choice: LaunchCommand) -> Iterator[str]:
+    settings, env = supervisor.settings, supervisor.settings.app_env
     program = settings.command[0]
-    launcher = _launcher(job)
+    launcher = _launcher(settings, choice)
     if not settings.topology.is_main and launcher != "each":
         if settings.launcher == "direct":
             yield "  run     nothing: the launcher is direct, only the main node runs the program"
@@ -155,32 +152,31 @@ def _run(job: Job) -> Iterator[str]:
     if not shutil.which(program, path=env.get("PATH", os.defpath)):
         yield f"  run     {program} is missing yet, or is not executable yet"
     try:
-        words = _command(job, env)
+        argv = _argv(supervisor, choice)
     except AgentError as error:
         yield f"  run     {error}"
         return
-    yield f"  run     {shlex.join(job.log.scrub(words))}"
+    yield f"  run     {shlex.join(supervisor.log.scrub(argv))}"
     where = settings.workdir or os.getcwd()
     limit = f"{settings.timeout:g} s" if settings.timeout else "no limit"
     yield f"          in {where}, {limit}, {settings.grace:g} s from SIGTERM to SIGKILL"
     several = settings.topology.count > 1 and launcher != "direct"
-    hidden = [name for name in SECRETS if name in settings.helper_env or name == "PRIVATE_PASSWD"]
+    given = {*settings.helper_env, variables.PRIVATE_PASSWD.name}
+    hidden = [name for name in variables.HIDDEN if name in given]
     where = "each process has the environment of its own node" if several else "its environment"
     yield f"          {where}{', ' if several else ' is this one '}without {', '.join(hidden)}"
 
 
-def _command(job: Job, env: dict[str, str]) -> list[str]:
-    """Return the exact command that would start the application."""
-    settings = job.settings
+def _argv(supervisor: Supervisor, choice: LaunchCommand) -> list[str]:
+    """Return the exact arguments that would start the application."""
+    settings, topology = supervisor.settings, supervisor.settings.topology
     address = ""
-    if settings.topology.count > 1:
-        address = network.own_address(
-            settings.address, settings.interface, settings.topology.main_address
-        )
-    job.node = replace(job.node, address=address, slots=job.slots)
-    if isinstance(job, MainNode):
-        job.ask_version()
-    return job.argv(job.launcher(env), list(job.command_here))
+    if topology.count > 1:
+        address = network.own_address(settings.address, settings.interface, topology.main_address)
+        choice.ask_version(settings.app_env)
+    node = Node(topology.index, address, cgroup.slots(settings))
+    ssh = SshAccess(supervisor).command
+    return choice.argv(list(choice.command), settings.app_env, node, ssh)
 
 
 def _several(indexes: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""Watch what the application does to its node while it runs, for the curves of the record."""
+"""Sample the job's processes on this node while the application runs, for the record's curves."""
 
 from __future__ import annotations
 
@@ -10,44 +10,49 @@ from agent.launch.sampler import SAMPLE_SECONDS, Sampler
 from agent.launch.stragglers import Stragglers
 
 
-class Monitor(Supervisor):
-    """Takes the samples of every role; `sampler` is None until the first one."""
+class Monitor:
+    """The samples of one node; `sampler` is None until the first one."""
 
-    sampler: Sampler | None = None
-    _sampling: Timer | None = None
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.sampler: Sampler | None = None
+        self._supervisor = supervisor
+        self._timer: Timer | None = None
 
-    def sample(self, *, by_mpirun: bool) -> None:
-        """Begin to sample the job's processes on this node; psutil is imported a second later.
+    def start(self, *, by_mpirun: bool) -> None:
+        """Begin to sample; psutil is imported a second later.
 
-        `by_mpirun`: the agent itself launches with mpirun, so that whatever is left to it comes
-        from ranks. An application that calls mpirun may have daemons of its own around it.
+        `by_mpirun`: this agent runs mpirun or its daemon, so orphans on this node come from ranks
+        and may be ended. An application that calls mpirun itself may want its daemons.
         """
-        if self._sampling is not None:
+        if self._timer is not None:
             return
-        start = self.loop.clock()
+        supervisor = self._supervisor
+        start = supervisor.loop.clock()
         stragglers = Stragglers(os.getpid())
 
-        def one() -> None:
+        def sample() -> None:
+            now = supervisor.loop.clock()
             try:
                 if self.sampler is None:
-                    self.sampler = Sampler(self.own_pids, start)
-                self.sampler.sample(self.loop.clock())
-                if by_mpirun and not self.stopping:  # else it has the grace period
-                    self._end_stragglers(stragglers.look(self.loop.clock(), self.sampler.seen))
+                    self.sampler = Sampler(supervisor.own_pids, start)
+                self.sampler.sample(now)
+                # Stragglers of a stopped application keep their grace period.
+                if by_mpirun and not supervisor.workload.stopping:
+                    self._end(stragglers.look(now, self.sampler.seen))
             except Exception as error:  # curves must not end a job
-                self.stop_sampling()
-                self.log.warning("sampling_failed", cause=str(error))
+                self.stop()
+                supervisor.log.warning("sampling_failed", cause=str(error))
 
-        self._sampling = self.loop.every(SAMPLE_SECONDS, one)
+        self._timer = supervisor.loop.every(SAMPLE_SECONDS, sample)
 
-    def _end_stragglers(self, pids: set[int]) -> None:
+    def _end(self, pids: set[int]) -> None:
         """End what the application has left behind on this node, so that its launcher can end."""
         if pids:
-            children = self.loop.children
+            children = self._supervisor.loop.children
             left = children.end_orphans(spared=set(children.orphans()) - pids)
-            self.log.info("stragglers_ended", processes=left)
+            self._supervisor.log.info("stragglers_ended", processes=left)
 
-    def stop_sampling(self) -> None:
+    def stop(self) -> None:
         """Take no more samples."""
-        if self._sampling is not None:
-            self._sampling.cancel()
+        if self._timer is not None:
+            self._timer.cancel()

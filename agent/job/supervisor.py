@@ -1,79 +1,133 @@
-"""Walk one node through the phases of a job: waits, signals, helpers, the first failure, the end.
+"""Supervise one node: its state, waits, failures, signals and children.
 
-    stage in --> meet --> run --> release --> stage out --> exit code
-
-A failure in any phase still walks the rest of the way; the first one decides the exit code. What
-each role does in a phase is in `job`; this is what all roles share.
+What is done in each phase is in the parts (`helper_calls`, `monitor`, `run`, `upload`, `record`);
+which parts, and in which order, in the roles (`single`, `main_node`, `worker`).
 """
 
 from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Protocol
 
 from agent.core.deadlines import LOST_GRACE_SECONDS, MAX_GRACE_SECONDS, STOP_SECONDS
-from agent.core.errors import (
-    BUG,
-    CANNOT_WRITE,
-    OS_ERROR,
-    TRY_AGAIN,
-    AgentError,
-    HelperDied,
-    as_agent_error,
-    os_reason,
-)
-from agent.core.model import AGENT, Outcome, Span
+from agent.core.errors import TRY_AGAIN, AgentError, as_agent_error
+from agent.core.model import Cause, Node, Span
 from agent.core.settings import Settings
-from agent.engine.helpers import Helper
 from agent.engine.log import Log
 from agent.engine.loop import Loop
 from agent.engine.process import Child
 from agent.job.directories import RuntimeDirectory
-from agent.job.exit_code_file import put_exit_code
-from agent.launch.application import Application
-from agent.multinode.sshd import Sshd
+from agent.job.states import ABORTS, NEXT, State
+from agent.job.verdict import Verdict
 
-if TYPE_CHECKING:
-    from agent.multinode.heartbeat_link import HeartbeatLink
-
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _CLEANUP_SECONDS = 2.0
 _SECOND_TRY_SECONDS = 2.0
 
 
-class Supervisor:
-    """One node's run.
+class Workload(Protocol):
+    """The part of the application that runs on this node."""
 
-    `failure` is the first thing that went wrong on the agent's side; `told` says that the one line
-    with the job's cause is in the log, which may also be the application's own end. Children whose
-    pid is in `spared` outlive the job.
+    @property
+    def stopping(self) -> bool:
+        """Return whether it is being stopped, or was."""
+        ...
+
+    def stop(
+        self, reason: AgentError, number: int = signal.SIGTERM, max_grace: float = math.inf
+    ) -> None:
+        """Stop it, with a grace period of at most `max_grace` seconds; a second call kills it."""
+        ...
+
+    def forward(self, number: int) -> None:
+        """Pass on a signal that doesn't end the job."""
+        ...
+
+    def finish(self) -> None:
+        """Stop what still runs: the job is over."""
+        ...
+
+
+class Process(Protocol):
+    """A process of the agent's own."""
+
+    @property
+    def child(self) -> Child:
+        """Return the child."""
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
+class NoWorkload:
+    """The workload of a node on which nothing has started yet."""
+
+    stopping = False
+
+    def stop(
+        self, reason: AgentError, number: int = signal.SIGTERM, max_grace: float = math.inf
+    ) -> None:
+        """Stop nothing."""
+
+    def forward(self, number: int) -> None:
+        """Pass on nothing."""
+
+    def finish(self) -> None:
+        """End nothing."""
+
+
+class Supervisor:
+    """One node's run. Children whose pid is in `spared` outlive the job.
+
+    `deadline` is the last moment that the platform leaves, None as long as it has named none;
+    `stop_signal` is the signal that told this node to end, 0 if none did. `node` and `app_env` are
+    filled in while the job is staged: the node's address, and what deps.tar.gz has brought.
     """
 
-    def __init__(self, settings: Settings, loop: Loop, log: Log) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        loop: Loop,
+        log: Log,
+        *,
+        deadline: float | None = None,
+        spared: Collection[int] = (),
+    ) -> None:
         self.settings = settings
         self.loop = loop
         self.log = log
-        self.failure: AgentError | None = None
-        self.failure_logged = False
-        self.application: Application | None = None
-        self.sshd: Sshd | None = None
+        self.verdict = Verdict()
+        self.state = State.STAGING
         self.spans: list[Span] = []
-        self.own_pids: set[int] = set()
-        self.shielded = False
-        self.ending = 0
-        self.last_moment: float | None = None
-        self._tracked: list[Helper | HeartbeatLink] = []
-        self.spared: set[int] = set()
-        self._directory = RuntimeDirectory(settings.runtime_dir)
+        self.node = Node(0, "", 1)
+        self.app_env = settings.app_env
+        self.workload: Workload = NoWorkload()
+        self.own_pids = set(spared)
+        self.deadline = deadline
+        self.stop_signal = 0
+        self.directory = RuntimeDirectory(settings.runtime_dir)
+        self.on_child: list[Callable[[Child], None]] = []
+        self.on_cleanup: list[Callable[[], None]] = []
+        self._failures: dict[Cause, AgentError] = {}
+        self._spared = spared
         loop.on_signal = self._signal
         loop.on_child = self._child
 
-    # -- phases and waits
+    # -- state and phases
 
-    def enter(self, phase: str) -> None:
+    def enter(self, state: State, phase: str = "") -> None:
+        """Go on to a state, and to a phase of the record if one begins with it."""
+        if state is not self.state:
+            assert state in NEXT[self.state], f"{self.state} -> {state}"
+            self.state = state
+        if phase:
+            self.begin_phase(phase)
+
+    def begin_phase(self, phase: str) -> None:
         """Begin a phase; the one before it ends."""
         if self.spans and self.spans[-1].phase == phase:
             return
@@ -84,6 +138,8 @@ class Supervisor:
         self.log.context["phase"] = phase
         self.log.info("phase_started")
 
+    # -- waits
+
     def wait(
         self,
         what: str,
@@ -91,222 +147,168 @@ class Supervisor:
         seconds: float,
         missing: Callable[[], object] = lambda: None,
     ) -> bool:
-        """Wait for something, at most so long; raise the failure that comes meanwhile.
+        """Wait for a condition, at most so long; raise the failure that aborts waits in this state.
 
-        Without a bound (`math.inf`) only for another node that is lost when it falls silent.
+        `math.inf` is allowed only where another node is waited for: heartbeats bound that wait.
+        """
+        return self.proceed(what, (done,), seconds, missing)
+
+    def proceed(
+        self,
+        what: str,
+        steps: Iterable[Callable[[], object]],
+        seconds: float,
+        missing: Callable[[], object] = lambda: None,
+    ) -> bool:
+        """Wait for each condition that `steps` yields; the generator does its work between them.
+
+        Conditions have no side effects. Raises what `wait` raises, and what a step does.
         """
         start = self.loop.clock()
-        deadline = start + seconds
-        if self.last_moment is not None:
-            deadline = min(deadline, self.last_moment)
-        bound = None if deadline == math.inf else round(deadline - start, 1)
+        until = start + seconds
+        if self.deadline is not None:
+            until = min(until, self.deadline)
+        bound = None if until == math.inf else round(until - start, 1)
         limit = {"bounded_by": "heartbeats"} if bound is None else {"max_seconds": bound}
         self.log.info("wait_started", what=what, **limit)
-        self.loop.wait(lambda: done() or self._must_stop() or self._too_late(), deadline)
-        finished = bool(done())
-        took = round(self.loop.clock() - start, 3)
-        if self._must_stop():
-            self.log.info("wait_aborted", what=what, seconds=took, missing=missing())
-            assert self.failure is not None
-            raise self.failure
-        event = "wait_finished" if finished else "wait_timed_out"
-        self.log.info(event, what=what, seconds=took, missing=missing())
+        try:
+            finished = self._all(iter(steps), until)
+        except AgentError:
+            self._log_wait("wait_aborted", what, start, missing)
+            raise
+        self._log_wait("wait_finished" if finished else "wait_timed_out", what, start, missing)
         return finished
 
+    def _all(self, steps: Iterator[Callable[[], object]], until: float) -> bool:
+        for done in steps:
+
+            def over(done: Callable[[], object] = done) -> object:
+                return done() or self._aborting() or self._too_late()
+
+            self.loop.wait(over, until)
+            finished = bool(done())
+            if error := self._aborting():
+                raise error
+            if not finished:
+                return False
+        return True
+
+    def _log_wait(self, event: str, what: str, start: float, missing: Callable[[], object]) -> None:
+        took = round(self.loop.clock() - start, 3)
+        self.log.info(event, what=what, seconds=took, missing=missing())
+
+    def _aborting(self) -> AgentError | None:
+        """Return the failure that ends a wait in this state."""
+        aborts = ABORTS[self.state]
+        return next((error for cause, error in self._failures.items() if cause in aborts), None)
+
     def _too_late(self) -> bool:
-        """Tell whether the time that the platform leaves after a signal is over."""
-        return self.last_moment is not None and self.loop.clock() >= self.last_moment
+        return self.deadline is not None and self.loop.clock() >= self.deadline
 
     @property
     def hurried(self) -> bool:
-        """Tell whether there is no time to do anything twice."""
-        left = self.last_moment - self.loop.clock() if self.last_moment is not None else math.inf
-        return bool(self.ending) or left < _SECOND_TRY_SECONDS
+        """Return whether there is too little time left for a retry."""
+        left = self.deadline - self.loop.clock() if self.deadline is not None else math.inf
+        return bool(self.stop_signal) or left < _SECOND_TRY_SECONDS
 
-    def _must_stop(self) -> bool:
-        return self.failure is not None and not self.shielded
+    # -- failures
 
-    def fail(self, error: AgentError) -> None:
-        """Note a failure; the first one decides, and ends the application if it runs."""
-        self.log_failure(error.event, **error.fields())
-        if self.failure is None:
-            self.failure = error
-            if not self.stopping:
-                # mpirun waits in vain for the daemon of a node that is gone.
-                max_grace = LOST_GRACE_SECONDS if error.code == TRY_AGAIN else MAX_GRACE_SECONDS
-                self.stop(error, max_grace=max_grace)
+    def fail(self, error: AgentError, cause: Cause = Cause.OTHER) -> None:
+        """Note a failure; the first one decides, and stops the application if it runs."""
+        self._failures.setdefault(cause, error)
+        self.report(error.event, error.fields())
+        if self.verdict.fail(error) and not self.workload.stopping:
+            # mpirun waits in vain for the daemon of a node that is gone.
+            lost = error.code == TRY_AGAIN
+            max_grace = LOST_GRACE_SECONDS if lost else MAX_GRACE_SECONDS
+            self.workload.stop(error, max_grace=max_grace)
 
-    def stop(
-        self, reason: AgentError, number: int = signal.SIGTERM, max_grace: float = math.inf
-    ) -> None:
-        """Stop what of the application runs on this node; asked again, end it now.
-
-        `most` bounds the grace period, in seconds.
-        """
-        if self.application is not None:
-            self.application.stop(reason, number, max_grace)
-
-    def forward(self, number: int) -> None:
-        """Pass on a signal that doesn't end the job."""
-        if self.application is not None:
-            self.application.forward(number)
+    def degrade(self, error: AgentError) -> None:
+        """Note a failure after the application has ended: it counts if nothing failed before."""
+        self.fail(error)
+        self.verdict.degrade(error)
 
     @property
-    def stopping(self) -> bool:
-        """Tell whether the application is being stopped, or was."""
-        return self.application is not None and self.application.stopped_for is not None
+    def working(self) -> bool:
+        """Return whether the application has yet to run or is running; any failure stops that."""
+        return ABORTS[self.state] == ABORTS[State.RUNNING]
 
-    def log_failure(self, event: str, /, **fields: object) -> None:
-        """Log what failed: the first failure as an error, what follows from it as a warning."""
-        level, self.failure_logged = "warning" if self.failure_logged else "error", True
+    def failed(self, cause: Cause) -> bool:
+        """Return whether there was a failure of this kind."""
+        return cause in self._failures
+
+    def noted(self, error: AgentError) -> bool:
+        """Return whether this very failure was noted already: a wait has raised it."""
+        return any(error is one for one in self._failures.values())
+
+    def report(self, event: str, fields: dict[str, object]) -> None:
+        """Log what failed: one error names the job's cause, what follows from it is a warning."""
+        level, self.verdict.reported = "warning" if self.verdict.reported else "error", True
         self.log.at(level, event, fields)
 
-    def bug(self, error: Exception) -> None:
-        """Note an exception that nobody expected: the job ends with 70, and its end is walked."""
+    def bug(self, error: Exception) -> AgentError:
+        """Log an exception that nobody expected; return it as the failure (70) that it is."""
         import traceback
 
         self.log.error("internal_error", traceback="".join(traceback.format_exception(error)))
-        self.fail(as_agent_error(error))
-
-    # -- helpers
-
-    def start_helper(
-        self, task: str, request: dict[str, Any], on_message: Callable[[dict[str, Any]], None]
-    ) -> Helper:
-        """Start a helper process; it is ended with the job.
-
-        Only those that reach S3 are given its credentials.
-        """
-        env = self.settings.helper_env
-        if not task.startswith("stage_"):
-            env = {name: value for name, value in env.items() if not name.startswith("AWS_")}
-        try:
-            helper = self.helper(env, task)
-            helper.begin(task, request, on_message)
-        except OSError as error:
-            hint = "raise this container's limit of open files (ulimit -n)"
-            raise AgentError(f"start {task}", os_reason(error), code=OS_ERROR, hint=hint) from error
-        self.track(helper)
-        return helper
-
-    def helper(self, env: dict[str, str], task: str) -> Helper:
-        """Return a process for a task."""
-        return Helper(self.loop, env, task)
-
-    def track(self, process: Helper | HeartbeatLink) -> None:
-        """Count a process as the agent's own; it is ended with the job."""
-        self._tracked.append(process)
-        self.own_pids.add(process.child.pid)
-
-    def call(
-        self, task: str, what: str, request: dict[str, Any], seconds: float, code: int
-    ) -> dict[str, Any]:
-        """Run a helper and return its result; one that dies or hangs is tried once more.
-
-        `code` is the phase's own, for when that doesn't help.
-        """
-        for again in (True, False):
-            helper = self.start_helper(task, request, self.on_message)
-            try:
-                if not self.wait(what, partial(_is_done, helper), seconds):
-                    cause = f"not done after {seconds:g} s"
-                    raise HelperDied(what, cause, code=code, hint="look at the network")
-                return helper.outcome()
-            except AgentError as error:
-                if error.code == BUG and helper.stderr_tail:
-                    self.log.error("internal_error", traceback=helper.stderr_tail)
-                if not isinstance(error, HelperDied):
-                    raise
-                if not again or self.hurried:
-                    raise AgentError(what, error.cause, code=code, hint=error.hint) from error
-                self.log.warning("helper_retried", what=what, cause=error.cause)
-                self._clear_away(helper)
-            finally:
-                helper.close()
-        raise AssertionError("unreachable")
-
-    def _clear_away(self, helper: Helper) -> None:
-        """End a helper and what it leaves: its 7-Zip or dpkg would be in the way of the next one's.
-
-        Whoever waits for a helper in `call` has no application yet, and no session of sshd's.
-        """
-        helper.close()
-        self.loop.wait(lambda: not helper.child.running, self.loop.clock() + _CLEANUP_SECONDS)
-        self.loop.children.end_orphans()
-
-    def on_message(self, message: dict[str, Any]) -> None:
-        """Log what a helper tells; a phase that it names begins."""
-        if "phase" in message:
-            self.enter(message["phase"])
-            return
-        level = message.pop("log", "info")
-        self.log.at(level, str(message.pop("event", "helper_message")), message)
+        return as_agent_error(error)
 
     # -- signals and children
 
     def _signal(self, number: int) -> None:
-        if number not in _ENDING:
-            self.forward(number)
+        if number not in ENDING_SIGNALS:
+            self.workload.forward(number)
             return
-        name = signal.Signals(number).name
-        phase = self.spans[-1].phase if self.spans else ""
-        self.log.warning("signal_received", signal=name, phase_now=phase)
+        name, sender = signal.Signals(number).name, self.loop.sender
+        self.log.warning(
+            "signal_received", signal=name, sender=sender or None, state=self.state.value
+        )
         error = AgentError(
             "job stopped",
-            f"received {name}",
+            f"received {name}{f' from {sender}' if sender else ''}",
             code=128 + number,
             hint="check for a job timeout, a cancelled job or `docker stop`",
             event="job_stopped",
         )
-        first = not self.ending
-        self.ending = self.ending or number
+        first = not self.stop_signal
+        self.stop_signal = self.stop_signal or number
         if first:
             stop = self.loop.clock() + STOP_SECONDS
-            self.last_moment = min(stop, self.last_moment or stop)
-            self.loop.call_at(self.last_moment, lambda: None)
-        # The application hears the signal that the agent heard; a second one means now.
-        self.stop(error, number, max_grace=MAX_GRACE_SECONDS)
+            self.deadline = min(stop, self.deadline or stop)
+            self.loop.call_at(self.deadline, lambda: None)
+            self.loop.hurried_since = self.loop.clock()
+        # The application gets the signal that the agent got; a second one means now.
+        self.workload.stop(error, number, max_grace=MAX_GRACE_SECONDS)
         if first:
-            self.fail(error)
+            self.fail(error, Cause.SIGNAL)
 
     def _child(self, child: Child) -> None:
         if child.running:
-            if self.stopping:
-                return  # held by the agent itself, for a moment
-            self.log.warning(
-                "process_stopped",
-                process=child.name,
-                signal=child.stopped_by,
-                hint="kill -CONT",
-            )
+            if not self.workload.stopping:  # while stopping, the agent itself sends SIGSTOP
+                self.log.warning(
+                    "process_stopped",
+                    process=child.name,
+                    signal=child.stopped_by,
+                    hint=f"resume it: kill -CONT {child.pid}",
+                )
             return
         self.own_pids.discard(child.pid)
-        if self.application is not None:
-            self.application.child_ended(child)
-        if self.sshd is not None and child is self.sshd.child:
-            self.sshd.child_ended()
+        for handle in self.on_child:
+            handle(child)
 
-    def sshd_failed(self, error: AgentError) -> None:
-        """Note that sshd can't be kept running; when results go up none is needed."""
-        if not self.shielded:
-            self.fail(error)
-
-    # -- the agent's own directory
-
-    def prepare(self) -> None:
-        """Make the runtime directory, and make sure that no other agent runs a job here."""
-        self._directory.take()
+    def track(self, process: Process) -> None:
+        """Count a process as the agent's own; it is ended with the job."""
+        self.on_cleanup.append(process.close)
+        self.own_pids.add(process.child.pid)
 
     def cleanup(self) -> None:
         """Leave no process, no key and no decrypted file behind."""
-        for process in self._tracked:
-            process.close()
-        if self.sshd is not None:
-            self.sshd.close()
+        for close in self.on_cleanup:
+            close()
         children = self.loop.children
 
         def left() -> list[Child]:
-            return [child for child in children.running if child.pid not in self.spared]
+            return [child for child in children.running if child.pid not in self._spared]
 
         for child in left():
             child.kill_group(signal.SIGKILL)
@@ -315,25 +317,4 @@ class Supervisor:
         more = [self.settings.path("/opt/.architrave-incoming")]
         if self.settings.topology.count > 1:
             more.append(self.settings.path("/tmp/batch"))
-        self._directory.remove(more)
-
-    # -- the end
-
-    def outcome_of(self, error: AgentError) -> Outcome:
-        """Return the outcome that a failure of the agent's own makes."""
-        return Outcome(error.code, AGENT, cause=str(error), hint=error.hint)
-
-    @property
-    def is_only_agent(self) -> bool:
-        """Tell whether this agent is the one that runs a job here, not a second one."""
-        return not self._directory.taken
-
-    def write_exit_code(self, code: int) -> None:
-        """Put the exit code where a surrounding program looks for it."""
-        path = self.settings.exit_code_file
-        if cause := put_exit_code(path, code):
-            self.log.warning("exit_code_not_written", path=path, cause=cause, code=CANNOT_WRITE)
-
-
-def _is_done(helper: Helper) -> bool:
-    return helper.done
+        self.directory.remove(more)

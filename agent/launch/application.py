@@ -54,6 +54,13 @@ def resolve(program: str, path: str) -> str:
     return found
 
 
+def application_stopped(cause: str, *, code: int, hint: str = "") -> AgentError:
+    """Return the reason for which an application is stopped."""
+    return AgentError(
+        "application stopped", cause, code=code, hint=hint, event="application_stopped"
+    )
+
+
 def _mount_of(path: str) -> str:
     """Return where the file system that holds a path is mounted."""
     while not os.path.ismount(path):
@@ -122,6 +129,7 @@ class Application:
                 stdout=self._output.write_end,
                 stderr=self._output.write_end,
                 foreground=has_terminal(),
+                serve_events=True,
             )
         finally:
             self._output.started()
@@ -178,8 +186,8 @@ class Application:
     def _out_of_time(self, seconds: float, hint: str) -> None:
         if self.stopped_for is not None:
             return  # it has its grace period: a second stop would end it at once
-        what, cause = "application stopped", f"it exceeded its time limit of {seconds:.4g} s"
-        self.stop(AgentError(what, cause, code=TIME_LIMIT, hint=hint, event="application_stopped"))
+        cause = f"it exceeded its time limit of {seconds:.4g} s"
+        self.stop(application_stopped(cause, code=TIME_LIMIT, hint=hint))
 
     def finish(self, wait: Callable[[Callable[[], object], float], bool]) -> None:
         """End what it left behind, take its last output, write the time lines."""

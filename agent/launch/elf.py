@@ -98,7 +98,10 @@ def check(
     if found is None:
         words = interpreter(path)
         if not words:
-            cause, hint = "neither an ELF program nor a script with #!", f"file {word}"
+            cause, hint = (
+                "neither an ELF program nor a script with #!",
+                f"check its format: file {word}",
+            )
             raise AgentError(f"run {word}", cause, code=NOT_EXECUTABLE, hint=hint)
         _check_interpreter(word, words, search)
         return words

@@ -3,8 +3,8 @@
 The application is all of its processes. A launcher among them is stopped (SIGSTOP) first and gets
 its signal last, when nothing computes any more on any node: mpirun kills the ranks of all nodes
 one second after a SIGTERM, and as soon as one of them has ended (Open MPI's
-odls_base_sigkill_timeout; PRRTE's has the same name). What the ranks write goes through it, so it
-is let go on for moments in which they are held.
+odls_base_sigkill_timeout; PRRTE's has the same name). The ranks' output passes through
+the launcher, so it is resumed (SIGCONT) for short turns while the ranks are stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agent.engine.loop import Loop, Timer
     from agent.launch.process_tree import Process
 if not TYPE_CHECKING:
-    import _signal as signal
+    import _signal as signal  # the public one imports enum, a fifth of a start
 else:
     import signal
 
@@ -90,7 +90,7 @@ class Stopping:
         return launched
 
     def kill(self) -> None:
-        """End what still computes; launchers are released then."""
+        """Kill what still computes; launchers are resumed after that."""
         if self.killed_at or self.over:
             return
         left = process_tree.computing(process_tree.halt(self._find))
@@ -161,7 +161,7 @@ class Stopping:
                 timer.cancel()
 
     def _serve(self, found: list[Process]) -> None:
-        """Let the launchers pass on output for a moment, while no rank can end.
+        """Resume the launchers for a moment to pass on output, while the ranks are stopped.
 
         Not when one has: the launcher would see it, and kill the others. What they can't write then
         is dropped.

@@ -41,7 +41,7 @@ def join(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
             if error.code != TRY_AGAIN:
                 raise
             if str(error) != str(last):
-                emit({"log": "info", "event": "join_retried", "cause": str(error)})
+                emit({"log": "info", "event": "join_retried", "cause": error.cause})
             last = error
         # Jitter: a thousand workers must not come back in the same instant.
         pause = backoff * random.uniform(0.5, 1.0)

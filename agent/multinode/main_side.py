@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.core.errors import TRY_AGAIN, AgentError, os_reason
-from agent.core.model import Node, NodeFiles, Outcome
+from agent.core.model import Cause, Node, NodeFiles, Outcome
 from agent.engine.files import replace
 from agent.engine.helpers import Helper
 from agent.multinode.meeting import (
+    DONE,
     ENDED,
     LEAVING,
     LEFT,
@@ -31,7 +32,7 @@ _UNREACHED_SECONDS = 30.0
 class MainMeeting(Meeting):
     """The main node's side: take the workers in, watch them, announce the end."""
 
-    def __init__(self, *arguments: Any, output_dir: str) -> None:
+    def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.token = os.urandom(8).hex()
         self.roster = Roster(self._topology, self._silence)
@@ -39,7 +40,7 @@ class MainMeeting(Meeting):
         self.ended: dict[int, Outcome] = {}
         self.stopped: set[int] = set()
         self.lost: set[int] = set()
-        self.leaving = False
+        self.ending = False
         self.announced: set[int] = set()
         # What each worker has announced itself with.
         self._ready: dict[int, bytes] = {}
@@ -54,7 +55,7 @@ class MainMeeting(Meeting):
         greeting = {
             "job": self._topology.job,
             "attempt": self._topology.attempt,
-            "output_dir": output_dir,
+            "output_dir": self._output_dir,
             # Of this very run: a volume may keep what an earlier one has left.
             "token": self.token,
         }
@@ -85,14 +86,14 @@ class MainMeeting(Meeting):
         """Return the error that names the missing workers."""
         names = ", ".join(str(index) for index in self.roster.missing)
         return AgentError(
-            f"meet {self._topology.count} nodes",
-            f"not joined in time: worker {names}",
+            f"connect {self._topology.count} nodes",
+            f"worker {names} did not join in time",
             code=TRY_AGAIN,
             hint="see their logs; raise ARCHITRAVE_JOIN_TIMEOUT_SECONDS if they start late",
         )
 
     @property
-    def _missed(self) -> bool:
+    def _is_awaited(self) -> bool:
         return bool(self.roster.nodes)
 
     def computing(self) -> set[int]:
@@ -120,6 +121,13 @@ class MainMeeting(Meeting):
         self._message = {"path": f"{directory}/{name}", "data": json.dumps(message)}
         self._announce([node for node in self.nodes if node.index not in self.lost])
 
+    def announce_end(self, name: str, outcome: Outcome) -> None:
+        """Tell every worker how the job has ended; from now on they may leave."""
+        self.ending = True
+        topology = self._topology
+        message = {"job": topology.job, "attempt": topology.attempt, "outcome": outcome.to_json()}
+        self.announce(DONE, name, message)
+
     def announce_again(self) -> None:
         """Announce again to workers that were not reached, or joined after the announcement.
 
@@ -140,10 +148,12 @@ class MainMeeting(Meeting):
     def _lose_unreached(self, index: int) -> None:
         self.roster.leave(index)
         self.lost.add(index)
-        cause = f"cannot announce the end to it: {self.unreached.get(str(index), 'no answer')}"
+        cause = f"cannot send it the outcome: {self.unreached.get(str(index), 'no answer')}"
         what = f"lost worker {index} ({self.roster.nodes[index].address})"
         hint = f"see the log of worker {index}"
-        self._on_failure(AgentError(what, cause, code=TRY_AGAIN, hint=hint, event="worker_lost"))
+        self._on_failure(
+            AgentError(what, cause, code=TRY_AGAIN, hint=hint, event="worker_lost"), Cause.PEER
+        )
 
     def warm(self) -> None:
         """Start the announcing helper before it is needed: its imports take time."""
@@ -152,7 +162,7 @@ class MainMeeting(Meeting):
 
     def cool(self) -> None:
         """End it again: a long run must not hold its memory."""
-        if self._announcer is not None and not self.leaving and not self.announcing:
+        if self._announcer is not None and not self.ending and not self.announcing:
             self._announcer.close()
 
     def _announce(self, nodes: list[Node]) -> None:
@@ -239,12 +249,13 @@ class MainMeeting(Meeting):
             self._leaves(index, failure)
 
     def _leaves(self, index: int, failure: dict[str, Any]) -> None:
-        if not self.leaving:
+        if not self.ending:
             hint = f"see the log of worker {index}"
             error = AgentError.from_json(failure)
             what = f"worker {index} failed"
             self._on_failure(
-                AgentError(what, str(error), code=error.code, hint=hint, event="worker_failed")
+                AgentError(what, str(error), code=error.code, hint=hint, event="worker_failed"),
+                Cause.PEER,
             )
 
     def _beat(self) -> None:
@@ -265,7 +276,8 @@ class MainMeeting(Meeting):
                     code=TRY_AGAIN,
                     hint=f"see the log of worker {index}; check for an out-of-memory kill",
                     event="worker_lost",
-                )
+                ),
+                Cause.PEER,
             )
 
     def close(self) -> None:

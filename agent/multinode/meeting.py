@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from agent.core.errors import BAD_SETTINGS, NO_PERMISSION, TRY_AGAIN, AgentError, os_reason
-from agent.core.model import Topology
+from agent.core.model import Cause
+from agent.core.settings import Settings
 from agent.engine.helpers import Helper
 from agent.engine.log import Log
 from agent.engine.loop import Loop
@@ -50,30 +51,29 @@ class Meeting(ABC):
         self,
         loop: Loop,
         log: Log,
-        topology: Topology,
-        batch: str,
-        heartbeat: float,
+        settings: Settings,
         ssh: dict[str, Any],
         start_helper: StartHelper,
-        on_failure: Callable[[AgentError], None],
+        on_failure: Callable[[AgentError, Cause], None],
     ) -> None:
-        # Set when this node was stopped for so long that the others have gone on without it.
-        self.given_up = False
         self._loop = loop
         self._log = log
-        self._topology = topology
-        self._batch = batch
-        self._heartbeat = heartbeat
-        self._silence = SILENT_BEATS * heartbeat
+        self._topology = settings.topology
+        self._output_dir = settings.output_dir
+        self._batch = settings.batch_dir
+        self._heartbeat = settings.heartbeat
+        self._silence = SILENT_BEATS * settings.heartbeat
+        # Whether this node was frozen for so long that its peers have gone on without it.
+        self._frozen = False
         # Port, user, directory and timeout: what every request to another node needs.
         self._ssh = ssh
         self._start_helper = start_helper
         self._on_failure = on_failure
-        _empty(batch)
+        _empty(self._batch)
         self._make_directories()
         self._watch: Watch | None = None
         self._last_beat = loop.clock()
-        self._beats = loop.every(heartbeat, self._tick)
+        self._beats = loop.every(self._heartbeat, self._tick)
 
     def _make_directories(self) -> bool:
         """Make those that are missing; return whether any was."""
@@ -129,10 +129,10 @@ class Meeting(ABC):
         """
         now = self._loop.clock()
         gap, self._last_beat = now - self._last_beat, now
-        if self.given_up:
+        if self._frozen:
             return
-        if gap > self._silence and self._missed:
-            self.given_up = True
+        if gap > self._silence and self._is_awaited:
+            self._frozen = True
             self._on_failure(
                 AgentError(
                     f"this node was frozen for {gap:.1f} s",
@@ -140,7 +140,8 @@ class Meeting(ABC):
                     code=TRY_AGAIN,
                     hint="check whether the container was paused, or its machine overloaded",
                     event="node_frozen",
-                )
+                ),
+                Cause.FROZEN,
             )
         else:
             try:
@@ -151,7 +152,7 @@ class Meeting(ABC):
 
     @property
     @abstractmethod
-    def _missed(self) -> bool:
+    def _is_awaited(self) -> bool:
         """Return whether others wait for this node's signs of life."""
 
     @abstractmethod

@@ -116,7 +116,7 @@ class Sftp:
 
 
 def _unreachable(what: str, error: Exception) -> AgentError:
-    hint = "open this port between the nodes (security group)"
+    hint = "allow all TCP ports between the nodes (security group)"
     return AgentError(what, str(error) or type(error).__name__, code=TRY_AGAIN, hint=hint)
 
 

@@ -9,12 +9,14 @@ import signal
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from agent.core.errors import NO_PERMISSION, NOT_FOUND, OS_ERROR, AgentError
+from agent.core.errors import NO_PERMISSION, NOT_FOUND, OS_ERROR, AgentError, cause_of
 from agent.engine.log import Log
 from agent.engine.loop import Loop
+from agent.engine.pipe import Lines
 from agent.engine.process import Child
 
 _RESTARTS, _BACKOFF = 5, 0.2
+_MAX_LINE = 4096
 PRIVSEP = "/run/sshd"
 
 
@@ -70,7 +72,7 @@ class Sshd:
         self._config = config
         self._env = env
         self._own_pids = own_pids
-        self._words = b""
+        self._lines = Lines(_MAX_LINE)
         self._last = ""
         self._pipes: set[int] = set()
         self._starts = 0
@@ -116,15 +118,10 @@ class Sshd:
         if not data:
             self._close(pipe)
             return
-        self._words = (self._words + data)[-4096:]
-        *lines, rest = self._words.split(b"\n")
-        for line in lines:
-            text = line.decode("utf-8", "replace").strip()
-            self.listening = self.listening or text.startswith("Server listening")
-            self._log.debug("sshd_output", text=text)
-        self._words = rest
-        if lines:
-            self._last = lines[-1].decode("utf-8", "replace").strip()
+        for line in self._lines.feed(data):
+            self._last = line.decode("utf-8", "replace").strip()
+            self.listening = self.listening or self._last.startswith("Server listening")
+            self._log.debug("sshd_output", text=self._last)
 
     def child_ended(self) -> None:
         """Start sshd again, or give up. Called when the child has ended."""
@@ -150,9 +147,9 @@ class Sshd:
             self._start()
         except (AgentError, OSError) as error:
             if self._starts > _RESTARTS:
-                self._give_up(str(error))
+                self._give_up(cause_of(error))
                 return
-            self._log.warning("sshd_not_restarted", cause=str(error))
+            self._log.warning("sshd_not_restarted", cause=cause_of(error))
             self._loop.call_at(self._loop.clock() + _BACKOFF * 2**self._starts, self._start_again)
 
     def _give_up(self, cause: str) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from agent.core.errors import TRY_AGAIN, AgentError, HelperDied
-from agent.core.model import Outcome
-from agent.engine.helpers import Helper
+from agent.core.errors import TRY_AGAIN, AgentError, HelperDied, cause_of
+from agent.core.model import Cause, Node, Outcome
+from agent.engine.helpers import Helper, Retry
 from agent.multinode.heartbeat_link import HeartbeatLink
 from agent.multinode.meeting import (
     DONE,
@@ -24,8 +24,8 @@ from agent.multinode.meeting import (
 )
 from agent.multinode.roster import Refused
 
-# A line that breaks at once is not tried without a pause.
-_AGAIN_SECONDS = 1.0
+# A link that breaks at once is not opened again without a pause.
+_RECONNECT_SECONDS = 1.0
 
 
 class WorkerMeeting(Meeting):
@@ -34,15 +34,13 @@ class WorkerMeeting(Meeting):
     def __init__(
         self,
         *arguments: Any,
-        node: dict[str, Any],
-        output_dir: str,
-        start_heartbeat_link: Callable[[Callable[[dict[str, Any]], None]], HeartbeatLink],
+        node: Node,
+        start_link: Callable[[Callable[[dict[str, Any]], None]], HeartbeatLink],
     ) -> None:
         super().__init__(*arguments)
         self.joined = False
-        self.address = self.token = ""
+        self.address = ""
         self.owner: int | None = None
-        self.main_lost = False
         self.outcome: Outcome | None = None
         self.final: Outcome | None = None
         self.on_outcome: Callable[[Outcome], None] = lambda outcome: None
@@ -51,67 +49,84 @@ class WorkerMeeting(Meeting):
         self.released = False
         self.on_stop: Callable[[dict[str, Any]], None] = lambda message: None
         self.on_signal: Callable[[int], None] = lambda number: None
+        # Called with the attempt's token before this node claims its output directory.
+        self.on_token: Callable[[str], None] = lambda token: None
+        self._main_lost = False
         self._node = node
-        self._own_dir = output_dir
-        self._start_heartbeat_link = start_heartbeat_link
+        self._start_link = start_link
         self._helper: Helper | None = None
-        self._heartbeat_link: HeartbeatLink | None = None
-        self._starts, self._deadline = 0, 0.0
+        self._link: HeartbeatLink | None = None
         self._put: set[str] = set()
-        self._next_line = 0.0
+        self._next_link_at = 0.0
         self._connected = self._closed = False
-        self._line_cause = ""
+        self._link_cause = ""
         self._seen_at = 0.0
         self._seen_count = -1.0
 
-    def join(self, seconds: float) -> None:
-        """Start to join; `joined` becomes true, or `check` raises."""
-        self._deadline = self._loop.clock() + seconds
-        self._start_joining(seconds)
-        self._open_line()
+    def join(self, seconds: float, retry: Retry) -> Iterator[Callable[[], object]]:
+        """Join within so many seconds; yield each condition that has to be waited for.
 
-    def _start_joining(self, seconds: float) -> None:
-        self._starts += 1
-        request = self._ssh | {
-            "address": self._topology.main_address,
-            "seconds": seconds,
-            "job": self._topology.job,
-            "attempt": self._topology.attempt,
-            "node": self._node,
-            "output_dir": self._own_dir,
-        }
-        self._helper = self._start_helper("join", request, self._on_helper_message)
-
-    def check(self) -> None:
-        """See how joining goes; raise what it failed with. A helper that died gets one more try."""
-        helper = self._helper
-        if helper is None:
-            return
-        if self._connected and (line := self._open_line()) is not None and line.open:
-            self._connected = not helper.ask({"do": "announce"})
-        if not (helper.done or helper.result):
-            return
-        self._helper = None
-        helper.close()
+        This node's own link has to be open before it is announced: heartbeats begin at once.
+        Raises AgentError (75, 77, 78) when it can't join; a helper that died is started once more.
+        """
         what = f"join {self._topology.main_address}"
-        try:
-            greeting = helper.outcome()
-        except HelperDied as error:
-            left = self._deadline - self._loop.clock()
-            if self._starts > 1 or left <= 0:
-                raise AgentError(what, error.cause, code=TRY_AGAIN, hint=error.hint) from error
-            self._log.warning("helper_retried", what=what, cause=error.cause)
-            self._start_joining(left)
-            return
+        deadline = self._loop.clock() + seconds
+        while True:
+            helper = self._start_joining(deadline - self._loop.clock())
+            yield from self._announcing(helper)
+            helper.close()
+            try:
+                greeting = helper.outcome()
+                break
+            except HelperDied as error:
+                if deadline <= self._loop.clock() or not retry.again(error):
+                    raise AgentError(what, error.cause, code=TRY_AGAIN, hint=error.hint) from error
         self.joined, self._seen_at = True, self._loop.clock()
         self.address = greeting["own_address"]
         self.owner = greeting.get("owner")
         self._log.info("main_joined", main=self._topology.main_address, address=self.address)
         self._beat()
 
+    def _announcing(self, helper: Helper) -> Iterator[Callable[[], object]]:
+        """Let the helper announce this node, whenever it has connected and the link is open."""
+
+        def ended() -> bool:
+            return helper.done or helper.result is not None
+
+        while not ended():
+            if not self._connected:
+                yield lambda: self._connected or ended()
+            elif (link := self._open_link()) is not None and link.open:
+                self._connected = False
+                helper.ask({"do": "announce"})
+            else:
+                yield lambda: ended() or self._link_is_ready()
+
+    def _link_is_ready(self) -> bool:
+        """Return whether the link is open, or can be opened again."""
+        if self._link is not None and not self._link.done:
+            return self._link.open
+        return self._loop.clock() >= self._next_link_at
+
+    def _start_joining(self, seconds: float) -> Helper:
+        node = self._node
+        request = self._ssh | {
+            "address": self._topology.main_address,
+            "seconds": seconds,
+            "job": self._topology.job,
+            "attempt": self._topology.attempt,
+            "node": {"index": node.index, "address": node.address, "slots": node.slots}
+            | {"version": node.version},
+            "output_dir": self._output_dir,
+        }
+        self._connected = False
+        self._helper = self._start_helper("join", request, self._on_helper_message)
+        self._open_link()
+        return self._helper
+
     @property
-    def _missed(self) -> bool:
-        return self.joined and self.final is None and not self.main_lost and not self._has_left
+    def _is_awaited(self) -> bool:
+        return self.joined and self.final is None and not self._main_lost and not self._has_left
 
     @property
     def _has_left(self) -> bool:
@@ -136,7 +151,7 @@ class WorkerMeeting(Meeting):
             return path in self._put
 
         def send() -> None:
-            if arrived() or self.main_lost or self._closed:
+            if arrived() or self._main_lost or self._closed:
                 repeat.cancel()
             else:
                 self._ask(order)
@@ -147,8 +162,9 @@ class WorkerMeeting(Meeting):
 
     def _on_helper_message(self, message: dict[str, Any]) -> None:
         if "connected" in message:
-            self._connected, self.token = True, message["token"]
-            self._next_line = 0.0  # main can be reached: no need to wait
+            self._connected = True
+            self.on_token(message["token"])
+            self._next_link_at = 0.0  # main can be reached: no need to wait
             return
         self._log.at(message["log"], message["event"], {"cause": message.get("cause")})
 
@@ -161,53 +177,54 @@ class WorkerMeeting(Meeting):
             self._seen_at = self._loop.clock()
 
     def _ask(self, order: dict[str, Any]) -> None:
-        """Ask main's sshd for one thing, on a new line if the old one is broken or doesn't answer.
+        """Ask main's sshd for one thing, on a new link if the old one is broken or doesn't answer.
 
         What can't be asked now is asked again by its caller.
         """
-        line = self._heartbeat_link
-        if line is not None and line.busy:
-            patience = self._ssh["timeout"] if line.open else self._silence
-            if self._loop.clock() - line.seen > patience:
-                line.close("no answer in time")
-        if self.joined and (line := self._open_line()) is not None:
-            line.ask(order)
+        link = self._link
+        if link is not None and link.busy:
+            patience = self._ssh["timeout"] if link.open else self._silence
+            if self._loop.clock() - link.seen > patience:
+                link.close("no answer in time")
+        if self.joined and (link := self._open_link()) is not None:
+            link.ask(order)
 
-    def _open_line(self) -> HeartbeatLink | None:
-        """Return the line, a new one if the old one is over; None while it is too soon for that."""
-        line, now = self._heartbeat_link, self._loop.clock()
-        if line is not None and not line.done:
-            return line
-        if now < self._next_line:
+    def _open_link(self) -> HeartbeatLink | None:
+        """Return the link, a new one if the old one is over; None while it is too soon for that."""
+        link, now = self._link, self._loop.clock()
+        if link is not None and not link.done:
+            return link
+        if now < self._next_link_at:
             return None
-        if line is not None:
-            self._line_cause = line.cause
-            self._log.debug("heartbeat_link_broken", cause=line.cause)
+        if link is not None:
+            self._link_cause = link.cause
+            self._log.debug("heartbeat_link_broken", cause=link.cause)
         # Jitter: a thousand workers must not come back in the same instant.
-        self._next_line = now + _AGAIN_SECONDS * random.uniform(0.5, 1.0)
+        self._next_link_at = now + _RECONNECT_SECONDS * random.uniform(0.5, 1.0)
         try:
-            self._heartbeat_link = self._start_heartbeat_link(self._on_message)
+            self._link = self._start_link(self._on_message)
         except (AgentError, OSError) as error:
-            self._line_cause = str(error)
-            self._log.warning("heartbeat_link_failed", cause=str(error))
+            self._link_cause = cause_of(error)
+            self._log.warning("heartbeat_link_failed", cause=self._link_cause)
             return None
-        return self._heartbeat_link
+        return self._link
 
     def _beat(self) -> None:
-        if not self.joined or self.main_lost:
+        if not self.joined or self._main_lost:
             return
         self._ask({"do": "beat", "path": f"{READY}/{self._topology.index}.json"})
         if self._loop.clock() - self._seen_at > self._silence:
-            self.main_lost = True
+            self._main_lost = True
             self._on_failure(
                 AgentError(
                     f"lost the main node ({self._topology.main_address})",
                     f"no heartbeat for {self._silence:g} s"
-                    + (f" ({self._line_cause})" if self._line_cause else ""),
+                    + (f" ({self._link_cause})" if self._link_cause else ""),
                     code=TRY_AGAIN,
                     hint="see the main node's log; check for an out-of-memory kill",
                     event="main_lost",
-                )
+                ),
+                Cause.MAIN_LOST,
             )
 
     def _take(self, kind: str, name: str, data: bytes) -> None:
@@ -235,6 +252,6 @@ class WorkerMeeting(Meeting):
         """End the link too."""
         self._closed = True
         super().close()
-        for process in (self._helper, self._heartbeat_link):
+        for process in (self._helper, self._link):
             if process is not None:
                 process.close()

@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.core import units
 from agent.core.errors import BAD_ARCHIVE, AgentError
-from agent.core.model import APPLICATION, PHASES
+from agent.core.model import APPLICATION, PHASES, node_name
 from agent.core.result_files import KEEP_HINT
 from agent.report.run_json import RUN_SCHEMA
 from agent.report.version_1 import RUN_SCHEMA_1, upgraded
@@ -121,7 +121,7 @@ class Run:
     def missing(self) -> list[str]:
         """Return the names of nodes that have sent no record."""
         there = {node.index for node in self.nodes}
-        return [_name(i, self.main) for i in range(self.count) if i not in there]
+        return [node_name(i, self.main) for i in range(self.count) if i not in there]
 
     @cached_property
     def seconds(self) -> float:
@@ -187,7 +187,7 @@ def read(record: Any) -> Run:
 
 
 def _wrong(cause: str) -> AgentError:
-    hint = "run.json of the results, as the main node wrote it"
+    hint = "use an unmodified run.json from the results"
     return AgentError("read the record of a run", cause, code=BAD_ARCHIVE, hint=hint)
 
 
@@ -195,10 +195,6 @@ def _plain(value: Any) -> str:
     """Return one line without what would steer a terminal, or can't be written as UTF-8."""
     line = " ".join(str(value).split("\n"))
     return _UNSAFE.sub("\ufffd", _ESCAPES.sub("", line))
-
-
-def _name(index: int, main: int) -> str:
-    return "main" if index == main else f"worker {index}"
 
 
 def _run(record: dict[str, Any]) -> Run:
@@ -252,7 +248,7 @@ def _machine(node: dict[str, Any], main: int, zero: float) -> Machine:
     }
     return Machine(
         index=int(node["index"]),
-        name=_name(int(node["index"]), main),
+        name=node_name(int(node["index"]), main),
         address=_plain(node["address"]),
         slots=int(node["slots"]),
         stages=stages,

@@ -29,12 +29,16 @@ def load(node: NodeFiles) -> dict[str, Any]:
 
 
 def request(
-    head: Mapping[str, Any], nodes: Mapping[int, NodeFiles], directory: str, keep: str
+    head: Mapping[str, Any],
+    nodes: Mapping[int, NodeFiles],
+    directory: str,
+    keep: str,
+    *,
+    complete: bool,
 ) -> dict[str, Any]:
     """Return what `write` is asked. `head` is run.json without its nodes; `keep` is a path for a
-    copy, empty for none. There is a manifest where every node's results are complete.
+    copy, empty for none. There is a manifest if every node's results are `complete`.
     """
-    complete = len(nodes) == head["node_count"] and all(one.complete for one in nodes.values())
     return {
         "head": dict(head),
         "nodes": [[index, asdict(node)] for index, node in sorted(nodes.items())],

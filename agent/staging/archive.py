@@ -163,7 +163,10 @@ def unpack_tar(path: str, target: str) -> list[str]:
         if error.errno is None or "gzip" in str(error).lower():
             raise _bad(path, str(error), "pack and upload it again") from error
         raise AgentError(
-            f"unpack {os.path.basename(path)}", str(error), code=OS_ERROR, hint="df -h"
+            f"unpack {os.path.basename(path)}",
+            str(error),
+            code=OS_ERROR,
+            hint="check the disk: df -h",
         ) from error
     return names
 

@@ -139,7 +139,7 @@ def test_a_program_without_mpi_runs_once(job, root):
     code, _, err = job(**env)
     assert code == 0, err
     assert (root / "tmp/output/count").read_text() == "once\n"
-    assert launched(err)["launcher"] == "direct" and "no MPI" in launched(err)["why"]
+    assert launched(err)["launcher"] == "direct" and "no MPI" in launched(err)["reason"]
 
 
 def test_slots_say_how_often(job, root):
@@ -152,7 +152,7 @@ def test_slots_say_how_often(job, root):
     code, _, err = job(**env)
     assert code == 0, err
     assert {path.name for path in (root / "tmp/output").glob("rank-*")} == {"rank-0", "rank-1"}
-    assert "ARCHITRAVE_SLOTS" in launched(err)["why"]
+    assert "ARCHITRAVE_SLOTS" in launched(err)["reason"]
 
 
 def test_a_program_with_mpi_runs_under_mpirun(job):
@@ -160,7 +160,7 @@ def test_a_program_with_mpi_runs_under_mpirun(job):
     env |= {"ARCHITRAVE_MPIRUN_ARGS": "--oversubscribe"}
     code, _, err = job(**env)
     assert code == 0, err
-    assert launched(err)["launcher"] == "mpirun" and "libmpi" in launched(err)["why"]
+    assert launched(err)["launcher"] == "mpirun" and "libmpi" in launched(err)["reason"]
 
 
 SHOW = 'printf "<%s>\\n" "$@" >"$TMP_OUTPUT_DIR/words"\n'

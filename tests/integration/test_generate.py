@@ -15,9 +15,9 @@ from tests.support.aws_rules import allows, is_tried_again
 from tests.support.basics import PASSWORD, pack
 from tests.support.runtime_api import api
 from tests.support.s3proxy import FailingS3
-from tests.support.scar import EXAMPLES, account_image, build, container, deploy
+from tests.support.scar import EXAMPLES, account_image, container, deploy, node_image
 
-__all__ = ["account_image", "api", "build", "deploy"]
+__all__ = ["account_image", "api", "deploy", "node_image"]
 
 SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:pw-a1b2c3"
 ROLE = "arn:aws:iam::123456789012:role/execution"
@@ -210,7 +210,9 @@ def test_scar_makes_a_job_definition_of_its_file(generate, deploy, nodes):
     words = ["--image", "example/architrave", "--bucket", BUCKET, "--nodes", str(nodes)]
     words += ["--script", "../../docker/opt/run_batch.sh", "--vcpus", "2", "--memory", "512"]
     text = generate("scar", "batch", *words, "-e", "ARCHITRAVE_SLOTS=1")
-    account = deploy("batch.yaml", "batch", "remove", changes={example: text})[1]
+    account = deploy(
+        f"generated-{nodes}", "batch.yaml", "batch", "remove", changes={example: text}
+    )[1]
     assert account["codes"] == {"first": 1, "init": 0, "put": 0, "get": 0, "rm": 0}
     (definition,) = account["definitions"]
     assert (definition["node"] or {}).get("numNodes", 1) == nodes
@@ -222,17 +224,16 @@ def test_scar_makes_a_job_definition_of_its_file(generate, deploy, nodes):
 
 
 @pytest.mark.timeout(600)
-def test_scar_makes_a_function_of_its_file(generate, deploy, build, image):
+def test_scar_makes_a_function_of_its_file(generate, deploy, node_image):
     """SCAR itself reads the file for AWS Lambda, with an image instead of a file of one."""
     example = (EXAMPLES / "lambda.yaml").read_text().replace("scar-architrave", BUCKET)
-    base = build("--target", "node", base=image)
     words = ["--image", "/tmp/image.tar", "--bucket", BUCKET, "--script", "run_helper.sh"]
     text = generate("scar", "lambda", *words, "--memory", "2048", "--timeout", "77")
     # An image of 200 MB in a function's zip is for the tests of the examples.
     text = text.replace("python3.11", "image").replace(
-        "image_file: /tmp/image.tar", f"image: {base}"
+        "image_file: /tmp/image.tar", f"image: {node_image}"
     )
-    account = deploy("lambda.yaml", "remove", changes={example: text})[1]
+    account = deploy("generated-lambda", "lambda.yaml", "remove", changes={example: text})[1]
     assert account["codes"] == {"first": 1, "init": 0, "rm": 0}
     (made,) = account["functions"]
     assert (made["MemorySize"], made["Timeout"]) == (2048, 77)

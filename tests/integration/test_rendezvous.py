@@ -10,7 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agent.core.model import Topology
+from agent.core import settings as agent_settings
+from agent.core.model import Cause, Node
+from agent.engine.helpers import Retry
 from agent.engine.log import Log
 from agent.multinode.main_side import MainMeeting
 from agent.multinode.worker_side import WorkerMeeting
@@ -20,27 +22,47 @@ HEARTBEAT, SILENCE = 1.0, 5.0
 INDEXES = st.sampled_from([0, 2, 3])
 
 
+def settings_of(directory, index):
+    """Return the settings of one of four nodes, of which the second is the main one."""
+    return agent_settings.read(
+        {
+            "EXEC_TYPE": "batch",
+            "ARCHITRAVE_ROOT": directory,
+            "ARCHITRAVE_HEARTBEAT_SECONDS": str(HEARTBEAT),
+            "AWS_BATCH_JOB_ID": "job",
+            "AWS_BATCH_JOB_ATTEMPT": "2",
+            "AWS_BATCH_JOB_NUM_NODES": "4",
+            "AWS_BATCH_JOB_NODE_INDEX": str(index),
+            "AWS_BATCH_JOB_MAIN_NODE_INDEX": "1",
+            "AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS": "10.0.0.2",
+        }
+    )
+
+
 class Side(RuleBasedStateMachine):
     """What both sides have: time that passes, stops of the process, files that come."""
 
     def __init__(self):
         super().__init__()
         self.directory = tempfile.mkdtemp()
-        self.batch = f"{self.directory}/batch"
+        self.settings = settings_of(self.directory, self.index)
+        self.batch = self.settings.batch_dir
+        os.makedirs(self.settings.runtime_dir)
         self.loop = FakeLoop()
         self.failures, self.expected = [], []
         self.last_tick = 0.0
-        self.given_up = False
+        self.frozen = False
         self.meeting = self.meet()
         self.meeting.watch()
 
-    def arguments(self, index, start_helper):
+    def arguments(self, start_helper):
         """Return what a meeting is made of."""
-        topology = Topology("job", 2, index=index, count=4, main_index=1, main_address="10.0.0.2")
         log = Log(lambda line: None)
         log.open()
-        told = (HEARTBEAT, {"timeout": 2.0}, start_helper, self.failures.append)
-        return (self.loop, log, topology, self.batch, *told)
+        return (self.loop, log, self.settings, {"timeout": 2.0}, start_helper, self.fail)
+
+    def fail(self, error, cause):
+        self.failures.append((cause, error))
 
     def teardown(self):
         self.meeting.close()
@@ -67,28 +89,29 @@ class Side(RuleBasedStateMachine):
         now = self.loop.now + seconds
         if self.last_tick + HEARTBEAT <= now:
             gap, self.last_tick = now - self.last_tick, now
-            if gap > SILENCE and self.missed() and not self.given_up:
-                self.given_up = True
-                self.expected.append((75, "node_frozen"))
+            if gap > SILENCE and self.missed() and not self.frozen:
+                self.frozen = True
+                self.expected.append((Cause.FROZEN, 75, ""))
             else:
                 self.beat(now)
         self.loop.stop(seconds)
 
     @invariant()
-    def every_failure_is_told_once_and_named(self):
-        assert self.meeting.given_up == self.given_up
+    def every_failure_is_reported_once_and_named(self):
         assert len(self.failures) == len(self.expected)
-        for failure, (code, name) in zip(self.failures, self.expected, strict=True):
-            assert failure.code == code and (name == failure.event or name in str(failure))
+        for (cause, error), (kind, code, name) in zip(self.failures, self.expected, strict=True):
+            assert (cause, error.code) == (kind, code) and name in str(error)
 
 
 class MainSide(Side):
     """Joins, duplicates, strangers, beats, losses and partings, in any order."""
 
+    index = 1
+
     def meet(self):
         self.heard, self.joined = {}, {}
         self.lost, self.parted = set(), set()
-        return MainMeeting(*self.arguments(1, None), output_dir="/out")
+        return MainMeeting(*self.arguments(None))
 
     def missed(self):
         return bool(self.joined)
@@ -149,7 +172,7 @@ class MainSide(Side):
         if index in self.joined:
             self.parted.add(index)
             if failed:
-                self.expected.append((73, f"worker {index}"))
+                self.expected.append((Cause.PEER, 73, f"worker {index}"))
 
     @rule(index=INDEXES, record=st.sampled_from(["[]", "{}", "null", '{"record": 3}', ""]))
     def a_part_that_is_none(self, index, record):
@@ -160,16 +183,16 @@ class MainSide(Side):
         failure = {"what": "finish the job", "cause": "SIGTERM", "code": 143}
         self.put("workers_leaving", f"{index}.json", json.dumps(failure))
         if index in self.joined:
-            self.expected.append((143, f"worker {index}"))
+            self.expected.append((Cause.PEER, 143, f"worker {index}"))
 
     def beat(self, now):
         """Work out who is missed at a beat of main's."""
-        if self.given_up:
+        if self.frozen:
             return
         for index in sorted(self.present):
             if now - self.heard[index] > SILENCE:
                 self.lost.add(index)
-                self.expected.append((75, f"worker {index}"))
+                self.expected.append((Cause.PEER, 75, f"worker {index}"))
 
     @invariant()
     def main_knows_who_is_there(self):
@@ -184,6 +207,8 @@ class MainSide(Side):
 class WorkerSide(Side):
     """A worker whose link answers, falls silent or dies, and a main node that ends the job."""
 
+    index = 2
+
     def meet(self):
         self.helpers, self.lines = [], []
         self.refuses = False
@@ -191,20 +216,26 @@ class WorkerSide(Side):
         self.outcome = self.final = None
         self.count, self.heard, self.arrived = 0, 0.0, set()
         meeting = WorkerMeeting(
-            *self.arguments(2, self.start),
-            node={"index": 2},
-            output_dir="/out",
-            start_heartbeat_link=self.start_heartbeat_link,
+            *self.arguments(self.start),
+            node=Node(2, "", 1),
+            start_link=self.start_link,
         )
-        meeting.join(1000)
+        retry = Retry(Log(lambda line: None), "join")
+        self.steps = meeting.join(1000, retry)
+        self.waits_for = next(self.steps)
         return meeting
+
+    def proceed(self):
+        """Take the steps whose conditions hold."""
+        while self.waits_for and self.waits_for():
+            self.waits_for = next(self.steps, None)
 
     def start(self, task, request, hear):
         assert (task, request["address"]) == ("join", "10.0.0.2")
         self.helpers.append(FakeHelper(hear))
         return self.helpers[-1]
 
-    def start_heartbeat_link(self, hear):
+    def start_link(self, hear):
         """Start a new line, which is asked for only when the old one is gone."""
         assert not self.open
         if self.refuses:
@@ -224,13 +255,13 @@ class WorkerSide(Side):
     @rule()
     def the_helper_reaches_main(self):
         self.helpers[-1].hear({"connected": "10.0.0.2", "token": "t"})
-        self.meeting.check()
+        self.proceed()
 
     @precondition(lambda self: self.open and not self.lines[-1].open)
     @rule()
     def the_link_opens(self):
         self.lines[-1].open = True
-        self.meeting.check()
+        self.proceed()
 
     @precondition(lambda self: not self.joined and self.helpers[-1].asked)
     @rule()
@@ -238,13 +269,13 @@ class WorkerSide(Side):
         """Only when it can beat at once."""
         self.helpers[-1].result = {"own_address": "10.0.0.3"}
         self.joined, self.heard = True, self.loop.now
-        self.meeting.check()
+        self.proceed()
 
     @precondition(lambda self: not self.joined and len(self.helpers) == 1)
     @rule()
     def the_helper_is_killed(self):
         self.helpers[-1].done = True
-        self.meeting.check()
+        self.proceed()
         assert len(self.helpers) == 2  # one more try
 
     @precondition(lambda self: self.open and self.lines[-1].open and self.lines[-1].asked)
@@ -291,19 +322,19 @@ class WorkerSide(Side):
 
     def beat(self, now):
         """Work out whether main is missed at a beat of this node's."""
-        if self.given_up or self.main_lost or not self.joined:
+        if self.frozen or self.main_lost or not self.joined:
             return
         if now - self.heard > SILENCE:
             self.main_lost = True
-            self.expected.append((75, "main_lost"))
+            self.expected.append((Cause.MAIN_LOST, 75, "10.0.0.2"))
 
     @invariant()
     def the_worker_knows_how_it_stands(self):
         meeting = self.meeting
-        assert meeting.joined == self.joined and meeting.main_lost == self.main_lost
+        assert meeting.joined == self.joined
         if self.open and self.lines[-1].open and self.lines[-1].busy:
             late = self.loop.now - self.lines[-1].seen > 2.0 + HEARTBEAT
-            assert not late or self.given_up or not self.missed()
+            assert not late or self.frozen or not self.missed()
         for found, wanted in ((meeting.outcome, self.outcome), (meeting.final, self.final)):
             assert (found.code if found else None) == wanted
 

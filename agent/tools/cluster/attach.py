@@ -44,8 +44,8 @@ def shell(node: str, job: str) -> NoReturn:
         os.execvp(argv[0], argv)
     env = _environment(node, job)
     if env is None:
-        cause = "no running job on this machine has it"
-        hint = "architrave local run …; with --hold a failed job's nodes stay"
+        cause = "no running or held job here has this node"
+        hint = "start one with architrave local run; --hold keeps the nodes of a failed job"
         raise AgentError(f"open a shell on {node}", cause, code=NO_OBJECT, hint=hint)
     # Isolated: no variable and no directory chooses what Python loads, but the one of this package.
     start = f"import sys; sys.path.insert(0, {str(Path(agent.__file__).parent.parent)!r})"

@@ -16,7 +16,7 @@ from typing import Self
 
 from agent.core.errors import CANNOT_WRITE, USAGE, AgentError
 from agent.core.s3place import S3Place, has_own_endpoint
-from agent.core.settings import OFF
+from agent.core.variables import OFF
 from agent.tools.cluster import leftovers
 from agent.tools.cluster.backend import Place, RunningNode
 from agent.tools.cluster.containers import Containers
@@ -27,7 +27,7 @@ from agent.tools.cluster.node_log import NAME, NodeLog
 from agent.tools.cluster.processes import Processes
 from agent.tools.cluster.s3 import EmbeddedS3
 from agent.tools.cluster.states import NodeState
-from agent.tools.cluster.view import Both, Silent, View
+from agent.tools.cluster.view import View, Views
 
 # AWS Batch gives a container this long between SIGTERM and SIGKILL.
 STOP_SECONDS = 30.0
@@ -58,7 +58,7 @@ class Cluster:
     def __init__(self, job: Job, view: View | None = None) -> None:
         _check(job)
         self.job = job
-        self.view = view or Silent()
+        self.view = view or View()
         self.nodes: dict[int, RunningNode] = {}
         logs = job.results_dir / "logs"
         self.states = [NodeState(i, job.name(i), logs) for i in range(job.nodes)]
@@ -144,7 +144,7 @@ class Cluster:
     def _open(self) -> None:
         job = self.job
         _prepare_results(job.results_dir)
-        self.view = Both(NodeLog(job.results_dir / "logs" / NAME), self.view)
+        self.view = Views(NodeLog(job.results_dir / "logs" / NAME), self.view)
         leftovers.remove_directories()
         directory = self._stack.enter_context(
             tempfile.TemporaryDirectory(

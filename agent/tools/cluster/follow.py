@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Protocol
 
+from agent.engine.pipe import Lines
 from agent.tools.cluster.backend import RunningNode
 from agent.tools.cluster.states import NodeState, parse_record
 
@@ -90,14 +91,10 @@ class Follower:
 
 def lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield lines without their ends; one that is too long comes in pieces."""
-    rest = b""
+    reader = Lines(_LONGEST_LINE)
     for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from whole
-        if len(rest) >= _LONGEST_LINE:
-            yield rest
-            rest = b""
-    if rest:
+        yield from reader.feed(chunk)
+    if rest := reader.rest():
         yield rest
 
 

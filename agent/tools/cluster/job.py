@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.core import model
 from agent.core.environ import region
 from agent.core.errors import NO_OBJECT, AgentError
+from agent.core.variables import MAIN_NODE_INDEX, NODE_INDEX
 from agent.tools.cluster.faults import Fault
 
 BUCKET = "architrave"
@@ -80,7 +82,7 @@ class Job:
 
     def name(self, index: int) -> str:
         """Return how people call a node."""
-        return "main" if index == self.main_index else f"worker {index}"
+        return model.node_name(index, self.main_index)
 
     def environment(self, index: int, main_address: str) -> dict[str, str]:
         """Return what AWS Batch would set on a node, then what the user passes."""
@@ -115,8 +117,8 @@ class Job:
 
 def node_name(env: Mapping[str, str]) -> str:
     """Return how people call the node with this environment."""
-    index = env.get("AWS_BATCH_JOB_NODE_INDEX", "0")
-    return "main" if index == env.get("AWS_BATCH_JOB_MAIN_NODE_INDEX", "0") else f"worker {index}"
+    index, main = (env.get(one.name) or "0" for one in (NODE_INDEX, MAIN_NODE_INDEX))
+    return model.node_name(int(index), int(main))
 
 
 def job_of(env: Mapping[str, str]) -> str:

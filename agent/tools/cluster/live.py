@@ -13,14 +13,14 @@ from rich.text import Text
 
 from agent.core.model import PHASES
 from agent.tools.cluster.states import NodeState
-from agent.tools.cluster.view import Silent, end_of, is_notable, text_of
+from agent.tools.cluster.view import View, end_of, is_notable, text_of
 
 _NOTES, _LINES, _ROWS = 6, 12, 20
 _PER_SECOND = 8
 _COLOURS = {"run": "green", "release": "cyan", "upload": "cyan"}
 
 
-class LiveTable(Silent):
+class LiveTable(View):
     """A table that is drawn anew a few times a second from the states of the nodes."""
 
     def __init__(self) -> None:

@@ -6,15 +6,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from agent.core.model import PHASES
 from agent.tools.cluster.follow import Listener
 from agent.tools.cluster.states import NodeState
 
 
-class View(Listener, Protocol):
-    """What shows a job while it runs."""
+class View(Listener):
+    """What shows a job while it runs; this one shows nothing."""
 
     def opened(self, states: Sequence[NodeState], description: str) -> None:
         """Learn of the nodes before they start."""
@@ -28,34 +28,18 @@ class View(Listener, Protocol):
     def close(self) -> None:
         """End the show."""
 
-
-class Silent:
-    """Show nothing."""
-
-    def opened(self, states: Sequence[NodeState], description: str) -> None:
-        """Show nothing."""
-
-    def started(self, node: NodeState) -> None:
-        """Show nothing."""
-
-    def note(self, text: str) -> None:
-        """Show nothing."""
-
-    def close(self) -> None:
-        """Show nothing."""
-
     def record(self, node: NodeState, record: dict[str, object]) -> None:
-        """Show nothing."""
+        """Show what a node's agent has logged."""
 
     def line(self, node: NodeState, text: str, *, error: bool) -> None:
-        """Show nothing."""
+        """Show a line of the application."""
 
     def ended(self, node: NodeState) -> None:
-        """Show nothing."""
+        """Learn that a node has ended."""
 
 
-class Both:
-    """Show a job in two ways."""
+class Views(View):
+    """Show a job in several ways."""
 
     def __init__(self, *views: View) -> None:
         self._views = views
@@ -96,7 +80,7 @@ class Both:
             view.ended(node)
 
 
-class Plain(Silent):
+class Plain(View):
     """Print one line for each phase change, each error, and each line of the application."""
 
     def __init__(self, out: TextIO | None = None) -> None:

@@ -35,7 +35,7 @@ _SCAR = """\
 
 def add(commands: Commands) -> None:
     """Add `generate` with its commands."""
-    summary = "print a definition: of a Batch job, a policy, compose, SCAR"
+    summary = "print a job definition, an IAM policy, a compose or a SCAR file"
     generate = group(commands, "generate", summary, _JOB + _POLICY)
     _add_job_definition(generate)
     _add_iam_policy(generate)
@@ -49,38 +49,38 @@ def _add_job_definition(generate: Commands) -> None:
     one.usage = "architrave generate job-definition [OPTION]…"
     one.description = None  # with it the help would not fit a screen
     one.add_argument(
-        "--image", required=True, metavar="URI", help="that AWS Batch can pull, on EC2 (no Fargate)"
+        "--image", required=True, metavar="URI", help="image in a registry; for EC2, not Fargate"
     )
-    one.add_argument("--name", default="architrave", help="of the definition (architrave)")
+    one.add_argument("--name", default="architrave", help="name of the definition (architrave)")
     _add_nodes(one)
     _add_size(one, 2048)
     one.add_argument("--timeout", type=int, default=0, metavar="SECONDS",
-                     help="of an attempt; the program's own ends before")  # fmt: skip
+                     help="limit of an attempt; the program's is below it")  # fmt: skip
     again = ", ".join(str(code.code) for code in exit_codes.EVERY if code.again)
     one.add_argument("--attempts", type=int, default=3, metavar="N",
-                     help=f"tries in all (3), after {again} (the program's too)")  # fmt: skip
+                     help=f"max attempts (3); retried after {again}")  # fmt: skip
     _add_variables(one)
     _add_secrets(one)
-    one.add_argument("--job-role", default="", metavar="ARN", help="as which the job asks S3")
+    one.add_argument("--job-role", default="", metavar="ARN", help="role of the job, for S3")
     one.add_argument("--execution-role", default="", metavar="ARN", help="fetches the secrets")
     _add_log_group(one)
     one.add_argument("--shared-memory", type=int, default=0, metavar="MIB",
-                     help="of /dev/shm (half of the memory)")  # fmt: skip
+                     help="size of /dev/shm (half of --memory)")  # fmt: skip
     one.add_argument("--ulimit", action="append", default=[], metavar="NAME=N[:N]",
-                     help="soft and hard, as docker run")  # fmt: skip
+                     help="limit SOFT[:HARD], as docker run --ulimit")  # fmt: skip
     _add_exec(one)
     _add_to(one)
 
 
 def _add_iam_policy(generate: Commands) -> None:
-    summary = "print the minimal IAM policy of a job's role"
+    summary = "print the minimal IAM policy of a job or execution role"
     one = command(generate, "iam-policy", summary, _POLICY, _iam_policy)
     one.usage = "architrave generate iam-policy [OPTION]…"
     one.add_argument("--role", choices=("job", "execution"), default="job",
                      help="job (S3), or execution (log and secrets)")  # fmt: skip
     _add_variables(one)
     one.add_argument("--list-bucket", action="store_true",
-                     help="distinguish a missing archive from a forbidden one")  # fmt: skip
+                     help="allow s3:ListBucket: a missing archive is 404, not 403")  # fmt: skip
     _add_exec(one)
     _add_secrets(one)
     _add_log_group(one)
@@ -91,7 +91,9 @@ def _add_compose(generate: Commands) -> None:
     summary = "print a compose file that rehearses a job of AWS Batch"
     one = command(generate, "compose", summary, _COMPOSE, _compose)
     one.usage = "architrave generate compose [OPTION]…"
-    one.add_argument("--image", default=DEFAULT_IMAGE, metavar="TAG", help=f"({DEFAULT_IMAGE})")
+    one.add_argument(
+        "--image", default=DEFAULT_IMAGE, metavar="TAG", help=f"image ({DEFAULT_IMAGE})"
+    )
     _add_nodes(one)
     one.add_argument("--private", type=Path, metavar="FILE", help="private.7z")
     one.add_argument("--deps", type=Path, metavar="FILE", help="deps.tar.gz")
@@ -105,10 +107,15 @@ def _add_scar(generate: Commands) -> None:
     one = command(generate, "scar", "print a file for scar init -f", _SCAR, _scar)
     one.usage = "architrave generate scar batch|lambda [OPTION]…"
     one.add_argument("mode", choices=scar.MODES, help="where the jobs run: batch, lambda")
-    one.add_argument("--image", required=True, metavar="URI", help="lambda: a docker save FILE")
-    one.add_argument("--bucket", required=True, metavar="S3", help="has input/ and output/")
-    one.add_argument("--script", required=True, metavar="FILE", help="run in the container")
-    one.add_argument("--name", help="of the function (architrave-batch, architrave-lambda)")
+    one.add_argument(
+        "--image",
+        required=True,
+        metavar="URI",
+        help="lambda: docker save archive",
+    )
+    one.add_argument("--bucket", required=True, metavar="S3", help="bucket with input/ and output/")
+    one.add_argument("--script", required=True, metavar="FILE", help="script for the container")
+    one.add_argument("--name", help="name of the function (architrave-MODE)")
     _add_nodes(one)
     _add_size(one, 1024)
     one.add_argument("--timeout", type=int, default=120, metavar="SECONDS",
@@ -119,17 +126,21 @@ def _add_scar(generate: Commands) -> None:
 
 def _add_nodes(one: Parser) -> None:
     one.add_argument("--nodes", type=int, default=1, metavar="N", help="number of nodes (1)")
-    one.add_argument("--main-index", type=int, default=0, metavar="K", help="the main node (0)")
+    one.add_argument(
+        "--main-index", type=int, default=0, metavar="K", help="index of the main node (0)"
+    )
 
 
 def _add_size(one: Parser, memory: int) -> None:
-    one.add_argument("--vcpus", type=int, default=1, metavar="N", help="of a node (1)")
+    one.add_argument("--vcpus", type=int, default=1, metavar="N", help="vCPUs per node (1)")
     one.add_argument("--memory", type=int, default=memory, metavar="MIB",
-                     help=f"of a node ({memory})")  # fmt: skip
+                     help=f"memory per node ({memory})")  # fmt: skip
 
 
 def _add_variables(one: Parser) -> None:
-    one.add_argument("-e", "--env", action="append", default=[], metavar="K=V", help="variable")
+    one.add_argument(
+        "-e", "--env", action="append", default=[], metavar="K=V", help="variable of the job"
+    )
 
 
 def _add_secrets(one: Parser) -> None:
@@ -147,7 +158,9 @@ def _add_exec(one: Parser) -> None:
 
 
 def _add_to(one: Parser) -> None:
-    one.add_argument("--to", type=Path, metavar="FILE", help="write it there")
+    one.add_argument(
+        "--to", type=Path, metavar="FILE", help="output file (default: standard output)"
+    )
 
 
 def _job_definition(options: argparse.Namespace) -> int:

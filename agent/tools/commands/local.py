@@ -41,9 +41,9 @@ def add(commands: Commands) -> None:
     shell = command(local, "shell", "open a shell on a node of a job that runs or is held",
                     _SHELL_EXAMPLES, _shell)  # fmt: skip
     shell.add_argument("node", nargs="?", default="main", metavar="NODE",
-                       help="main or worker:INDEX (main)")  # fmt: skip
+                       help="main, worker:INDEX or INDEX (main)")  # fmt: skip
     shell.add_argument(
-        "--job", default="", metavar="ID", help="job id or its first digits (default: the latest)"
+        "--job", default="", metavar="ID", help="job id or its beginning (default: the latest)"
     )
     logs = command(local, "logs", "show what the nodes of a job have logged",
                    _LOGS_EXAMPLES, _logs)  # fmt: skip
@@ -58,23 +58,36 @@ def _add_run(local: Commands) -> None:
     run = command(local, "run", "run a job as AWS Batch would", _EXAMPLES, _run)
     run.usage = "architrave local run [OPTION]…"
     run.add_argument("--nodes", type=int, default=1, metavar="N", help="number of nodes (1)")
-    run.add_argument("--main-index", type=int, default=0, metavar="K", help="the main node (0)")
+    run.add_argument(
+        "--main-index", type=int, default=0, metavar="K", help="index of the main node (0)"
+    )
     where = run.add_mutually_exclusive_group()
     where.add_argument("--image", metavar="TAG", help=f"image ({DEFAULT_IMAGE})")
     where.add_argument("--no-docker", action="store_true", help="processes, not containers")
-    run.add_argument("--private", type=Path, metavar="FILE", help="private.7z")
-    run.add_argument("--deps", type=Path, metavar="FILE", help="deps.tar.gz")
-    run.add_argument("-e", "--env", action="append", default=[], metavar="K[=V]", help="variable")
-    run.add_argument("--results", type=Path, metavar="DIR", help="architrave-results/<job id>")
+    run.add_argument("--private", type=Path, metavar="FILE", help="private.7z, if the job has one")
+    run.add_argument("--deps", type=Path, metavar="FILE", help="deps.tar.gz, if the job has one")
+    run.add_argument(
+        "-e",
+        "--env",
+        action="append",
+        default=[],
+        metavar="K[=V]",
+        help="variable of the job; K alone: its value here",
+    )
+    run.add_argument(
+        "--results", type=Path, metavar="DIR", help="for results (architrave-results/<job id>)"
+    )
     run.add_argument("--timeout", type=float, metavar="SECONDS", help="time limit of the job")
-    run.add_argument("--hold", action="store_true", help="keep a failed job's nodes until Ctrl-C")
+    run.add_argument(
+        "--hold", action="store_true", help="keep a failed job's nodes until Ctrl-C, a day at most"
+    )
     for kind, does in (
-        (faults.KILL, "kill a node in a phase"),
-        (faults.CUT, "disconnect a node in a phase"),
+        (faults.KILL, "kill a node when it enters a phase"),
+        (faults.CUT, "disconnect a node when it enters a phase"),
     ):
         run.add_argument(f"--{kind}", action="append", default=[], metavar="NODE@PHASE", help=does)
     run.add_argument("--delay", action="append", default=[], metavar="NODE=SECONDS",
-                     help="start a node later")  # fmt: skip
+                     help="start a node so much later")  # fmt: skip
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -127,7 +140,10 @@ def _image(options: argparse.Namespace) -> str | None:
     if engine_answers():
         return options.image or DEFAULT_IMAGE
     if options.image:
-        cause, hint = "no Docker engine answers", "docker info; or --no-docker"
+        cause, hint = (
+            "no Docker engine answers",
+            "check the engine: docker info; or use --no-docker",
+        )
         raise AgentError(f"start {options.image}", cause, code=UNAVAILABLE, hint=hint)
     return None
 

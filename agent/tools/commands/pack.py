@@ -24,7 +24,7 @@ _PRIVATE = """\
       --upload s3://bucket/batch
 """
 _DEPS = """\
-  architrave pack deps libblas3 libgfortran5       # as the image lacks them
+  architrave pack deps libblas3 libgfortran5       # those that the image lacks
   architrave pack deps --binary program/app --upload s3://bucket/batch
 """
 
@@ -44,11 +44,13 @@ def add(commands: Commands) -> None:
     which.add_argument("--password-file", type=Path, metavar="FILE", help=source)
     which.add_argument("--no-password", action="store_true", help="do not encrypt")
     one.add_argument("--level", type=int, choices=range(10), default=private.LEVEL, metavar="0-9",
-                     help=f"7-Zip's; a lower one unpacks faster ({private.LEVEL})")  # fmt: skip
+                     help=f"compression; lower unpacks faster ({private.LEVEL})")  # fmt: skip
     one.set_defaults(make=_private)
     two = command(pack_, "deps", "pack the packages that the image lacks: deps.tar.gz",
                   _DEPS, _pack)  # fmt: skip
-    two.add_argument("packages", nargs="*", metavar="PACKAGE", help="with all their dependencies")
+    two.add_argument(
+        "packages", nargs="*", metavar="PACKAGE", help="Debian package; its dependencies are added"
+    )
     two.add_argument("--binary", type=Path, action="append", default=[], metavar="FILE",
                      help="add the packages that provide its missing libraries")  # fmt: skip
     two.add_argument("--to", type=Path, default=Path("deps.tar.gz"), metavar="FILE",
@@ -56,10 +58,14 @@ def add(commands: Commands) -> None:
     where = two.add_mutually_exclusive_group()
     where.add_argument("--image", default=DEFAULT_IMAGE, metavar="TAG",
                        help=f"the image that will run the job ({DEFAULT_IMAGE})")  # fmt: skip
-    where.add_argument("--here", action="store_true", help="resolve on this system")
+    where.add_argument(
+        "--here", action="store_true", help="resolve on this system, without a container"
+    )
     two.set_defaults(make=_deps)
     for each in (one, two):
-        each.add_argument("--upload", default="", metavar="S3", help="s3://bucket/prefix")
+        each.add_argument(
+            "--upload", default="", metavar="S3", help="also upload it, to s3://bucket/prefix"
+        )
 
 
 def _pack(options: argparse.Namespace) -> int:

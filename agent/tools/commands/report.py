@@ -39,8 +39,8 @@ def add(commands: Commands) -> None:
         "--to",
         metavar="FILE",
         type=Path,
-        help="write it there (report.html beside run.json, here for s3:// or two runs; "
-        "text goes to standard output)",
+        help="output file (report.html beside run.json; here for s3:// or two runs; "
+        "--text: standard output)",
     )
 
 

@@ -104,6 +104,6 @@ def _allow(sid: str, actions: list[str], resources: list[str]) -> Fields:
 
 def _policy(statements: list[Fields]) -> Fields:
     if not statements:
-        cause, hint = "the job uses no AWS service", "use a job without a role"
+        cause, hint = "the job uses no AWS service", "leave out --job-role: none is needed"
         raise AgentError("make the policy", cause, code=USAGE, hint=hint)
     return {"Version": "2012-10-17", "Statement": statements}

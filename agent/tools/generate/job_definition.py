@@ -157,7 +157,9 @@ def _time_limit(timeout: int, settings: Settings) -> str:
     minimum = max(_MIN_TIMEOUT, math.ceil(around + max(settings.timeout, 1)))
     if timeout < minimum:
         own = f" of {settings.timeout:g} s" if settings.timeout else ""
-        cause = f"with {around:g} s around it the program's own limit{own} has no room before it"
+        cause = (
+            f"staging and upload take up to {around:g} s: too short for the program's limit{own}"
+        )
         raise _unusable("timeout", timeout, cause, f"--timeout {minimum} or more")
     return f"{settings.timeout:.10g}" if settings.timeout else str(maximum)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from agent.core.errors import USAGE, AgentError
 from agent.core.s3place import S3Place
-from agent.core.settings import BATCH, LAMBDA, OFF, read
+from agent.core.settings import BATCH, LAMBDA, read
+from agent.core.variables import DEPS, NONE
 from agent.tools.generate.variables import settings_on
 
 Fields = dict[str, Any]
@@ -45,7 +46,7 @@ def scar(wanted: Wanted) -> Fields:
     """Return SCAR's file; raise AgentError: 64 for bad arguments, 78 for invalid settings."""
     for option, value in (("vcpus", wanted.vcpus), ("memory", wanted.memory)):
         if value < 1:
-            hint = f"for example --{option} 1024"
+            hint = f"for example --{option} {1 if option == 'vcpus' else 1024}"
             raise AgentError(f"use --{option} {value}", "too small", code=USAGE, hint=hint)
     env = {"EXEC_TYPE": wanted.mode, **wanted.env}
     if env["EXEC_TYPE"].lower() != wanted.mode:
@@ -56,7 +57,7 @@ def scar(wanted: Wanted) -> Fields:
 
 def _batch(wanted: Wanted, env: dict[str, str]) -> Fields:
     # Only an application that brings packages of its own needs deps.tar.gz.
-    env = {"S3_BUCKET": str(wanted.bucket), "S3_BATCH_DEPS_REL_PATH": OFF[1]} | env
+    env = {"S3_BUCKET": str(wanted.bucket), DEPS.name: NONE} | env
     settings_on(env, wanted.nodes, wanted.main_index)
     function = {
         "name": wanted.name,

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable, Mapping
 
 from agent.core.errors import USAGE, AgentError
-from agent.core.settings import SECRETS, Settings, read
-from agent.core.variables import EVERY, unknown
+from agent.core.settings import Settings, read
+from agent.core.variables import HIDDEN, PRIVATE_PASSWD_FILE, unknown
 
 # Up to so many nodes AWS Batch starts for one job (multi-node-parallel-jobs).
 _MAX_NODES = 1000
 _PROTECTED = "AWS_BATCH"
 # A file's name is not a secret; its content is.
-_SECRET = {one.name for one in EVERY if one.secret} | set(SECRETS) - {"PRIVATE_PASSWD_FILE"}
+_SECRET = set(HIDDEN) - {PRIVATE_PASSWD_FILE.name}
 _ARN = re.compile(
     r"arn:aws[a-z-]*:(secretsmanager:[a-z0-9-]+:\d{12}:secret:|ssm:[a-z0-9-]+:\d{12}:parameter/)"
     r"[\w/+=.@:-]+"
@@ -34,7 +34,7 @@ def variables(texts: Iterable[str], *, secret_hint: str) -> dict[str, str]:
         _check_name("-e", name, found)
         found[name] = value
     for name, nearest in unknown(found).items():
-        hint = f"did you mean {nearest}?" if nearest else "architrave explain names all there are"
+        hint = f"did you mean {nearest}?" if nearest else "architrave explain lists all variables"
         raise AgentError(f"use -e {name}", "no such variable", code=USAGE, hint=hint)
     return found
 
@@ -73,7 +73,7 @@ def settings_on(env: Mapping[str, str], nodes: int = 1, main_index: int = 0) -> 
             "AWS_BATCH_JOB_NODE_INDEX": str(main_index),
             "AWS_BATCH_JOB_MAIN_NODE_INDEX": str(main_index),
         }
-    given = {name: value for name, value in env.items() if name != "PRIVATE_PASSWD_FILE"}
+    given = {name: value for name, value in env.items() if name != PRIVATE_PASSWD_FILE.name}
     return read(given | batch)
 
 

@@ -25,8 +25,8 @@ from agent.core.errors import (
     AgentError,
     os_reason,
 )
-from agent.core.settings import OFF
 from agent.core.values import flaw
+from agent.core.variables import OFF
 from agent.staging import archive
 from agent.staging.archive import OWN_NAMES
 
@@ -64,14 +64,16 @@ def password(file: Path | None, env: dict[str, str]) -> str:
             hint = "name a file whose first line is the password"
             raise AgentError(f"read {file}", os_reason(error), code=NO_OBJECT, hint=hint) from error
         except UnicodeError as error:
-            hint = "write the password's line anew, as UTF-8: a job reads it so"
+            hint = "save the file as UTF-8: the job reads it as UTF-8"
             raise AgentError(f"read {file}", "not UTF-8", code=BAD_SETTINGS, hint=hint) from error
     elif "PRIVATE_PASSWD" in env:
         given = env["PRIVATE_PASSWD"]
     elif sys.stdin.isatty():
         given = getpass.getpass("password for private.7z: ")
         if getpass.getpass("the same again: ") != given:
-            raise AgentError("take the password", "the two differ", code=USAGE, hint="try again")
+            raise AgentError(
+                "read the password", "the two entries differ", code=USAGE, hint="enter it again"
+            )
     else:
         hint = "set PRIVATE_PASSWD, name a file with --password-file, or use --no-password"
         raise AgentError("encrypt private.7z", "no password is given", code=BAD_SETTINGS, hint=hint)
@@ -79,7 +81,7 @@ def password(file: Path | None, env: dict[str, str]) -> str:
     if not given:
         cause = "the password is empty"
     elif given in OFF:  # the job would unpack without one
-        cause = f"the password {given} means none"
+        cause = f"{given} is reserved for no password"
     else:
         cause = flaw(given)
     if cause:
@@ -180,7 +182,7 @@ def _seven_zip(
         complaint = process.stderr.read().decode("utf-8", "replace")
     if process.returncode:
         lines = [line for line in complaint.splitlines() if line.strip()] or ["no output"]
-        hint = "look at the files of the directory, and at the space on the disk"
+        hint = "check the directory's files and permissions, and the disk: df -h"
         raise AgentError(f"pack {directory}", lines[-1], code=OS_ERROR, hint=hint)
 
 
@@ -201,8 +203,8 @@ def _try(made: Path, directory: Path, again: Path, secret: str) -> float:
     names = [str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()]
     _, different, missing = filecmp.cmpfiles(directory, again, names, shallow=False)
     if different or missing:
-        cause = f"unpacked again, {', '.join([*different, *missing][:5])} differs"
-        hint = "try again; if it stays, look at the disk"
+        cause = f"differs after unpacking: {', '.join([*different, *missing][:5])}"
+        hint = "try again; if it happens again, check the disk"
         raise AgentError(f"pack {directory}", cause, code=BAD_ARCHIVE, hint=hint)
     shutil.rmtree(again)
     return seconds

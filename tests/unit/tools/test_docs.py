@@ -8,7 +8,8 @@ import shlex
 import pytest
 
 from agent.core.errors import AgentError
-from agent.core.model import PHASES
+from agent.core.model import PHASES, Cause
+from agent.job.states import ABORTS, NEXT, State
 from agent.tools.commands import parser
 from tests.support.basics import REPOSITORY
 
@@ -108,3 +109,24 @@ def test_the_plan_shows_the_layers_and_names_every_module():
     assert rows.keys() >= {
         path.parent.name for path in (REPOSITORY / "agent").glob("*/__init__.py")
     }
+
+
+def test_the_pictures_of_a_node_s_states_are_those_of_the_code():
+    picture = (REPOSITORY / "docs/explanation/states.svg").read_text()
+    drawn = re.findall(r'data-from="(\w+)" data-to="(\w+)"', picture)
+    known = [(state.value, after.value) for state in NEXT for after in NEXT[state]]
+    assert sorted(drawn) == sorted(known)
+    assert re.findall(r'font-weight="600">(\w+)<', picture) == [state.value for state in State]
+
+    plan = (REPOSITORY / "docs/explanation/architecture.md").read_text()
+    section = plan.partition("## A node's states")[2].partition("\n## ")[0]
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section.splitlines()
+        if line.startswith("|")
+    ]
+    assert head == ["state", *(cause.value for cause in Cause)]
+    assert rows == [
+        [state.value, *("yes" if cause in ABORTS[state] else "" for cause in Cause)]
+        for state in State
+    ]

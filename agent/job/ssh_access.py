@@ -1,0 +1,103 @@
+"""Let the nodes of a job reach each other: addresses, keys, sshd, the commands that use them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from agent import __version__
+from agent.core.errors import TRY_AGAIN, AgentError
+from agent.core.model import Node
+from agent.engine.process import Child
+from agent.job.supervisor import Supervisor
+from agent.launch import cgroup
+from agent.multinode import network, ssh_keys
+from agent.multinode.sshd import Sshd, find_ssh, user_name
+
+_LISTEN_SECONDS = 60.0
+
+
+class SshAccess:
+    """One node's SSH server and its way to the other nodes."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._settings = supervisor.settings
+        self._directory = os.path.join(supervisor.settings.runtime_dir, "ssh")
+        self._sshd: Sshd | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """Return what this attempt's keys and the configurations of sshd and ssh are made from.
+
+        They are made by the helper that unpacks the archive with the key: one start less.
+        """
+        settings, topology = self._settings, self._settings.topology
+        address = network.own_address(settings.address, settings.interface, topology.main_address)
+        slots = cgroup.slots(settings)
+        self._supervisor.node = Node(topology.index, address, slots, __version__)
+        return {
+            "key_file": settings.path(f"/opt/{settings.key_name}"),
+            "directory": self._directory,
+            "batch": settings.batch_dir,
+            "job": topology.job,
+            "attempt": topology.attempt,
+            "address": address,
+            "port": settings.ssh_port,
+            "user": user_name(),
+            "nodes": topology.count,
+            "heartbeat": settings.heartbeat,
+        }
+
+    def command(self) -> tuple[str, ...]:
+        """Return the command that reaches another node; raise AgentError (127) without one."""
+        ssh = find_ssh(self._supervisor.app_env.get("PATH", os.defpath))
+        return (ssh, "-F", config_file(self._directory))
+
+    def sftp(self) -> tuple[str, ...]:
+        """Return the beginning of the command that opens an SFTP session with another node."""
+        return (*self.command(), "-i", os.path.join(self._directory, ssh_keys.FILES_KEY))
+
+    def start(self) -> dict[str, Any]:
+        """Start sshd; return what requests to other nodes need."""
+        supervisor, settings = self._supervisor, self._settings
+        ssh_keys.write_environment(self._directory, supervisor.app_env)
+        sshd = Sshd(
+            supervisor.loop,
+            supervisor.log,
+            os.path.join(self._directory, "sshd_config"),
+            settings.app_env,
+            supervisor.own_pids,
+            self._failed,
+        )
+        self._sshd = sshd
+        supervisor.on_child.append(self._child_ended)
+        supervisor.on_cleanup.append(sshd.close)
+        return {
+            "port": settings.ssh_port,
+            "user": user_name(),
+            "directory": self._directory,
+            "timeout": max(2.0, 2 * settings.heartbeat),
+        }
+
+    def wait_until_listening(self) -> None:
+        """Wait until sshd listens; raise what it failed with."""
+        sshd = self._sshd
+        assert sshd is not None
+        if not self._supervisor.wait("sshd listens", lambda: sshd.listening, _LISTEN_SECONDS):
+            cause = f"it does not listen after {_LISTEN_SECONDS:g} s"
+            hint = "see the log with ARCHITRAVE_LOG_LEVEL=debug"
+            raise AgentError("start sshd", cause, code=TRY_AGAIN, hint=hint)
+
+    def _child_ended(self, child: Child) -> None:
+        if self._sshd is not None and child is self._sshd.child:
+            self._sshd.child_ended()
+
+    def _failed(self, error: AgentError) -> None:
+        """Note that sshd can't be kept running; when results go up none is needed."""
+        if self._supervisor.working:
+            self._supervisor.fail(error)
+
+
+def config_file(directory: str) -> str:
+    """Return the configuration of ssh in the directory of this attempt's keys."""
+    return os.path.join(directory, "ssh_config")
