@@ -25,7 +25,7 @@ OURS, THEIRS = "#c2410c", "#94a3b8"
 def main() -> None:
     """Draw what has been measured."""
     TARGET.mkdir(exist_ok=True)
-    for name, draw in (("start", start), ("memory", memory), ("rendezvous", rendezvous),
+    for name, draw in (("start", start), ("memory", memory), ("joining", joining),
                        ("transfers", transfers)):  # fmt: skip
         file = REPOSITORY / f"build/{name}.json"
         if file.exists():
@@ -67,7 +67,7 @@ def memory(found: Any) -> Any:
     return figure
 
 
-def rendezvous(rows: Any) -> Any:
+def joining(rows: Any) -> Any:
     """Draw what the main node spends per worker, and how long all take, by their number."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 2.6), layout="constrained")
     counts = [row["workers"] for row in rows]

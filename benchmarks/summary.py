@@ -93,7 +93,7 @@ def output() -> Iterator[Row]:
 
 def nodes() -> Iterator[Row]:
     """Yield what several nodes cost."""
-    for row in figures("rendezvous") or []:
+    for row in figures("joining") or []:
         yield f"s until {row['workers']} workers are in", row["seconds"], "", "<=", 20
         yield f"workers refused of {row['workers']}", row["refused"], "", "<=", 0
     if found := figures("whole_job"):

@@ -95,7 +95,7 @@ class Storage:
             what, hint = "use the S3 endpoint", "check AWS_REGION and AWS_*"
             raise AgentError(what, str(error), code=NO_PERMISSION, hint=hint) from error
         self._client.meta.events.register_first("needs-retry.s3", signing.with_its_clock)
-        self._fast = _fast_lane(self._client, credentials, path_style)
+        self._fast = _fast_s3(self._client, credentials, path_style)
         self._transfer = TransferConfig(
             multipart_threshold=_PART_SIZE,
             multipart_chunksize=_PART_SIZE,
@@ -151,7 +151,7 @@ class Storage:
         etag: str,
         check: Callable[[s3_fast.Wait], s3_fast.Digests],
     ) -> s3_fast.Digests:
-        """Fetch an object's bytes and check them: a large one on the fast lane, if that can be."""
+        """Fetch an object's bytes and check them: a large one on the fast path, if that can be."""
         what = os.path.basename(place.key)
         progress = Progress(self._emit, what, size)
         if self._fast is not None and size >= _LARGE:
@@ -268,7 +268,7 @@ def _line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _fast_lane(client: Any, credentials: Any, path_style: bool) -> s3_fast.FastLane | None:
+def _fast_s3(client: Any, credentials: Any, path_style: bool) -> s3_fast.FastS3 | None:
     """Return obstore's way to the same endpoint, None where only boto3 knows the way."""
     config = client.meta.config
     names = ("use_fips_endpoint", "use_dualstack_endpoint")
@@ -279,7 +279,7 @@ def _fast_lane(client: Any, credentials: Any, path_style: bool) -> s3_fast.FastL
     # An image may have no certificates of its own; botocore brings some.
     bundles = [os.environ.get(name) for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")]
     authorities = next(filter(None, bundles), get_cert_path(True))
-    return s3_fast.FastLane(client, credentials, path_style=path_style, authorities=authorities)
+    return s3_fast.FastS3(client, credentials, path_style=path_style, authorities=authorities)
 
 
 def _is_wrong_body(error: Exception) -> bool:

@@ -69,7 +69,7 @@ def load() -> None:
     import obstore.store  # noqa: F401
 
 
-class FastLane:
+class FastS3:
     """One endpoint as boto3's client sees it; threads may share it.
 
     `authorities` is the path of the certificates to trust, besides the system's.

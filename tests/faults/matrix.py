@@ -43,7 +43,7 @@ CELLS = [
     Cell(
         "nodes.stopped-longer",
         NODES,
-        "agent stopped for longer, then continued",
+        "agent frozen for longer than five heartbeats, then continued",
         f"{_SAME}; the stopped one was declared lost: 75, its results not uploaded",
     ),
     Cell("nodes.sshd-killed", NODES, "sshd killed", f"restarted; {_GOES_ON}"),
@@ -316,7 +316,7 @@ CELLS = [
     Cell("security.other-job", SECURITY, "a node of another job or attempt", "can't join: 77"),
     # -- by chance
     Cell("chance.parsers", CHANCE, "any input to every parser", "its value, or a clear error", ""),
-    Cell("chance.rendezvous", CHANCE, "joins, losses, late nodes in any order", "as expected", ""),
+    Cell("chance.meeting", CHANCE, "joins, losses, late nodes in any order", "as expected", ""),
     Cell("chance.soak", CHANCE, "whole jobs with a fault drawn by a seed", "the five checks"),
 ]
 BY_NAME = {cell.name: cell for cell in CELLS}

@@ -264,7 +264,7 @@ def events(err):
 @pytest.mark.cell("s3.passing")
 @pytest.mark.parametrize("fault", [None, "500", "reset", "truncated"])
 def test_a_large_object_comes_in_parts(job, root, batch, failing, s3, tmp_path, fault):
-    """On the fast lane, or where that gives up by boto3's way: no byte is wrong."""
+    """On the fast path, or where that gives up by boto3's way: no byte is wrong."""
     wanted = large(batch, s3, tmp_path)
     if fault:
         failing.rule("GET", KEY, **PASSING[fault] | {"times": 5})

@@ -68,7 +68,7 @@ def test_index_of():
     assert index_of("１.json") is None
 
 
-class Rendezvous(RuleBasedStateMachine):
+class Meeting(RuleBasedStateMachine):
     """Joins, duplicates, strangers, beats, losses and partings, in any order, by a given clock."""
 
     def __init__(self):
@@ -116,4 +116,4 @@ class Rendezvous(RuleBasedStateMachine):
         assert self.roster.silent(self.now) == silent
 
 
-TestRendezvous = Rendezvous.TestCase
+TestMeeting = Meeting.TestCase

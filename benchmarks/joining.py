@@ -3,7 +3,7 @@
 The workers are connections from threads of one process, each of which announces itself as a node
 does, without a second try; the main node is an agent with its sshd. Printed: seconds until all are
 in, processor seconds of the main node's agent and sshd, and these per worker. Run by hand:
-PYTHONPATH=. .tox/tests/bin/python benchmarks/rendezvous.py [N…]
+PYTHONPATH=. .tox/tests/bin/python benchmarks/joining.py [N…]
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
                     f"{row['refused']} refused",
                     flush=True,
                 )
-    write("rendezvous", rows)
+    write("joining", rows)
 
 
 def measure(count: int, root: Path, s3: EmbeddedS3, private: Path) -> dict[str, float]:

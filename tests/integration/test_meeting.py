@@ -341,5 +341,5 @@ class WorkerSide(Side):
 
 BOUNDS = settings(max_examples=60, stateful_step_count=40, deadline=None)
 MainSide.TestCase.settings = WorkerSide.TestCase.settings = BOUNDS
-TestMainSide = pytest.mark.cell("chance.rendezvous")(MainSide.TestCase)
-TestWorkerSide = pytest.mark.cell("chance.rendezvous")(WorkerSide.TestCase)
+TestMainSide = pytest.mark.cell("chance.meeting")(MainSide.TestCase)
+TestWorkerSide = pytest.mark.cell("chance.meeting")(WorkerSide.TestCase)
