@@ -134,10 +134,10 @@ def _job(way: str, arguments: list[str]) -> int:
             runtime.refuse(loop, api, error)
         raise
     outlet = Outlet(2)
-    console = settings.log_format == "console" or (settings.log_format == "auto" and os.isatty(2))
+    console = settings.log.format == "console" or (settings.log.format == "auto" and os.isatty(2))
     queue = LineQueue(outlet, loop, console=console)
     log = Log(
-        queue.put, console=console, level=settings.log_level, secrets=settings_.secrets_of(settings)
+        queue.put, console=console, level=settings.log.level, secrets=settings_.secrets_of(settings)
     )
     topology = settings.topology
     log.context = {"job": topology.job, "attempt": topology.attempt, "node": topology.index}

@@ -120,7 +120,7 @@ class Call:
         if left <= 0:
             cause = "no time is left for it"
             raise AgentError("start the application", cause, code=TIME_LIMIT, hint=_LIMIT_HINT)
-        Single(self.parts).launch(min(supervisor.settings.timeout or left, left))
+        Single(self.parts).launch(min(supervisor.settings.limits.timeout or left, left))
 
     def _fetch(self, place: S3Place) -> list[dict[str, Any]]:
         supervisor = self._supervisor
@@ -165,7 +165,7 @@ class _Prepare(Peers):
         """Start it."""
         if self._supervisor.settings.place is not None:
             self._spares.prepare()
-            self._supervisor.own_pids |= self._spares.pids
+            self._supervisor.processes.pids |= self._spares.pids
 
 
 class Runtime:
@@ -261,7 +261,7 @@ class Runtime:
             env = {"APP_IN_FILE": path} | env | {"INPUT_FILE_PATH": path}
         settings = settings_.read_for_invocation(env, event["id"])
         now = self._loop.clock()
-        budget = invocation.budget(until - now, settings.grace)
+        budget = invocation.budget(until - now, settings.limits.grace)
         return Call(
             settings,
             self._loop,

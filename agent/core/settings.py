@@ -24,6 +24,45 @@ _ANY_BYTES = {one.name for one in v.EVERY if one.any_bytes}
 
 
 @dataclass(frozen=True)
+class Network:
+    """How nodes reach each other, and how long they wait for each other, in seconds."""
+
+    key_name: str
+    interface: str
+    address: str
+    ssh_port: int
+    join_timeout: float
+    heartbeat: float
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the application is started. No `workdir`: in the directory that the agent was given."""
+
+    launcher: str
+    mpirun_args: tuple[str, ...]
+    slots: int | str
+    workdir: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The application's time limit (0: none) and grace period; how long a failed node is held."""
+
+    timeout: float
+    grace: float
+    hold: float
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """How the agent logs."""
+
+    format: str
+    level: str
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that a run depends on. Times are in seconds; empty text means absent."""
 
@@ -32,26 +71,15 @@ class Settings:
     command: tuple[str, ...]
     root: str
     output_dir: str
-    workdir: str
     deps: S3Place | None
     private: S3Place | None
     output: S3Place | None
     exclude: tuple[str, ...]
-    key_name: str
     exit_code_file: str
-    launcher: str
-    mpirun_args: tuple[str, ...]
-    slots: int | str
-    interface: str
-    address: str
-    ssh_port: int
-    join_timeout: float
-    heartbeat: float
-    timeout: float
-    grace: float
-    hold: float
-    log_format: str
-    log_level: str
+    network: Network
+    launch: Launch
+    limits: Limits
+    log: LogSettings
     staging_asked: bool
     runtime_api: str
     event_env: tuple[str, ...]
@@ -107,26 +135,27 @@ def read(env: Mapping[str, str]) -> Settings:
         command=_command(env, root, output_dir),
         root=root,
         output_dir=output_dir,
-        workdir=_workdir(env, mode, output_dir),
         deps=_archive(env, bucket, mode, v.DEPS),
         private=_archive(env, bucket, mode, v.PRIVATE),
         output=_output(env, mode, bucket),
         exclude=v.OUTPUT_EXCLUDE.read(env),
-        key_name=v.SSH_KEY.read(env),
         exit_code_file=exit_code_file(env),
-        launcher=v.LAUNCHER.read(env),
-        mpirun_args=v.MPIRUN_ARGS.read(env),
-        slots=v.SLOTS.read(env),
-        interface=v.INTERFACE.read(env),
-        address=v.ADDRESS.read(env),
-        ssh_port=v.SSH_PORT.read(env) or (22 if os.geteuid() == 0 else 2222),
-        join_timeout=v.JOIN_TIMEOUT.read(env),
-        heartbeat=v.HEARTBEAT.read(env),
-        timeout=v.TIMEOUT.read(env),
-        grace=v.GRACE.read(env),
-        hold=v.HOLD.read(env),
-        log_format=v.LOG_FORMAT.read(env),
-        log_level=v.LOG_LEVEL.read(env),
+        network=Network(
+            key_name=v.SSH_KEY.read(env),
+            interface=v.INTERFACE.read(env),
+            address=v.ADDRESS.read(env),
+            ssh_port=v.SSH_PORT.read(env) or (22 if os.geteuid() == 0 else 2222),
+            join_timeout=v.JOIN_TIMEOUT.read(env),
+            heartbeat=v.HEARTBEAT.read(env),
+        ),
+        launch=Launch(
+            launcher=v.LAUNCHER.read(env),
+            mpirun_args=v.MPIRUN_ARGS.read(env),
+            slots=v.SLOTS.read(env),
+            workdir=_workdir(env, mode, output_dir),
+        ),
+        limits=Limits(v.TIMEOUT.read(env), v.GRACE.read(env), v.HOLD.read(env)),
+        log=LogSettings(v.LOG_FORMAT.read(env), v.LOG_LEVEL.read(env)),
         staging_asked=bool(env.keys() & staging or mode == BATCH),
         runtime_api=runtime_api(env, mode),
         event_env=event_variables.read(env),
@@ -150,7 +179,10 @@ def read_for_explain(env: Mapping[str, str]) -> Settings:
 
 def read_for_invocation(env: Mapping[str, str], request_id: str) -> Settings:
     """Return the settings of one invocation of a Lambda function, whose id is the job's."""
-    return replace(read(env), topology=Topology(request_id, 1), hold=0.0)
+    settings = read(env)
+    return replace(
+        settings, topology=Topology(request_id, 1), limits=replace(settings.limits, hold=0.0)
+    )
 
 
 def read_for_doctor(env: Mapping[str, str]) -> Settings:

@@ -199,7 +199,7 @@ def writable(context: Context) -> list[Finding]:
     paths = {
         "/tmp": NO_PERMISSION,
         settings.output_dir: CANNOT_WRITE,
-        settings.workdir: CANNOT_WRITE,
+        settings.launch.workdir: CANNOT_WRITE,
     }
     if settings.private is not None:
         paths["/opt"] = NO_PERMISSION

@@ -24,11 +24,11 @@ def interface(context: Context) -> Finding:
     main = settings.topology.main_address
     if settings.topology.count == 1:
         return _ALONE
-    address = network.own_address(settings.address, settings.interface, main)
+    address = network.own_address(settings.network.address, settings.network.interface, main)
     if not address:
         cause, hint = "this node has no IPv4 address", "check ip -4 address"
         raise AgentError("reach the other nodes", cause, code=OS_ERROR, hint=hint)
-    name = settings.interface or network.interface_of(address)
+    name = settings.network.interface or network.interface_of(address)
     towards = network.address_towards(main) if main else ""
     if main and not towards:
         cause, hint = (
@@ -36,7 +36,7 @@ def interface(context: Context) -> Finding:
             f"check the route: ip route get {main}",
         )
         raise AgentError("reach the other nodes", cause, code=OS_ERROR, hint=hint)
-    if settings.interface and towards and network.interface_of(towards) not in (name, "lo"):
+    if settings.network.interface and towards and network.interface_of(towards) not in (name, "lo"):
         way = network.interface_of(towards)
         what = f"{name} is set, but {way} routes to the main node {main}"
         return Finding(WARN, what, f"ARCHITRAVE_INTERFACE={way}, or leave it out")
@@ -49,21 +49,21 @@ def port(context: Context) -> Finding:
     if settings.topology.count == 1:
         return _ALONE
     address = network.own_address(
-        settings.address, settings.interface, settings.topology.main_address
+        settings.network.address, settings.network.interface, settings.topology.main_address
     )
     try:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((address, settings.ssh_port))
+            probe.bind((address, settings.network.ssh_port))
             probe.listen()
     except OSError as error:
         cause = os_reason(error)
         hint = "set ARCHITRAVE_SSH_PORT to a free port, the same on every node"
         if error.errno == errno.EACCES:
             hint = "ports below 1024 are root's: set ARCHITRAVE_SSH_PORT=2222 on every node"
-        what = f"listen on {address} port {settings.ssh_port}"
+        what = f"listen on {address} port {settings.network.ssh_port}"
         raise AgentError(what, cause, code=OS_ERROR, hint=hint) from error
-    return Finding(PASS, f"{settings.ssh_port} on {address} is free")
+    return Finding(PASS, f"{settings.network.ssh_port} on {address} is free")
 
 
 def key(context: Context) -> Finding:
@@ -71,16 +71,16 @@ def key(context: Context) -> Finding:
     settings = context.settings
     if settings.topology.count == 1:
         return _ALONE
-    path = os.path.join(context.opt, settings.key_name)
+    path = os.path.join(context.opt, settings.network.key_name)
     if not os.path.lexists(path):
-        given = settings.path(f"/opt/{settings.key_name}")
+        given = settings.path(f"/opt/{settings.network.key_name}")
         if settings.private is not None and not context.unpacked and not os.path.exists(given):
             return Finding(SKIP, "checked when private.7z can be unpacked")
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         os.symlink(given, path)
     ssh_keys.check_key(path)
     context.ssh_ready = True
-    return Finding(PASS, f"{settings.key_name} is a private key")
+    return Finding(PASS, f"{settings.network.key_name} is a private key")
 
 
 def sshd(context: Context) -> Finding:

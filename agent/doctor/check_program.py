@@ -107,13 +107,13 @@ def launcher(context: Context) -> Finding:
     found = shutil.which("mpirun", path=env.get("PATH", os.defpath))
     command = [context.here(word) for word in settings.command]
     chosen = mpirun.launcher(
-        settings.launcher,
+        settings.launch.launcher,
         found,
         settings.topology.count,
-        bool(settings.slots),
+        bool(settings.launch.slots),
         lambda: mpi_use.uses_mpi(command, env, _ask),
     )
-    if settings.launcher in ("direct", "each"):
+    if settings.launch.launcher in ("direct", "each"):
         return Finding(PASS, f"{chosen.name}: mpirun is not used")
     if not found:
         what = "direct: mpirun is not on PATH"

@@ -105,7 +105,7 @@ def _examine(env: Mapping[str, str], scratch: str, report: Report) -> None:
         return
     from agent.doctor import meeting
 
-    report.note(f"meeting {others} nodes, at most {settings.join_timeout:g} s …")
+    report.note(f"meeting {others} nodes, at most {settings.network.join_timeout:g} s …")
     logging = "ARCHITRAVE_LOG_LEVEL" in env
     report.add(meeting.meet(context, tuple(report.findings), logging=logging))
 

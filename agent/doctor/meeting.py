@@ -84,7 +84,7 @@ def meet(context: Context, own: Sequence[Finding], *, logging: bool) -> list[Fin
     loop = Loop(Children(), not_ours=OWN_FAULTS)
     queue = LineQueue(Outlet(2), loop)
     write = queue.put if logging else _discard
-    log = Log(write, level=settings.log_level)
+    log = Log(write, level=settings.log.level)
     topology = settings.topology
     log.context = {"job": topology.job, "attempt": topology.attempt, "node": topology.index}
     account = {
@@ -144,14 +144,12 @@ def _settings(context: Context) -> Settings:
     return replace(
         root,
         command=(sys.executable, "-I", _PROGRAM, json.dumps(request)),
-        launcher="each",
+        launch=replace(settings.launch, launcher="each", workdir=output_dir),
         output_dir=output_dir,
-        workdir=output_dir,
         private=None,
         deps=None,
         output=None,
-        timeout=_VISIT_SECONDS + topology.count,
-        hold=0.0,
+        limits=replace(settings.limits, timeout=_VISIT_SECONDS + topology.count, hold=0.0),
     )
 
 

@@ -63,17 +63,21 @@ def _resolved(settings: Settings, choice: LaunchCommand) -> dict[str, str]:
         "EXEC_TYPE": settings.mode,
         "TMP_OUTPUT_DIR": settings.output_dir,
         "ARCHITRAVE_OUTPUT": str(settings.output or "<none>"),
-        "ARCHITRAVE_SSH_PORT": str(settings.ssh_port),
+        "ARCHITRAVE_SSH_PORT": str(settings.network.ssh_port),
         "ARCHITRAVE_LAUNCHER": _auto(settings, choice),
         "ARCHITRAVE_SLOTS": str(cgroup.slots(settings)),
-        "ARCHITRAVE_WORKDIR": settings.workdir or os.getcwd(),
+        "ARCHITRAVE_WORKDIR": settings.launch.workdir or os.getcwd(),
         "AWS_BATCH_EXIT_CODE_FILE": settings.exit_code_file,
     }
 
 
 def _launcher(settings: Settings, choice: LaunchCommand) -> str:
     """Return the launcher that is set, or the one that `auto` selects with what is here now."""
-    return choice.launcher(settings.app_env) if settings.launcher == "auto" else settings.launcher
+    return (
+        choice.launcher(settings.app_env)
+        if settings.launch.launcher == "auto"
+        else settings.launch.launcher
+    )
 
 
 def _auto(settings: Settings, choice: LaunchCommand) -> str:
@@ -124,9 +128,10 @@ def _phases(supervisor: Supervisor, choice: LaunchCommand) -> Iterator[str]:
         )
         yield f"  unpack  deps.tar.gz into {settings.path('/tmp/deps')}; {how}"
     if topology.count > 1:
-        yield f"  join    sshd on port {settings.ssh_port}, keys derived from {settings.key_name}"
+        port, key = settings.network.ssh_port, settings.network.key_name
+        yield f"  join    sshd on port {port}, keys derived from {key}"
         waits = f"workers {_several(topology.workers)}" if topology.is_main else "the main node"
-        yield f"          waits {settings.join_timeout:g} s for {waits}"
+        yield f"          waits {settings.network.join_timeout:g} s for {waits}"
     yield from _run(supervisor, choice)
     if topology.count > 1:
         yield "  release the outcome goes to every node; each uploads and reports to the main node"
@@ -142,7 +147,7 @@ def _run(supervisor: Supervisor, choice: LaunchCommand) -> Iterator[str]:
     program = settings.command[0]
     launcher = _launcher(settings, choice)
     if not settings.topology.is_main and launcher != "each":
-        if settings.launcher == "direct":
+        if settings.launch.launcher == "direct":
             yield "  run     nothing: the launcher is direct, only the main node runs the program"
         elif launcher == "direct":
             yield "  run     nothing, unless the archives have an mpirun"
@@ -157,9 +162,9 @@ def _run(supervisor: Supervisor, choice: LaunchCommand) -> Iterator[str]:
         yield f"  run     {error}"
         return
     yield f"  run     {shlex.join(supervisor.log.scrub(argv))}"
-    where = settings.workdir or os.getcwd()
-    limit = f"{settings.timeout:g} s" if settings.timeout else "no limit"
-    yield f"          in {where}, {limit}, {settings.grace:g} s from SIGTERM to SIGKILL"
+    where = settings.launch.workdir or os.getcwd()
+    limit = f"{settings.limits.timeout:g} s" if settings.limits.timeout else "no limit"
+    yield f"          in {where}, {limit}, {settings.limits.grace:g} s from SIGTERM to SIGKILL"
     several = settings.topology.count > 1 and launcher != "direct"
     given = {*settings.helper_env, variables.PRIVATE_PASSWD.name}
     hidden = [name for name in variables.HIDDEN if name in given]
@@ -172,7 +177,9 @@ def _argv(supervisor: Supervisor, choice: LaunchCommand) -> list[str]:
     settings, topology = supervisor.settings, supervisor.settings.topology
     address = ""
     if topology.count > 1:
-        address = network.own_address(settings.address, settings.interface, topology.main_address)
+        address = network.own_address(
+            settings.network.address, settings.network.interface, topology.main_address
+        )
         choice.ask_version(settings.app_env)
     node = Node(topology.index, address, cgroup.slots(settings))
     ssh = SshAccess(supervisor).command

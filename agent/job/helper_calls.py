@@ -39,7 +39,7 @@ class HelperCalls:
         except OSError as error:
             hint = "raise this container's limit of open files (ulimit -n)"
             raise AgentError(f"start {task}", os_reason(error), code=OS_ERROR, hint=hint) from error
-        supervisor.track(helper)
+        supervisor.processes.track(helper)
         return helper
 
     def retry(self, what: str) -> Retry:

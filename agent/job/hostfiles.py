@@ -47,4 +47,4 @@ class Hostfiles:
                     if not os.path.exists(path):
                         replace_file(path, text.encode())
 
-        loop.every(self._settings.heartbeat, restore)
+        loop.every(self._settings.network.heartbeat, restore)

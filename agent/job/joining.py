@@ -25,7 +25,7 @@ def start_meeting(parts: Parts, ssh: SshAccess) -> WorkerMeeting:
 
     def start_link(on_message: Callable[[dict[str, Any]], None]) -> HeartbeatLink:
         link = HeartbeatLink(supervisor.loop, command, supervisor.app_env, on_message)
-        supervisor.track(link)
+        supervisor.processes.track(link)
         return link
 
     meeting = WorkerMeeting(
@@ -55,11 +55,11 @@ def join_main(parts: Parts, ssh: SshAccess, meeting: WorkerMeeting) -> None:
     meeting.watch()
     # Before main may launch: mpirun's ranks begin in main's working directory on every node, and
     # what they write from then on is a result.
-    if settings.workdir:
-        make_directory(settings.workdir, "ARCHITRAVE_WORKDIR")
+    if settings.launch.workdir:
+        make_directory(settings.launch.workdir, "ARCHITRAVE_WORKDIR")
     output_dir.snapshot()
     ssh.wait_until_listening()
-    seconds, retry = settings.join_timeout, parts.helpers.retry(f"join {main}")
+    seconds, retry = settings.network.join_timeout, parts.helpers.retry(f"join {main}")
     steps = meeting.join(seconds, retry)
     # The helper has the deadline and knows the cause; in one more second it reports it.
     if not supervisor.proceed("this node joins the main node", steps, seconds + 1):

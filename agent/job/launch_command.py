@@ -43,10 +43,10 @@ class LaunchCommand:
         if self.chosen is None:
             settings = self._settings
             self.chosen = mpirun.launcher(
-                settings.launcher,
+                settings.launch.launcher,
                 _which("mpirun", env),
                 settings.topology.count,
-                bool(settings.slots),
+                bool(settings.launch.slots),
                 lambda: self.uses_mpi(env),
             )
         return self.chosen.name
@@ -81,13 +81,13 @@ class LaunchCommand:
         if self.launcher(env) != "mpirun":
             return list(command)
         settings = self._settings
-        more, count = settings.mpirun_args, settings.topology.count
+        more, count = settings.launch.mpirun_args, settings.topology.count
         hostfile, interface = "", ""
         if several := count > 1:
             from agent.multinode import network  # a single node doesn't need it
 
             hostfile = settings.path("/tmp/hostfile")
-            interface = settings.interface or network.interface_of(node.address)
+            interface = settings.network.interface or network.interface_of(node.address)
         options = mpirun.MpiRun(
             major=self._mpi_major,
             slots=node.slots,

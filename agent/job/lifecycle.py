@@ -55,7 +55,7 @@ def run(role: Role, *, write_exit_code: bool = True) -> int:
         if write_exit_code:
             _write_exit_code(supervisor)
     supervisor.enter(State.DONE)
-    if verdict.code and settings.hold and not supervisor.stop_signal:
+    if verdict.code and settings.limits.hold and not supervisor.stop_signal:
         _hold(supervisor)
     log.open()
     supervisor.cleanup()
@@ -89,8 +89,8 @@ def _hold(supervisor: Supervisor) -> None:
 
     settings, loop = supervisor.settings, supervisor.loop
     hint = f"{attach_command(settings.helper_env)}; SIGTERM ends it"
-    supervisor.log.warning("container_held", seconds=settings.hold, hint=hint)
-    loop.wait(lambda: supervisor.stop_signal, loop.clock() + settings.hold)
+    supervisor.log.warning("container_held", seconds=settings.limits.hold, hint=hint)
+    loop.wait(lambda: supervisor.stop_signal, loop.clock() + settings.limits.hold)
 
 
 def _write_exit_code(supervisor: Supervisor) -> None:

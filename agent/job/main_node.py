@@ -53,11 +53,11 @@ class MainNode:
         meeting = self._meet()
         workers = Workers(supervisor, run, meeting)
         run.peers, run.ssh = workers, self._ssh.command
-        if settings.launcher == "each":
+        if settings.launch.launcher == "each":
             workers.launch_copies()
         supervisor.enter(State.RUNNING, model.RUN)
         loop.call_at(loop.clock() + _WARM_SECONDS, meeting.cool)
-        supervisor.verdict.decide(workers.outcome_with(run.launch(settings.timeout)))
+        supervisor.verdict.decide(workers.outcome_with(run.launch(settings.limits.timeout)))
 
     def _meet(self) -> MainMeeting:
         """Start sshd and wait until every worker has joined; write the hostfile."""
@@ -84,7 +84,7 @@ class MainNode:
         if not supervisor.wait(
             "workers join",
             lambda: not meeting.roster.missing,
-            settings.join_timeout,
+            settings.network.join_timeout,
             lambda: meeting.roster.missing,
         ):
             raise meeting.missing()
@@ -108,7 +108,7 @@ class MainNode:
         supervisor.wait(
             "every worker has the outcome", lambda: not meeting.announcing, _SEND_SECONDS
         )
-        again = supervisor.loop.every(supervisor.settings.heartbeat, meeting.announce_again)
+        again = supervisor.loop.every(supervisor.settings.network.heartbeat, meeting.announce_again)
         try:
             supervisor.begin_phase(model.UPLOAD)
             uploaded = parts.upload.finish()

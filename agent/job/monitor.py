@@ -34,7 +34,7 @@ class Monitor:
             now = supervisor.loop.clock()
             try:
                 if self.sampler is None:
-                    self.sampler = Sampler(supervisor.own_pids, start)
+                    self.sampler = Sampler(supervisor.processes.pids, start)
                 self.sampler.sample(now)
                 # Stragglers of a stopped application keep their grace period.
                 if by_mpirun and not supervisor.workload.stopping:

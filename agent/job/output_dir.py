@@ -59,7 +59,7 @@ class OutputDirectory:
         settings = self._settings
         scratch, unpacked = settings.path("/tmp"), journal(settings.runtime_dir)
         self._before = results.snapshot(self.path, scratch, unpacked, self.poll_events)
-        self._workdir = settings.workdir or os.getcwd()
+        self._workdir = settings.launch.workdir or os.getcwd()
         # The whole system is below the root directory: only what is new is the application's.
         self._known = os.listdir("/") if self._workdir == "/" else []
         self._began = time.time()
@@ -67,8 +67,8 @@ class OutputDirectory:
     def open_log(self) -> Output:
         """Make the directories of the run, look at what is there, open time.log."""
         make_directory(self.path, "TMP_OUTPUT_DIR")
-        if self._settings.workdir:
-            make_directory(self._settings.workdir, "ARCHITRAVE_WORKDIR")
+        if self._settings.launch.workdir:
+            make_directory(self._settings.launch.workdir, "ARCHITRAVE_WORKDIR")
         self.snapshot()
         name = f"{NODE_LOG}{self._settings.topology.index}.log" if self.is_shared else LOG
         path = os.path.join(self.path, name)
@@ -90,7 +90,7 @@ class OutputDirectory:
 
     def own_paths(self) -> list[str]:
         """Return the agent's own files and directories, which are not results."""
-        path, key = self._settings.path, self._settings.key_name
+        path, key = self._settings.path, self._settings.network.key_name
         own = ("deps", "batch", "hostfile", "hostfile-deduped")
         return [
             self._settings.runtime_dir,

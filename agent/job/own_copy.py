@@ -30,7 +30,7 @@ class OwnCopy(Peers):
         """Launch it as the main node asks, and report how it ended."""
         meeting, supervisor = self._meeting, self._supervisor
         self._parts.hostfiles.write_text("/tmp/hostfile", go["hostfile"])
-        outcome = self._parts.run.launch(supervisor.settings.timeout)
+        outcome = self._parts.run.launch(supervisor.settings.limits.timeout)
         arrived = meeting.put(ENDED, outcome.to_json())
         supervisor.wait(
             "the main node has this copy's exit code",

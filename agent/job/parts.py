@@ -57,7 +57,7 @@ class Parts:
             self.monitor,
             limit_hint=limit_hint,
             output_deadline=output_deadline,
-            grace=settings.grace if grace is None else grace,
+            grace=settings.limits.grace if grace is None else grace,
         )
         self.upload = Upload(supervisor, self.helpers, self.output_dir, fresh=fresh)
         self.record = Record(

@@ -41,14 +41,14 @@ class Ranks:
             return
         if not meeting.joined:
             return
-        grace = min(supervisor.settings.grace, max_grace)
+        grace = min(supervisor.settings.limits.grace, max_grace)
         supervisor.log.info(
             "application_stopping", signal=number, grace_seconds=grace, cause=reason.cause
         )
         self._stopping = Stopping(
             supervisor.loop,
             supervisor.log,
-            supervisor.own_pids,
+            supervisor.processes.pids,
             elsewhere=lambda: (
                 not (meeting.released or meeting.outcome or supervisor.failed(Cause.MAIN_LOST))
             ),
@@ -62,7 +62,7 @@ class Ranks:
     def forward(self, number: int) -> None:
         """Pass on a signal that the main node was sent."""
         supervisor = self._supervisor
-        Stopping(supervisor.loop, supervisor.log, supervisor.own_pids).forward(number)
+        Stopping(supervisor.loop, supervisor.log, supervisor.processes.pids).forward(number)
 
     def finish(self) -> None:
         """End what still runs here."""
@@ -73,6 +73,6 @@ class Ranks:
             self.stop(reason, max_grace=LOST_GRACE_SECONDS)
         stopping, supervisor = self._stopping, self._supervisor
         assert stopping is not None
-        bound = supervisor.settings.grace + LEAVE_SECONDS
+        bound = supervisor.settings.limits.grace + LEAVE_SECONDS
         supervisor.loop.wait(lambda: stopping.over, supervisor.loop.clock() + bound)
         stopping.cancel()

@@ -78,7 +78,7 @@ class RunPhase:
         self._limit_hint = limit_hint
         self._output_deadline = output_deadline
         self._grace = grace
-        supervisor.on_child.append(self._child_ended)
+        supervisor.processes.on_child.append(self._child_ended)
 
     def launch(self, time_limit: float) -> Outcome:
         """Run the application here and return how it ended; `time_limit` in seconds, 0 for none."""
@@ -102,7 +102,7 @@ class RunPhase:
             log,
             output,
             grace=self._grace,
-            own=supervisor.own_pids,
+            own=supervisor.processes.pids,
             on_stop=self.peers.stop,
             elsewhere=self.peers.computing,
             on_release=self.peers.release_launchers,
@@ -116,7 +116,9 @@ class RunPhase:
             output_dir=self._output_dir.path,
         )
         try:
-            application.start(argv, env, self._settings.workdir, time_limit, self._limit_hint)
+            application.start(
+                argv, env, self._settings.launch.workdir, time_limit, self._limit_hint
+            )
         except BaseException:
             output.close()
             raise
@@ -164,7 +166,7 @@ class RunPhase:
     def _warn_of_no_mpi(self, env: dict[str, str]) -> None:
         """Warn of a program without MPI that mpirun is about to start many times."""
         settings, choice = self._settings, self._launch_command
-        chosen = settings.launcher == "auto" and choice.launcher(env) == "mpirun"
+        chosen = settings.launch.launcher == "auto" and choice.launcher(env) == "mpirun"
         if settings.topology.count > 1 and chosen and not choice.uses_mpi(env):
             self._supervisor.log.warning(
                 "mpi_not_used",

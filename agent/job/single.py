@@ -26,7 +26,7 @@ class Single:
         """Stage in and run the application."""
         supervisor, parts = self.parts.supervisor, self.parts
         parts.record.fetched = stage_in(supervisor, parts.helpers)
-        self.launch(supervisor.settings.timeout)
+        self.launch(supervisor.settings.limits.timeout)
 
     def launch(self, time_limit: float) -> None:
         """Run the application; `time_limit` is in seconds, 0 for none."""

@@ -9,6 +9,7 @@ from agent import __version__
 from agent.core.errors import TRY_AGAIN, AgentError
 from agent.core.model import Node
 from agent.engine.process import Child
+from agent.job.states import WORKING
 from agent.job.supervisor import Supervisor
 from agent.launch import cgroup
 from agent.multinode import network, ssh_keys
@@ -32,20 +33,22 @@ class SshAccess:
         They are made by the helper that unpacks the archive with the key: one start less.
         """
         settings, topology = self._settings, self._settings.topology
-        address = network.own_address(settings.address, settings.interface, topology.main_address)
+        address = network.own_address(
+            settings.network.address, settings.network.interface, topology.main_address
+        )
         slots = cgroup.slots(settings)
         self._supervisor.node = Node(topology.index, address, slots, __version__)
         return {
-            "key_file": settings.path(f"/opt/{settings.key_name}"),
+            "key_file": settings.path(f"/opt/{settings.network.key_name}"),
             "directory": self._directory,
             "batch": settings.batch_dir,
             "job": topology.job,
             "attempt": topology.attempt,
             "address": address,
-            "port": settings.ssh_port,
+            "port": settings.network.ssh_port,
             "user": user_name(),
             "nodes": topology.count,
-            "heartbeat": settings.heartbeat,
+            "heartbeat": settings.network.heartbeat,
         }
 
     def command(self) -> tuple[str, ...]:
@@ -66,17 +69,17 @@ class SshAccess:
             supervisor.log,
             os.path.join(self._directory, "sshd_config"),
             settings.app_env,
-            supervisor.own_pids,
+            supervisor.processes.pids,
             self._failed,
         )
         self._sshd = sshd
-        supervisor.on_child.append(self._child_ended)
-        supervisor.on_cleanup.append(sshd.close)
+        supervisor.processes.on_child.append(self._child_ended)
+        supervisor.processes.on_end.append(sshd.close)
         return {
-            "port": settings.ssh_port,
+            "port": settings.network.ssh_port,
             "user": user_name(),
             "directory": self._directory,
-            "timeout": max(2.0, 2 * settings.heartbeat),
+            "timeout": max(2.0, 2 * settings.network.heartbeat),
         }
 
     def wait_until_listening(self) -> None:
@@ -94,7 +97,7 @@ class SshAccess:
 
     def _failed(self, error: AgentError) -> None:
         """Note that sshd can't be kept running; when results go up none is needed."""
-        if self._supervisor.working:
+        if self._supervisor.state in WORKING:
             self._supervisor.fail(error)
 
 

@@ -45,6 +45,9 @@ _ANY = frozenset(Cause)
 _CUT_OFF = frozenset({Cause.MAIN_LOST, Cause.FROZEN})
 _NONE: frozenset[Cause] = frozenset()
 
+# The application has yet to run, or runs: any failure ends that.
+WORKING = frozenset({State.STAGING, State.JOINING, State.RUNNING})
+
 # Which failure ends a wait in which state.
 ABORTS = {
     State.STAGING: _ANY,

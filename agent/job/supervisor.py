@@ -19,11 +19,11 @@ from agent.engine.log import Log
 from agent.engine.loop import Loop
 from agent.engine.process import Child
 from agent.job.directories import RuntimeDirectory
+from agent.job.own_processes import OwnProcesses
 from agent.job.states import ABORTS, NEXT, State
 from agent.job.verdict import Verdict
 
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-_CLEANUP_SECONDS = 2.0
 _SECOND_TRY_SECONDS = 2.0
 
 
@@ -47,19 +47,6 @@ class Workload(Protocol):
 
     def finish(self) -> None:
         """Stop what still runs: the job is over."""
-        ...
-
-
-class Process(Protocol):
-    """A process of the agent's own."""
-
-    @property
-    def child(self) -> Child:
-        """Return the child."""
-        ...
-
-    def close(self) -> None:
-        """End it."""
         ...
 
 
@@ -106,14 +93,11 @@ class Supervisor:
         self.node = Node(0, "", 1)
         self.app_env = settings.app_env
         self.workload: Workload = NoWorkload()
-        self.own_pids = set(spared)
+        self.processes = OwnProcesses(loop, spared)
         self.deadline = deadline
         self.stop_signal = 0
         self.directory = RuntimeDirectory(settings.runtime_dir)
-        self.on_child: list[Callable[[Child], None]] = []
-        self.on_cleanup: list[Callable[[], None]] = []
         self._failures: dict[Cause, AgentError] = {}
-        self._spared = spared
         loop.on_signal = self._signal
         loop.on_child = self._child
 
@@ -228,11 +212,6 @@ class Supervisor:
         self.fail(error)
         self.verdict.degrade(error)
 
-    @property
-    def working(self) -> bool:
-        """Return whether the application has yet to run or is running; any failure stops that."""
-        return ABORTS[self.state] == ABORTS[State.RUNNING]
-
     def failed(self, cause: Cause) -> bool:
         """Return whether there was a failure of this kind."""
         return cause in self._failures
@@ -292,28 +271,11 @@ class Supervisor:
                     hint=f"resume it: kill -CONT {child.pid}",
                 )
             return
-        self.own_pids.discard(child.pid)
-        for handle in self.on_child:
-            handle(child)
-
-    def track(self, process: Process) -> None:
-        """Count a process as the agent's own; it is ended with the job."""
-        self.on_cleanup.append(process.close)
-        self.own_pids.add(process.child.pid)
+        self.processes.child_ended(child)
 
     def cleanup(self) -> None:
         """Leave no process, no key and no decrypted file behind."""
-        for close in self.on_cleanup:
-            close()
-        children = self.loop.children
-
-        def left() -> list[Child]:
-            return [child for child in children.running if child.pid not in self._spared]
-
-        for child in left():
-            child.kill_group(signal.SIGKILL)
-        self.loop.wait(lambda: not left(), self.loop.clock() + _CLEANUP_SECONDS)
-        children.end_orphans()
+        self.processes.end()
         more = [self.settings.path("/opt/.architrave-incoming")]
         if self.settings.topology.count > 1:
             more.append(self.settings.path("/tmp/batch"))

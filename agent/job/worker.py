@@ -46,7 +46,7 @@ class Worker:
     def work(self) -> None:
         """Join, then wait until the main node reports how the job has ended."""
         supervisor, parts = self._supervisor, self.parts
-        launcher = supervisor.settings.launcher
+        launcher = supervisor.settings.launch.launcher
         parts.record.fetched = self._stage(supervisor, parts.helpers, self._ssh)
         # Make it executable: mpirun runs it here by path. Any other fault is mpirun's to report.
         with contextlib.suppress(AgentError):
@@ -90,7 +90,7 @@ class Worker:
         if not supervisor.wait(
             "the main node stops the application",
             lambda: meeting.outcome,
-            supervisor.settings.grace + LEAVE_SECONDS,
+            supervisor.settings.limits.grace + LEAVE_SECONDS,
         ):
             raise reason
 

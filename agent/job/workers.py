@@ -41,7 +41,7 @@ class Workers(Peers):
 
     def stop(self, reason: AgentError, number: int, grace: float) -> None:
         """Have each worker stop what of the application runs there."""
-        if self._meeting.ending or self._settings.launcher == "direct":
+        if self._meeting.ending or self._settings.launch.launcher == "direct":
             return
         message = {"signal": number, "grace": grace, "error": reason.to_json()}
         self._meeting.announce(GO, STOP_NAME, message, _STOP_SECONDS)
@@ -54,7 +54,7 @@ class Workers(Peers):
     def computing(self) -> bool:
         """Return whether ranks on workers still have the grace period."""
         late = self._supervisor.loop.clock() > self._wait_until
-        if self._settings.launcher == "each" or late:
+        if self._settings.launch.launcher == "each" or late:
             return False
         return bool(self._meeting.computing())
 
@@ -93,12 +93,12 @@ class Workers(Peers):
 
     def outcome_with(self, outcome: Outcome) -> Outcome:
         """Return the outcome of all nodes: a worker that was lost, or whose copy failed, counts."""
-        if self._settings.launcher == "each":
+        if self._settings.launch.launcher == "each":
             return self._outcome_of_each(outcome)
         if outcome.code and outcome.source != AGENT and not self._supervisor.stop_signal:
             # mpirun also fails when a node is gone; then the node that is lost is the cause. A
             # heartbeat that was on its way when mpirun ended doesn't count.
-            beat = self._settings.heartbeat
+            beat = self._settings.network.heartbeat
             ended = self._supervisor.loop.clock() + beat / 2
             self._supervisor.wait(
                 "every worker is alive",
@@ -119,7 +119,11 @@ class Workers(Peers):
             return failed or all(index in ended for index in workers)
 
         # Each copy has the same time limit, and then the grace period.
-        limit = settings.timeout + settings.grace + _SEND_SECONDS if settings.timeout else math.inf
+        limit = (
+            settings.limits.timeout + settings.limits.grace + _SEND_SECONDS
+            if settings.limits.timeout
+            else math.inf
+        )
         if not self._supervisor.wait("the application ends on every node", decided, limit):
             left = ", ".join(str(index) for index in workers if index not in ended)
             cause, hint = f"its copy on worker {left} did not exit in time", LIMIT_HINT

@@ -103,11 +103,11 @@ def memory_peak() -> int | None:
 
 def slots(settings: Settings) -> int:
     """Return the processes for this node; lambda mode has always had one."""
-    if settings.slots == "cores":
+    if settings.launch.slots == "cores":
         return cores()
-    if settings.slots == "threads":
+    if settings.launch.slots == "threads":
         return processors()
-    return int(settings.slots) or (1 if settings.mode == LAMBDA else default_slots())
+    return int(settings.launch.slots) or (1 if settings.mode == LAMBDA else default_slots())
 
 
 def process_limit() -> int | None:

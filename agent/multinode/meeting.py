@@ -61,8 +61,8 @@ class Meeting(ABC):
         self._topology = settings.topology
         self._output_dir = settings.output_dir
         self._batch = settings.batch_dir
-        self._heartbeat = settings.heartbeat
-        self._silence = SILENT_BEATS * settings.heartbeat
+        self._heartbeat = settings.network.heartbeat
+        self._silence = SILENT_BEATS * settings.network.heartbeat
         # Whether this node was frozen for so long that its peers have gone on without it.
         self._frozen = False
         # Port, user, directory and timeout: what every request to another node needs.

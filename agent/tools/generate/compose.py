@@ -133,7 +133,7 @@ def _archives(job: Job, settings: Settings, endpoint: Mapping[str, str]) -> Fiel
             volumes.append(_escaped(mount | {"target": f"/archives/{place.key}"}))
     places = (settings.private, settings.deps, settings.output)
     buckets = sorted({place.bucket for place in places if place})
-    told = json.dumps({"buckets": buckets, "files": files, "key_name": settings.key_name})
+    told = json.dumps({"buckets": buckets, "files": files, "key_name": settings.network.key_name})
     made: Fields = {
         "image": job.image,
         "depends_on": {"s3": {"condition": "service_healthy"}},

@@ -150,18 +150,18 @@ def _time_limit(timeout: int, settings: Settings) -> str:
     come the archives and, with several nodes, the wait for the last of them. After it the
     application has its grace period, and the results the time that they would have after SIGTERM.
     """
-    around = _STAGING_SECONDS + settings.grace + STOP_SECONDS
+    around = _STAGING_SECONDS + settings.limits.grace + STOP_SECONDS
     if settings.topology.count > 1:
-        around += settings.join_timeout
+        around += settings.network.join_timeout
     maximum = math.floor(timeout - around)
-    minimum = max(_MIN_TIMEOUT, math.ceil(around + max(settings.timeout, 1)))
+    minimum = max(_MIN_TIMEOUT, math.ceil(around + max(settings.limits.timeout, 1)))
     if timeout < minimum:
-        own = f" of {settings.timeout:g} s" if settings.timeout else ""
+        own = f" of {settings.limits.timeout:g} s" if settings.limits.timeout else ""
         cause = (
             f"staging and upload take up to {around:g} s: too short for the program's limit{own}"
         )
         raise _unusable("timeout", timeout, cause, f"--timeout {minimum} or more")
-    return f"{settings.timeout:.10g}" if settings.timeout else str(maximum)
+    return f"{settings.limits.timeout:.10g}" if settings.limits.timeout else str(maximum)
 
 
 def _container(wanted: Wanted, env: Mapping[str, str]) -> Fields:

@@ -142,10 +142,11 @@ def test_output_is_off_where_somebody_else_uploads():
 def test_defaults():
     batch, lambda_ = read(), settings.read({"EXEC_TYPE": "lambda"})
     assert (batch.output_dir, lambda_.output_dir) == ("/tmp/output", "/tmp")
-    assert (batch.workdir, lambda_.workdir) == ("/tmp/output", "")
-    assert (batch.join_timeout, batch.heartbeat, batch.timeout) == (600, 2, 0)
-    assert (batch.grace, batch.hold, batch.key_name) == (15, 0, "ssh_host_rsa_key")
-    assert batch.ssh_port == (22 if os.geteuid() == 0 else 2222)
+    assert (batch.launch.workdir, lambda_.launch.workdir) == ("/tmp/output", "")
+    assert (batch.network.join_timeout, batch.network.heartbeat) == (600, 2)
+    assert batch.limits == settings.Limits(timeout=0, grace=15, hold=0)
+    assert batch.network.key_name == "ssh_host_rsa_key"
+    assert batch.network.ssh_port == (22 if os.geteuid() == 0 else 2222)
     assert batch.exit_code_file == "/tmp/batch-exit-code"
 
 
@@ -227,7 +228,7 @@ def test_bad_topology(change):
 def test_own_root():
     """With a root of its own an agent keeps everything below it."""
     one = read(ARCHITRAVE_ROOT="/r", APP_BIN="/opt/app")
-    assert (one.output_dir, one.workdir, one.command[0]) == (
+    assert (one.output_dir, one.launch.workdir, one.command[0]) == (
         "/r/tmp/output",
         "/r/tmp/output",
         "/r/opt/app",
@@ -259,4 +260,4 @@ def test_what_is_no_text_is_refused(name):
 
 
 def test_paths_may_be_any_bytes():
-    assert read(ARCHITRAVE_WORKDIR="/tmp/\udcff").workdir == "/tmp/\udcff"
+    assert read(ARCHITRAVE_WORKDIR="/tmp/\udcff").launch.workdir == "/tmp/\udcff"

@@ -32,7 +32,7 @@ def test_a_result_is_returned(tmp_path):
     helpers, supervisor, started, _ = calls(tmp_path, {"fetched": []})
     assert call(helpers) == {"fetched": []}
     assert started[0].request == {"x": 1} and started[0].closed
-    assert started[0].child.pid in supervisor.own_pids
+    assert started[0].child.pid in supervisor.processes.pids
 
 
 def test_one_that_died_is_tried_once_more(tmp_path):

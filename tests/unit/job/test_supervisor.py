@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.core.deadlines import LOST_GRACE_SECONDS, MAX_GRACE_SECONDS, STOP_SECONDS
 from agent.core.errors import AgentError
 from agent.core.model import Cause, Outcome
-from agent.job.states import ABORTS, NEXT, State
+from agent.job.states import ABORTS, NEXT, WORKING, State
 from tests.unit.job.parts import events, supervise
 
 LATER = {State.STOPPING, State.UPLOADING, State.COLLECTING, State.RECORDING, State.DONE}
@@ -55,7 +55,7 @@ def test_which_failure_ends_which_wait(tmp_path, state, cause):
         supervisor.loop.call_at(5, lambda: None)
         assert supervisor.wait("it", lambda: supervisor.loop.now >= 5, 60)
     assert (cause in ABORTS[state]) == expected(state, cause)
-    assert supervisor.working == (state not in LATER)
+    assert (state in WORKING) == (state not in LATER)
 
 
 def test_states_only_go_forward(tmp_path):
@@ -169,11 +169,11 @@ def test_other_signals_are_forwarded(tmp_path):
 def test_each_part_sees_every_child_that_ends(tmp_path):
     supervisor, lines = supervise(tmp_path)
     seen = []
-    supervisor.on_child += [seen.append, seen.append]
+    supervisor.processes.on_child += [seen.append, seen.append]
     child = types.SimpleNamespace(pid=7, running=False, name="x")
-    supervisor.own_pids.add(7)
+    supervisor.processes.pids.add(7)
     supervisor.loop.on_child(child)
-    assert seen == [child, child] and 7 not in supervisor.own_pids
+    assert seen == [child, child] and 7 not in supervisor.processes.pids
     stopped = types.SimpleNamespace(pid=8, running=True, name="x", stopped_by=19)
     supervisor.loop.on_child(stopped)
     assert events(lines) == ["process_stopped"] and len(seen) == 2
@@ -207,8 +207,8 @@ def test_cleanup_closes_all_that_was_kept(tmp_path):
     process = types.SimpleNamespace(
         child=types.SimpleNamespace(pid=5), close=lambda: closed.append(5)
     )
-    supervisor.track(process)
-    supervisor.on_cleanup.append(lambda: closed.append(6))
-    assert 5 in supervisor.own_pids
+    supervisor.processes.track(process)
+    supervisor.processes.on_end.append(lambda: closed.append(6))
+    assert 5 in supervisor.processes.pids
     supervisor.cleanup()
     assert closed == [5, 6]

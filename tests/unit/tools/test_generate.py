@@ -165,7 +165,7 @@ def test_the_job_reads_what_was_asked(nodes, index):
     assert read.private == S3Place("b", "p/batch/private.7z")
     assert read.output == S3Place("b", "p/output")
     assert (read.topology.count, read.topology.is_main) == (nodes, index == nodes // 2)
-    assert 0 < read.timeout < 3600
+    assert 0 < read.limits.timeout < 3600
 
 
 @pytest.mark.parametrize("nodes", [1, 3])
