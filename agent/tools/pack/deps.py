@@ -98,7 +98,7 @@ def install(archive: Path, image: str) -> bool:
 
 
 def _image_hint(image: str) -> str:
-    return f"check docker info; build it (scripts/build-image -t {image}), or use --here"
+    return f"check docker info; scripts/build-image -t {image}, docker pull, or use --here"
 
 
 def _tar_of(binaries: Sequence[Path]) -> bytes:
