@@ -192,12 +192,18 @@ def test_nothing_is_left_for_the_next(function, invoke, root):
         chmod 500 $TMP_OUTPUT_DIR/closed/deep; chmod 0 $TMP_OUTPUT_DIR/closed
         ln -s / $TMP_OUTPUT_DIR/link; mkfifo $TMP_OUTPUT_DIR/pipe
     """
-    assert invoke(leave).kind == "response"
+    answer = invoke(leave)
+    if os.geteuid() == 0:
+        assert answer.kind == "response"
+    else:  # as on Lambda: results that this user can't read are lost, and named
+        assert (answer.kind, answer.body["exit_code"]) == ("error", 73)
+        assert any("closed" in str(one) for one in answer.body["missing"])
     seen = invoke("ls -A $TMP_OUTPUT_DIR; ps -e -o args | grep 'sleep [1]000' || true")
     assert "sleep 1000" not in seen.body["last_lines"]
     names = [line for line in seen.body["last_lines"] if line]
-    allowed = {f".architrave-{os.geteuid()}{end}" for end in ("", ".kept", ".lock")}
-    assert set(names[: names.index("time.log") + 1]) - allowed == {"time.log"}, names
+    listed = names[: names.index("time.log") + 1]
+    # The agent's own: its directory, and its log where the file system has no unnamed files.
+    assert [name for name in listed if not name.startswith(".architrave-")] == ["time.log"], names
     assert not [line for line in below(process).values() if "sleep" in line]
 
 
