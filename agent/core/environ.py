@@ -42,6 +42,7 @@ def runtime_dir(root: str) -> str:
 
 def exit_code_file(env: Mapping[str, str]) -> str:
     """Return the file in which a job's exit code is put for a surrounding program."""
+    # By their bare names: the table of variables would cost `exec` its import.
     usual = os.path.join(env.get("ARCHITRAVE_ROOT") or "/", "tmp/batch-exit-code")
     return os.path.abspath(env.get("AWS_BATCH_EXIT_CODE_FILE") or usual)
 

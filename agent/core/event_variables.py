@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from agent.core.errors import bad
+from agent.core.variables import EVENT_ENV
 
-NAME = "ARCHITRAVE_EVENT_ENV"
+NAME = EVENT_ENV.name
 # The application's parameters, and of OpenMP's variables (specification 5.2, chapter 21) those that
 # only tune: others load a library or write a file.
 DEFAULT = (

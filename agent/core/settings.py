@@ -195,11 +195,11 @@ def read_for_doctor(env: Mapping[str, str]) -> Settings:
 
 def job_mode(env: Mapping[str, str]) -> str:
     """Return the mode of the job that a shell is for, empty if it is not known."""
-    given = env.get("EXEC_TYPE", "").lower()
+    given = str(v.EXEC_TYPE.read(env)).lower()
     if given in (LAMBDA, BATCH):
         return given
     try:
-        return mode_of({**env, "EXEC_TYPE": ""})
+        return mode_of({**env, v.EXEC_TYPE.name: ""})
     except AgentError:
         return ""
 

@@ -28,7 +28,7 @@ from agent.job.helper_calls import HelperCalls
 from agent.job.lifecycle import Role
 from agent.job.main_node import MainNode
 from agent.job.parts import Parts
-from agent.job.ssh_access import SshAccess
+from agent.job.ssh_access import SshAccess, config_file
 from agent.job.supervisor import Supervisor
 from agent.job.worker import Worker
 from agent.report.writer import load
@@ -138,7 +138,7 @@ def _settings(context: Context) -> Settings:
         "indexes": [topology.main_index, *topology.workers],
         "job": topology.job,
         "attempt": topology.attempt,
-        "config": os.path.join(root.runtime_dir, "ssh", "ssh_config"),
+        "config": config_file(root),
         "result": os.path.join(output_dir, _RESULT),
     }
     return replace(

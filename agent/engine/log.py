@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from agent.core.events import message
 from agent.engine.lazy import import_later
 
 TYPE_CHECKING = False
@@ -73,8 +74,6 @@ class Log:
             self._emit(level, event, fields)
 
     def _emit(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        from agent.core.events import message
-
         try:
             fields = self.scrub(fields)
             text, shown = message(event, fields)

@@ -39,8 +39,7 @@ def run(role: Role, *, write_exit_code: bool = True) -> int:
     log.info("job_started", mode=settings.mode, version=__version__, built=_build_date())
     if settings.mode == BATCH:
         log.open()
-    is_own = _guarded(supervisor, supervisor.directory.take, verdict.abort)
-    if is_own:
+    if _guarded(supervisor, supervisor.directory.take, verdict.abort):
         _guarded(supervisor, role.work, verdict.abort)
     if verdict.code and verdict.failure is None:
         # Only now: a lost node may turn out to be the cause, and only one line may name it.

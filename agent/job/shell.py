@@ -98,8 +98,9 @@ class Shell:
         yield f"results go to:     {self._settings.output_dir}, its output to time.log there"
         others = self._others() if topology.count > 1 and topology.is_main else []
         if others:
-            config = os.path.join(self._settings.runtime_dir, "ssh", "ssh_config")
-            yield f"other nodes:       ssh -F {config} {others[0]}"
+            from agent.job.ssh_access import config_file  # several nodes only
+
+            yield f"other nodes:       ssh -F {config_file(self._settings)} {others[0]}"
             yield from (f"                   … {address}" for address in others[1:])
 
     def _others(self) -> list[str]:

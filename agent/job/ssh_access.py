@@ -8,6 +8,7 @@ from typing import Any
 from agent import __version__
 from agent.core.errors import TRY_AGAIN, AgentError
 from agent.core.model import Node
+from agent.core.settings import Settings
 from agent.engine.process import Child
 from agent.job.states import WORKING
 from agent.job.supervisor import Supervisor
@@ -24,7 +25,7 @@ class SshAccess:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self._settings = supervisor.settings
-        self._directory = os.path.join(supervisor.settings.runtime_dir, "ssh")
+        self._directory = _directory(supervisor.settings)
         self._sshd: Sshd | None = None
 
     def identity(self) -> dict[str, Any]:
@@ -54,7 +55,7 @@ class SshAccess:
     def command(self) -> tuple[str, ...]:
         """Return the command that reaches another node; raise AgentError (127) without one."""
         ssh = find_ssh(self._supervisor.app_env.get("PATH", os.defpath))
-        return (ssh, "-F", config_file(self._directory))
+        return (ssh, "-F", config_file(self._settings))
 
     def sftp(self) -> tuple[str, ...]:
         """Return the beginning of the command that opens an SFTP session with another node."""
@@ -67,7 +68,7 @@ class SshAccess:
         sshd = Sshd(
             supervisor.loop,
             supervisor.log,
-            os.path.join(self._directory, "sshd_config"),
+            os.path.join(self._directory, ssh_keys.SSHD_CONFIG),
             settings.app_env,
             supervisor.processes.pids,
             self._failed,
@@ -101,6 +102,10 @@ class SshAccess:
             self._supervisor.fail(error)
 
 
-def config_file(directory: str) -> str:
-    """Return the configuration of ssh in the directory of this attempt's keys."""
-    return os.path.join(directory, "ssh_config")
+def config_file(settings: Settings) -> str:
+    """Return the configuration with which ssh reaches this attempt's other nodes."""
+    return os.path.join(_directory(settings), ssh_keys.SSH_CONFIG)
+
+
+def _directory(settings: Settings) -> str:
+    return os.path.join(settings.runtime_dir, "ssh")

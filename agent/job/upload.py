@@ -244,5 +244,5 @@ class Upload:
 
 
 def _no_credentials_now(failed: list[dict[str, Any]]) -> bool:
-    """Return whether results stayed here for nothing but credentials that did not come."""
+    """Return whether results stayed here only because AWS credentials never arrived."""
     return all(one["what"] == CREDENTIALS and one.get("code") == S3_UNREACHABLE for one in failed)

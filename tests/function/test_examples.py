@@ -29,8 +29,7 @@ def test_the_words_and_names_that_the_page_explains():
     page = (EXAMPLES / "README.md").read_text()
     words = re.findall(r"^\| `(params|input|output|env)` \|", page, re.MULTILINE)
     assert words == ["params", "input", "output", "env"]
-    tables = (variables.APPLICATION, variables.DATA, variables.SEVERAL_NODES, variables.RUNNING)
-    known = {one.name for table in tables for one in table}
+    known = {one.name for one in variables.EVERY}
     text = page + (EXAMPLES / "deploy").read_text()
     assert set(re.findall(r"\bARCHITRAVE_[A-Z_]+", text)) <= known
 
