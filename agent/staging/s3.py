@@ -1,4 +1,9 @@
-"""Read and write S3 objects with boto3. Runs in helper processes only."""
+"""Read and write S3 objects. Runs in helper processes only.
+
+Three ways lead to S3: single requests of our own, which need no library (`s3_direct`); obstore, for
+large objects and many small ones (`s3_fast`); and boto3, which takes long to load, for whatever
+the others can't do or fail in (`s3_boto`).
+"""
 
 from __future__ import annotations
 
@@ -7,59 +12,27 @@ from collections.abc import Callable
 from functools import partial
 from hashlib import md5, sha256
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, TypeVar
 
-from agent.core.environ import region
-from agent.core.errors import (
-    BAD_ARCHIVE,
-    CANNOT_WRITE,
-    NO_OBJECT,
-    NO_PERMISSION,
-    S3_UNREACHABLE,
-    AgentError,
-    NotThere,
-    os_reason,
-)
 from agent.core.model import Emit
 from agent.core.s3place import S3Place
-from agent.staging import s3_fast, signing
+from agent.staging import s3_fast
 from agent.staging.checksums import digests, expected
-from agent.staging.credentials import Patience
+from agent.staging.endpoint import NotPlain, plain_endpoint
 from agent.staging.progress import Progress
+from agent.staging.s3_boto import BotoS3, fetched, mismatches, not_written
+from agent.staging.s3_direct import PATIENCE_SECONDS, DirectS3
+from agent.staging.s3_fast import LARGE, line
 
-_MIB = 1 << 20
-# Measured: half the time and processor seconds of boto3's defaults for large objects.
-_PART_SIZE, _PARTS_AT_ONCE, _IO_CHUNK = 32 * _MIB, 2, 4 * _MIB
-_CONNECT_SECONDS, _READ_SECONDS = 10, 30
-# Of a request (the SDK's own name: AWS_MAX_ATTEMPTS), and of a body that breaks off.
-_ATTEMPTS, _BODY_ATTEMPTS = 6, 3
-# The longest pause between two attempts in botocore's standard mode.
-_PAUSE_SECONDS = 20
-_CHECK_ATTEMPTS = 2
-# From here on obstore is faster; below, one request of boto3's is all there is.
-_LARGE = 16 * _MIB
 # A result of at most so much goes up in one request of obstore's, if there are many.
-SMALL, MANY = 4 * _MIB, 32
+SMALL, MANY = 4 << 20, 32
 
-_MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
-_DENIED = {
-    "403": "check the role's policy: s3:GetObject on the archives, s3:PutObject on the results",
-    "AccessDenied": "check the role's policy: s3:GetObject on archives, s3:PutObject on results",
-    "ExpiredToken": "get new credentials: these have expired",
-    "RequestTimeTooSkewed": "set this machine's clock",
-    "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
-    "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY",
-    "AuthorizationHeaderMalformed": "check AWS_REGION: the bucket is in another region",
-    "PermanentRedirect": "check AWS_REGION: the bucket is in another region",
-    "301": "check AWS_REGION: the bucket is in another region",
-    "400": "check the credentials and AWS_REGION",
-}
+T = TypeVar("T")
 
 
 def load() -> None:
     """Import what takes long, for a process that will need it."""
     s3_fast.load()
-    import boto3.session  # noqa: F401
 
 
 class Storage:
@@ -69,44 +42,11 @@ class Storage:
     """
 
     def __init__(self, emit: Emit, *, path_style: bool, patient: bool = True) -> None:
-        import boto3
-        from boto3.s3.transfer import TransferConfig
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
-
         self._emit = emit
-        try:
-            attempts = int(os.environ.get("AWS_MAX_ATTEMPTS") or _ATTEMPTS)
-            session = boto3.Session(region_name=region(os.environ))
-            careful = attempts * (_READ_SECONDS + _PAUSE_SECONDS)
-            credentials = Patience(emit, careful if patient else 0).resolve(session)
-            self._client = session.client(
-                "s3",
-                config=Config(
-                    retries={"mode": "standard", "total_max_attempts": attempts},
-                    connect_timeout=_CONNECT_SECONDS,
-                    read_timeout=_READ_SECONDS,
-                    max_pool_connections=32,
-                    # A bucket in the host name works only where DNS knows it, as AWS's does.
-                    s3={"addressing_style": "path" if path_style else "auto"},
-                ),
-            )
-        except (BotoCoreError, ValueError) as error:
-            what, hint = "use the S3 endpoint", "check AWS_REGION and AWS_*"
-            raise AgentError(what, str(error), code=NO_PERMISSION, hint=hint) from error
-        self._client.meta.events.register_first("needs-retry.s3", signing.with_its_clock)
-        self._fast = _fast_s3(self._client, credentials, path_style)
-        self._transfer = TransferConfig(
-            multipart_threshold=_PART_SIZE,
-            multipart_chunksize=_PART_SIZE,
-            max_concurrency=_PARTS_AT_ONCE,
-            io_chunksize=_IO_CHUNK,
-            num_download_attempts=_BODY_ATTEMPTS,
-        )
-        # Of what is read once; ten by default.
-        self._transfer.max_in_memory_upload_chunks = _PARTS_AT_ONCE
-        # From the last byte that came to the end of all attempts, and of those for credentials.
-        self._patience = (_BODY_ATTEMPTS + 1) * careful + s3_fast.PATIENCE_SECONDS
+        endpoint = plain_endpoint(os.environ, path_style=path_style)
+        self._boto = BotoS3(emit, path_style=path_style, patient=patient, alone=endpoint is None)
+        self._direct = DirectS3(endpoint) if endpoint else None
+        self._plain_fast = s3_fast.FastS3(endpoint) if endpoint else None
 
     def fetch(self, place: S3Place, path: str) -> dict[str, Any]:
         """Fetch an object into a file and check it against S3's size and checksums.
@@ -114,212 +54,98 @@ class Storage:
         Returns {"object", "size", "sha256", "checked"}. Raises NotThere (66), AgentError 65 when
         the checksum stays wrong, 69 or 77.
         """
-        what = os.path.basename(place.key)
-        self._emit(
-            {"event": "fetch_started", "what": str(place), "gives_up_after_seconds": self._patience}
-        )
-        for attempt in range(_CHECK_ATTEMPTS):
-            try:
-                head = self._head(place)
-                size = int(head["ContentLength"])
-                wanted = expected(head)
-                names = {name: parts for name, (_, parts) in wanted.items()}
-                part_size = self._part_size(place, wanted)
-                check = partial(digests, path, names, part_size)
-                found = self._get(place, path, size, head["ETag"], check)
-            except Exception as error:
-                if not _is_wrong_body(error):
-                    _raise(error, f"fetch {place}")
-                wrong = ["content"]
-                self._again(what, wrong, attempt, str(error))
-                continue
-            wrong = [name for name, (digest, _) in wanted.items() if found[name] != digest]
-            if os.path.getsize(path) != size:
-                wrong.append("size")
-            if not wrong:
-                hashed = {"sha256": found["sha256"].hex(), "checked": sorted([*wanted, "size"])}
-                return {"object": str(place), "size": size, **hashed}
-            self._again(what, wrong, attempt)
-        cause = f"its {' and '.join(wrong)} does not match"
-        raise AgentError(f"fetch {place}", cause, code=BAD_ARCHIVE, hint="upload it again")
-
-    def _get(
-        self,
-        place: S3Place,
-        path: str,
-        size: int,
-        etag: str,
-        check: Callable[[s3_fast.Wait], s3_fast.Digests],
-    ) -> s3_fast.Digests:
-        """Fetch an object's bytes and check them: a large one on the fast path, if that can be."""
-        what = os.path.basename(place.key)
-        progress = Progress(self._emit, what, size)
-        if self._fast is not None and size >= _LARGE:
-            try:
-                return self._fast.get_file(
-                    place.bucket, place.key, path, size, etag, progress, check
-                )
-            except Exception as error:  # boto3 finds out what it is, or gets over it
-                self._emit({"event": "fetch_fallback", "what": what, "cause": _line(error)})
-                progress = Progress(self._emit, what, size)
-        self._client.download_file(
-            place.bucket, place.key, path, Config=self._transfer, Callback=progress
-        )
-        return check(lambda end: None)
-
-    def _again(self, what: str, wrong: list[str], attempt: int, cause: str | None = None) -> None:
-        event = {"log": "warning", "event": "checksum_mismatch", "what": what, "checksums": wrong}
-        self._emit(event | {"attempt_of_transfer": attempt + 1, "cause": cause})
-
-    def _head(self, place: S3Place) -> dict[str, Any]:
-        """Return an object's size and checksums."""
-        from botocore.exceptions import ClientError
-
-        try:
-            found: dict[str, Any] = self._client.head_object(
-                Bucket=place.bucket, Key=place.key, ChecksumMode="ENABLED"
-            )
-        except ClientError as error:
-            if error.response["Error"]["Code"] in ("301", "400", "403"):
-                # The answer to HEAD has no reason; this one's has.
-                self._client.get_object(Bucket=place.bucket, Key=place.key, Range="bytes=0-0")
-            raise
-        return found
-
-    def look(self, place: S3Place) -> tuple[int, str]:
-        """Return an object's size in bytes, and S3's time as its Date header has it."""
-        try:
-            head = self._head(place)
-        except Exception as error:
-            _raise(error, f"fetch {place}")
-        return int(head["ContentLength"]), head["ResponseMetadata"]["HTTPHeaders"].get("date", "")
-
-    def _part_size(self, place: S3Place, wanted: dict[str, tuple[bytes, int]]) -> int:
-        """Return the size of an object's first part in bytes, if it was uploaded in parts."""
-        if not any(parts for _, parts in wanted.values()):
-            return 0
-        head = self._client.head_object(Bucket=place.bucket, Key=place.key, PartNumber=1)
-        return int(head["ContentLength"])
+        gives_up = {"gives_up_after_seconds": self._boto.patience_seconds + PATIENCE_SECONDS}
+        self._emit({"event": "fetch_started", "what": str(place)} | gives_up)
+        direct, fast = self._direct, self._plain_fast
+        directly = None
+        if direct and fast:
+            directly = partial(_fetch, direct, fast, place, path, self._emit)
+        return self._first_of("fetch", place, directly, partial(self._boto.fetch, place, path))
 
     def fetch_small(self, place: S3Place, path: str) -> dict[str, Any]:
         """Fetch one of many objects: a small one by one request, checked by its ETag."""
-        found = None
-        if self._fast is not None:
-            try:
-                found = self._fast.get(place.bucket, place.key, SMALL)
-            except Exception as error:  # boto3 finds out what it is, or gets over it
-                what = os.path.basename(place.key)
-                self._emit({"event": "fetch_fallback", "what": what, "cause": _line(error)})
+        fast = partial(self._fast.get, place.bucket, place.key, SMALL) if self._fast else None
+        found = self._first_of("fetch", place, fast, lambda: None)
         # An ETag that is not an MD5 (parts, encryption): use the other checksums that S3 keeps.
         if found is None or md5(found[0], usedforsecurity=False).hexdigest() != found[1]:
             return self.fetch(place, path)
         try:
             Path(path).write_bytes(found[0])
         except OSError as error:
-            _raise(error, f"fetch {place}")
+            raise not_written(error, f"fetch {place}") from error
         hashed = {"sha256": sha256(found[0]).hexdigest(), "checked": ["ETag", "size"]}
         return {"object": str(place), "size": len(found[0]), **hashed}
 
     def read(self, place: S3Place) -> bytes:
         """Return a small object's content."""
-        try:
-            answer = self._client.get_object(Bucket=place.bucket, Key=place.key)
-            return bytes(answer["Body"].read())
-        except Exception as error:
-            _raise(error, f"fetch {place}")
+        directly = partial(self._direct.read, place) if self._direct else None
+        return self._first_of("fetch", place, directly, partial(self._boto.read, place))
+
+    def look(self, place: S3Place) -> tuple[int, str]:
+        """Return an object's size in bytes, and S3's time as its Date header has it."""
+        return self._boto.look(place)
 
     def put_file(self, file: Any, place: S3Place, callback: Callable[[int], None]) -> None:
         """Upload a path, or what has `read` and is read once; raise AgentError (73, 69 or 77)."""
-        put = self._client.upload_file if isinstance(file, str) else self._client.upload_fileobj
-        try:
-            put(file, place.bucket, place.key, Config=self._transfer, Callback=callback)
-        except Exception as error:
-            what = f"upload {file} to {place}" if isinstance(file, str) else f"write {place}"
-            _raise(error, what, missing=CANNOT_WRITE)
+        self._boto.put_file(file, place, callback)
 
     def put_small(self, data: bytes, place: S3Place) -> None:
         """Write one of many small objects; raise AgentError (73, 69 or 77)."""
-        if self._fast is not None:
-            try:
-                return self._fast.put(place.bucket, place.key, data)
-            except Exception as error:  # boto3 finds out what it is, or gets over it
-                self._emit({"log": "debug", "event": "upload_fallback", "cause": _line(error)})
-        return self.put(data, place)
+        fast = partial(self._fast.put, place.bucket, place.key, data) if self._fast else None
+        self._first_of("upload", place, fast, partial(self._boto.put, data, place))
 
-    def put(self, data: bytes, place: S3Place, **more: str) -> None:
-        """Write a small object, `more` as boto3 names it; raise AgentError (73, 69 or 77)."""
-        try:
-            self._client.put_object(Bucket=place.bucket, Key=place.key, Body=data, **more)
-        except Exception as error:
-            _raise(error, f"write {place}", missing=CANNOT_WRITE)
+    def put(self, data: bytes, place: S3Place, content_type: str | None = None) -> None:
+        """Write a small object; raise AgentError (73, 69 or 77)."""
+        directly = partial(self._direct.put, data, place, content_type) if self._direct else None
+        boto = partial(self._boto.put, data, place, content_type)
+        self._first_of("upload", place, directly, boto)
 
     def remove(self, place: S3Place) -> None:
         """Delete an object; a refusal is not a failure."""
-        from botocore.exceptions import BotoCoreError, ClientError
+        directly = partial(self._direct.remove, place) if self._direct else None
+        self._first_of("upload", place, directly, partial(self._boto.remove, place))
 
-        try:
-            self._client.delete_object(Bucket=place.bucket, Key=place.key)
-        except (AgentError, BotoCoreError, ClientError):
-            pass
+    @property
+    def _fast(self) -> s3_fast.FastS3 | None:
+        return self._plain_fast if self._direct else self._boto.fast
 
-
-def _line(error: Exception) -> str:
-    """Return the first line of an error: obstore's have a page of a debugger's below it."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _fast_s3(client: Any, credentials: Any, path_style: bool) -> s3_fast.FastS3 | None:
-    """Return obstore's way to the same endpoint, None where only boto3 knows the way."""
-    config = client.meta.config
-    names = ("use_fips_endpoint", "use_dualstack_endpoint")
-    if credentials is None or any(getattr(config, name, None) for name in names):
-        return None
-    from botocore.httpsession import get_cert_path
-
-    # An image may have no certificates of its own; botocore brings some.
-    bundles = [os.environ.get(name) for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")]
-    authorities = next(filter(None, bundles), get_cert_path(True))
-    return s3_fast.FastS3(client, credentials, path_style=path_style, authorities=authorities)
+    def _first_of(
+        self, what: str, place: S3Place, ask: Callable[[], T] | None, boto: Callable[[], T]
+    ) -> T:
+        """Return what `ask` returns, or boto3's answer: it finds a cause out, or gets over it."""
+        if ask is not None:
+            try:
+                return ask()
+            except NotPlain:
+                pass
+            except Exception as error:
+                name = os.path.basename(place.key)
+                self._emit({"event": f"{what}_fallback", "what": name, "cause": line(error)})
+        return boto()
 
 
-def _is_wrong_body(error: Exception) -> bool:
-    """Return whether a body was not what its checksum says, or changed between its parts."""
-    from botocore.exceptions import FlexibleChecksumError
-    from s3transfer.exceptions import S3DownloadFailedError
-
-    return isinstance(error, FlexibleChecksumError | S3DownloadFailedError)
-
-
-def _raise(error: Exception, what: str, *, missing: int = NO_OBJECT) -> NoReturn:
-    """Turn what boto3 raises into an AgentError, with the exit code and the next thing to do."""
-    from boto3.exceptions import Boto3Error, S3UploadFailedError
-    from botocore.exceptions import (
-        BotoCoreError,
-        ClientError,
-        NoCredentialsError,
-        PartialCredentialsError,
-    )
-
-    if isinstance(error, S3UploadFailedError) and isinstance(error.__context__, ClientError):
-        error = error.__context__
-    if isinstance(error, ClientError):
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        text = error.response.get("Error", {}).get("Message") or code
-        if code in _MISSING:
-            hint = f"aws s3 ls {what.rpartition(' ')[2].rpartition('/')[0]}/"
-            kind = NotThere if missing == NO_OBJECT else AgentError
-            raise kind(what, "no such object or bucket", code=missing, hint=hint) from error
-        if code in _DENIED:
-            raise AgentError(what, text, code=NO_PERMISSION, hint=_DENIED[code]) from error
-        hint = "S3 returned an error; retry later"
-        raise AgentError(what, f"{code}: {text}", code=S3_UNREACHABLE, hint=hint) from error
-    if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        hint = "give the job a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        raise AgentError(what, "no AWS credentials found", code=NO_PERMISSION, hint=hint) from error
-    if isinstance(error, BotoCoreError | Boto3Error):
-        hint = "check the network, AWS_ENDPOINT_URL_S3 and AWS_REGION"
-        raise AgentError(what, str(error), code=S3_UNREACHABLE, hint=hint) from error
-    if isinstance(error, OSError):
-        hint = "check the disk: df -h"
-        raise AgentError(what, os_reason(error), code=71, hint=hint) from error
-    raise error
+def _fetch(
+    direct: DirectS3, fast: s3_fast.FastS3, place: S3Place, path: str, emit: Emit
+) -> dict[str, Any]:
+    """Fetch a small object by one request, a large one by one for each part."""
+    head, body = direct.open(place)
+    size, wanted = int(head["ContentLength"]), expected(head)
+    progress = Progress(emit, os.path.basename(place.key), size)
+    if size >= LARGE:
+        direct.close()  # its body comes in parts
+    else:
+        with open(path, "wb") as file:
+            while data := body.read(s3_fast.CHUNK):
+                file.write(data)
+                progress(len(data))
+    names = {name: parts for name, (_, parts) in wanted.items()}
+    part_size = direct.part_size(place) if any(names.values()) else 0
+    check = partial(digests, path, names, part_size)
+    if size < LARGE:
+        found = check()
+    else:
+        etag = head["ETag"]
+        found = fast.get_file(place.bucket, place.key, path, size, etag, progress, check)
+    if mismatches(path, size, wanted, found):
+        raise NotPlain("not what S3's checksums say")
+    return fetched(place, size, wanted, found)

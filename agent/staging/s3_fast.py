@@ -14,13 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from agent.staging.endpoint import Endpoint
+
 Wait = Callable[[int], None]
 Digests = dict[str, bytes]
 
 _MIB = 1 << 20
+# From here on obstore is faster; below, one request is all there is.
+LARGE = 16 * _MIB
 # Of a large object. Written as they come, by small chunks: whole parts in memory take twice the
 # time, most of it the kernel's, for pages that are given back and asked for again.
-_PART_SIZE, _PARTS_AT_ONCE, _CHUNK = 16 * _MIB, 4, _MIB
+_PART_SIZE, _PARTS_AT_ONCE, CHUNK = 16 * _MIB, 4, _MIB
 _RETRY_SECONDS, _REQUEST_SECONDS = 60, 60
 _RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=_RETRY_SECONDS)}
 _TIMES: Any = {
@@ -70,18 +74,10 @@ def load() -> None:
 
 
 class FastS3:
-    """One endpoint as boto3's client sees it; threads may share it.
+    """One endpoint; threads may share it."""
 
-    `authorities` is the path of the certificates to trust, besides the system's.
-    """
-
-    def __init__(
-        self, client: Any, credentials: Any, *, path_style: bool, authorities: str
-    ) -> None:
-        self._client = client
-        self._credentials = credentials
-        self._path_style = path_style
-        self._authorities = authorities
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
         self._stores: dict[str, Any] = {}
 
     def get_file(
@@ -110,7 +106,7 @@ class FastS3:
                 # Parts of two versions are never put together.
                 part: Any = {"range": (start, end), "if_match": etag}
                 at = start
-                for data in obstore.get(store, key, options=part).stream(min_chunk_size=_CHUNK):
+                for data in obstore.get(store, key, options=part).stream(min_chunk_size=CHUNK):
                     view = memoryview(data)
                     while view:
                         written = os.pwrite(file.fileno(), view, at)
@@ -150,33 +146,32 @@ class FastS3:
         from obstore.store import S3Store
 
         if bucket not in self._stores:
-            meta = self._client.meta
-            endpoint = meta.endpoint_url
+            url, where, _, path_style, _ = self._endpoint
             self._stores[bucket] = S3Store(
                 bucket,
-                endpoint=endpoint if self._path_style else _host_of(endpoint, bucket),
-                region=meta.region_name,
-                virtual_hosted_style_request=not self._path_style,
+                endpoint=url if path_style else _host_of(url, bucket),
+                region=where,
+                virtual_hosted_style_request=not path_style,
                 checksum_algorithm="SHA256",
                 credential_provider=self._frozen,
                 retry_config=_RETRIES,
-                client_options=self._options(endpoint),
+                client_options=self._options(url),
             )
         return self._stores[bucket]
 
-    def _options(self, endpoint: str) -> Any:
-        if endpoint.startswith("http://"):
+    def _options(self, url: str) -> Any:
+        if url.startswith("http://"):
             return _TIMES | {"allow_http": True}
-        with open(self._authorities, "rb") as file:
+        with open(self._endpoint.authorities, "rb") as file:
             return _TIMES | {"root_certificate": file.read()}
 
     def _frozen(self) -> Any:
         """Return the credentials of this moment, as obstore asks for them."""
-        found = self._credentials.get_frozen_credentials()
+        found = self._endpoint.credentials()
         return {
             "access_key_id": found.access_key,
             "secret_access_key": found.secret_key,
-            "token": found.token,
+            "token": found.token or None,
             "expires_at": datetime.now(UTC) + _CREDENTIALS_LAST,
         }
 
@@ -185,3 +180,8 @@ def _host_of(endpoint: str, bucket: str) -> str:
     """Return the endpoint with the bucket in its host name, as AWS has it."""
     scheme, _, host = endpoint.partition("://")
     return f"{scheme}://{bucket}.{host}"
+
+
+def line(error: Exception) -> str:
+    """Return the first line of an error: obstore's have a page of a debugger's below it."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -70,7 +70,7 @@ def _put_page(storage: Storage, place: S3Place, path: str, emit: Emit) -> None:
     """Write the page where a browser will show it; without it the record is complete."""
     try:
         text = Path(path).read_bytes()
-        storage.put(text, place, ContentType="text/html; charset=utf-8")
+        storage.put(text, place, content_type="text/html; charset=utf-8")
     except AgentError as error:
         emit({"log": "warning", "event": "report_not_uploaded", **error.fields()})
 

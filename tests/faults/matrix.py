@@ -54,7 +54,12 @@ CELLS = [
         "75, the worker named with the cause; the main node's results uploaded",
         "30 s and B",
     ),
-    Cell("nodes.cut-briefly", NODES, "network cut for two of the five heartbeats", _GOES_ON),
+    Cell(
+        "nodes.cut-briefly",
+        NODES,
+        "network cut for two of the five heartbeats",
+        f"{_GOES_ON}; mpirun that is just starting its daemons fails, and its cause is named",
+    ),
     Cell(
         "nodes.never-starts",
         NODES,
