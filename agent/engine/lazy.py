@@ -33,3 +33,14 @@ def import_later(*names: str) -> None:
     """Let `import name` succeed, and load the module only when something in it is used."""
     for name in names:
         sys.modules.setdefault(name, _Later(name))
+
+
+def import_without(name: str, absent: str) -> Any:
+    """Import a module as if another were not installed, which it would import where it is."""
+    if absent in sys.modules:
+        return __import__(name)
+    sys.modules[absent] = None  # type: ignore[assignment]
+    try:
+        return __import__(name)
+    finally:
+        del sys.modules[absent]
