@@ -12,7 +12,7 @@ import pytest
 
 from agent.tools.cluster import cluster
 from agent.tools.cluster.s3 import EmbeddedS3
-from tests.faults.page import Page
+from tests.faults.page import SLOW_TESTS, Page
 from tests.support import once
 from tests.support.basics import IMAGE, LAMBDA_IMAGE, REPOSITORY, engine_answers, make_keys
 from tests.support.shared_s3 import SharedS3
@@ -30,6 +30,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "cell(name, ...): the faults that a test proves")
+    config.addinivalue_line("markers", f"slow: left out unless {SLOW_TESTS}=1, as CI has it")
     config.pluginmanager.register(Page(config.getoption("--faults-page")))
     if not hasattr(config, "workerinput"):
         once.begin()
@@ -40,10 +41,21 @@ def pytest_unconfigure(config):
         once.end()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    if os.environ.get(SLOW_TESTS) == "1":
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+
+
 def pytest_terminal_summary(terminalreporter):
     skipped = [r for r in terminalreporter.stats.get("skipped", []) if "Docker" in str(r.longrepr)]
     if skipped:
         terminalreporter.write_line(f"SKIPPED: {len(skipped)} container tests: no Docker engine")
+    if os.environ.get(SLOW_TESTS) != "1":
+        terminalreporter.write_line(f"LEFT OUT: the slow tests; {SLOW_TESTS}=1 runs them too")
 
 
 @pytest.fixture(scope="session")

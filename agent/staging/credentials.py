@@ -1,4 +1,4 @@
-"""Wait for AWS credentials as for S3 itself. Runs in helper processes only, behind `storage`.
+"""Wait for AWS credentials as for S3 itself. Runs in helper processes only, behind `s3`.
 
 A container's credentials come from an endpoint of its own (AWS_CONTAINER_CREDENTIALS_*), which
 throttles: botocore asks three times in two seconds and gives up, at the start of a job and at its

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
@@ -25,6 +26,8 @@ from agent.staging.sigv4 import Credentials
 _ECS = "http://169.254.170.2"
 # New ones are asked for so long before the old ones expire.
 _RENEW = timedelta(minutes=10)
+# After a failure boto3 is asked, which waits for them: a thousand results must not do so twice.
+_ANSWER_SECONDS, _PAUSE_SECONDS = 2, 60
 # With any of these botocore knows better.
 _NOT_PLAIN = (
     "AWS_PROFILE",
@@ -126,15 +129,20 @@ class _OfContainer:
         self._turn = threading.Lock()
         self._found: Credentials | None = None
         self._until = datetime.min.replace(tzinfo=UTC)
+        self._not_before = 0.0
 
     def __call__(self) -> Credentials:
         with self._turn:
             if self._found is None or datetime.now(UTC) > self._until - _RENEW:
+                if time.monotonic() < self._not_before:
+                    raise NotPlain("the credentials could not be had a moment ago")
+                self._not_before = time.monotonic() + _PAUSE_SECONDS
                 self._found, self._until = self._ask()
+                self._not_before = 0.0
             return self._found
 
     def _ask(self) -> tuple[Credentials, datetime]:
-        connection = http.client.HTTPConnection(self._url.netloc, timeout=2)
+        connection = http.client.HTTPConnection(self._url.netloc, timeout=_ANSWER_SECONDS)
         try:
             path = self._url.path + (f"?{self._url.query}" if self._url.query else "")
             connection.request("GET", path, headers={"Accept": "application/json"})

@@ -60,12 +60,14 @@ class Storage:
         directly = None
         if direct and fast:
             directly = partial(_fetch, direct, fast, place, path, self._emit)
-        return self._first_of("fetch", place, directly, partial(self._boto.fetch, place, path))
+        return self._first_of(
+            "fetch_fallback", place, directly, partial(self._boto.fetch, place, path)
+        )
 
     def fetch_small(self, place: S3Place, path: str) -> dict[str, Any]:
         """Fetch one of many objects: a small one by one request, checked by its ETag."""
         fast = partial(self._fast.get, place.bucket, place.key, SMALL) if self._fast else None
-        found = self._first_of("fetch", place, fast, lambda: None)
+        found = self._first_of("fetch_fallback", place, fast, lambda: None)
         # An ETag that is not an MD5 (parts, encryption): use the other checksums that S3 keeps.
         if found is None or md5(found[0], usedforsecurity=False).hexdigest() != found[1]:
             return self.fetch(place, path)
@@ -79,7 +81,7 @@ class Storage:
     def read(self, place: S3Place) -> bytes:
         """Return a small object's content."""
         directly = partial(self._direct.read, place) if self._direct else None
-        return self._first_of("fetch", place, directly, partial(self._boto.read, place))
+        return self._first_of("fetch_fallback", place, directly, partial(self._boto.read, place))
 
     def look(self, place: S3Place) -> tuple[int, str]:
         """Return an object's size in bytes, and S3's time as its Date header has it."""
@@ -92,25 +94,25 @@ class Storage:
     def put_small(self, data: bytes, place: S3Place) -> None:
         """Write one of many small objects; raise AgentError (73, 69 or 77)."""
         fast = partial(self._fast.put, place.bucket, place.key, data) if self._fast else None
-        self._first_of("upload", place, fast, partial(self._boto.put, data, place))
+        self._first_of("upload_fallback", place, fast, partial(self._boto.put, data, place))
 
     def put(self, data: bytes, place: S3Place, content_type: str | None = None) -> None:
         """Write a small object; raise AgentError (73, 69 or 77)."""
         directly = partial(self._direct.put, data, place, content_type) if self._direct else None
         boto = partial(self._boto.put, data, place, content_type)
-        self._first_of("upload", place, directly, boto)
+        self._first_of("upload_fallback", place, directly, boto)
 
     def remove(self, place: S3Place) -> None:
         """Delete an object; a refusal is not a failure."""
         directly = partial(self._direct.remove, place) if self._direct else None
-        self._first_of("upload", place, directly, partial(self._boto.remove, place))
+        self._first_of("upload_fallback", place, directly, partial(self._boto.remove, place))
 
     @property
     def _fast(self) -> s3_fast.FastS3 | None:
         return self._plain_fast if self._direct else self._boto.fast
 
     def _first_of(
-        self, what: str, place: S3Place, ask: Callable[[], T] | None, boto: Callable[[], T]
+        self, event: str, place: S3Place, ask: Callable[[], T] | None, boto: Callable[[], T]
     ) -> T:
         """Return what `ask` returns, or boto3's answer: it finds a cause out, or gets over it."""
         if ask is not None:
@@ -120,7 +122,7 @@ class Storage:
                 pass
             except Exception as error:
                 name = os.path.basename(place.key)
-                self._emit({"event": f"{what}_fallback", "what": name, "cause": line(error)})
+                self._emit({"event": event, "what": name, "cause": line(error)})
         return boto()
 
 

@@ -1,4 +1,4 @@
-"""Read and write S3 objects with boto3. Runs in helper processes only, behind `storage`.
+"""Read and write S3 objects with boto3. Runs in helper processes only, behind `s3`.
 
 Its client is made when it is first asked for something: to import boto3 and to make a client take
 half a second of processor time, and where all goes well nothing asks.
@@ -67,7 +67,8 @@ class BotoS3:
     def __init__(self, emit: Emit, *, path_style: bool, patient: bool, alone: bool) -> None:
         self._emit = emit
         self._path_style = path_style
-        self._patient = patient
+        # One for all: a thousand results don't wait for credentials one after the other.
+        self._credentials = Patience(emit, self._careful if patient else 0)
         self._alone = alone
         self._turn = threading.Lock()
         self._client_made: Any = None
@@ -103,8 +104,7 @@ class BotoS3:
 
         try:
             session = boto3.Session(region_name=region(os.environ))
-            patience = Patience(self._emit, self._careful if self._patient else 0)
-            credentials = patience.resolve(session)
+            credentials = self._credentials.resolve(session)
             client = session.client(
                 "s3",
                 config=Config(

@@ -1,4 +1,4 @@
-"""Ask S3 by single requests, where all goes well. Runs in helper processes only, behind `storage`.
+"""Ask S3 by single requests, where all goes well. Runs in helper processes only, behind `s3`.
 
 A job needs few of them: its archives, a handful of results, the record. Whatever is not plain here
 (settings in files, another kind of credentials, an error of any sort) is left to boto3, which finds

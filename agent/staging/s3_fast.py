@@ -1,4 +1,4 @@
-"""Move objects with obstore, where all goes well. Runs in helper processes only, behind `storage`.
+"""Move objects with obstore, where all goes well. Runs in helper processes only, behind `s3`.
 
 Measured against boto3 (benchmarks/transfers.py): a large object comes down in half of the time and
 a quarter of the processor seconds, many small ones go up in a tenth of them. What goes wrong

@@ -14,6 +14,7 @@ COUNTS = [600_000, *[25_000] * 16]
 
 
 @pytest.mark.cell("application.many-results")
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_million_results(cluster, tmp_path):
     """One node with 600 thousand and sixteen with the rest: code 0, every loop in time."""

@@ -1,11 +1,12 @@
 """Write the page of faults from the list of cells and the tests' results.
 
 scripts/test leaves it in build/faults.md, and docs/reference/faults.md is a copy of that: a run of
-all tests that all passed fails when the two differ.
+all tests, the slow ones too, that all passed fails when the two differ.
 """
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 
 from tests.faults.matrix import BY_NAME, CELLS
 
+# The slow tests run where this is 1.
+SLOW_TESTS = "ARCHITRAVE_SLOW_TESTS"
 _PROPERTY = "cell"
 COPY = Path(__file__).parents[2] / "docs/reference/faults.md"
 _HEAD = """# Faults, and how a job survives them
@@ -98,6 +101,7 @@ def _listed(files: set[str]) -> str:
 
 
 def _is_whole(config: pytest.Config) -> bool:
-    """Return whether all tests were asked for."""
+    """Return whether all tests were asked for, the slow ones too."""
     chosen = config.getoption("keyword") or config.getoption("markexpr")
-    return list(config.args) == ["tests"] and not chosen
+    slow = os.environ.get(SLOW_TESTS) == "1"
+    return list(config.args) == ["tests"] and slow and not chosen

@@ -135,7 +135,7 @@ def test_at_the_start(run, endpoint, s3, batch, tmp_path, answers):
 
 
 @pytest.mark.cell("s3.credentials")
-@pytest.mark.parametrize("answers", [[429] * 3, [0] * 3], ids=["429", "stall"])
+@pytest.mark.parametrize("answers", [[429] * 5, [0] * 5], ids=["429", "stall"])
 def test_at_the_end(run, endpoint, s3, batch, tmp_path, answers):
     """Results wait for credentials, and go up."""
     code, _, err = run([*answers])

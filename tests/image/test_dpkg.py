@@ -94,7 +94,14 @@ def derived(image, tmp_path):
         docker("rmi", "-f", tag)
 
 
-@pytest.mark.parametrize(("name", "nodes"), [("python", 3), ("jre", 1), ("ruby", 1)])
+@pytest.mark.parametrize(
+    ("name", "nodes"),
+    [
+        pytest.param("python", 3, marks=pytest.mark.slow),
+        pytest.param("jre", 1, marks=pytest.mark.slow),
+        ("ruby", 1),
+    ],
+)
 def test_what_pack_deps_packs_a_job_installs(packed, run, name, nodes):
     """Real packages with pre-dependencies and links to manual pages, from their names to a job."""
     launcher = "mpirun" if nodes > 1 else "direct"
@@ -105,7 +112,7 @@ def test_what_pack_deps_packs_a_job_installs(packed, run, name, nodes):
         assert "Setting up" in (result.results / f"node-{index}/dpkg.log").read_text()
 
 
-@pytest.mark.parametrize("name", ["python", "jre"])
+@pytest.mark.parametrize("name", [pytest.param("jre", marks=pytest.mark.slow), "ruby"])
 def test_real_packages_without_apt(packed, run, name):
     """An image that has only dpkg installs the same."""
     result = run(packed(name), *REAL[name][1:], *WITHOUT_APT)

@@ -10,7 +10,7 @@ from tests.support.containers import docker
 from tests.support.scar import EXAMPLES, container
 
 # The first test builds the images.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 SINGLE_NODE = (
     "AWS_BATCH_JOB_NUM_NODES=1",

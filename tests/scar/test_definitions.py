@@ -8,7 +8,7 @@ import pytest
 from agent.tools.cluster.job import BUCKET
 from tests.support.scar import EXAMPLES, REPOSITORY, container
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 
 def variables(listed):

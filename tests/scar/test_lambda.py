@@ -9,7 +9,7 @@ from tests.image.test_start import time_log
 from tests.support.scar import USER
 
 # The first test builds the images and the function.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 HELPER = """\
 # export AWS_BATCH_JOB_NUM_NODES=1

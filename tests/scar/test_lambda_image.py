@@ -9,7 +9,7 @@ from tests.scar.test_lambda import HELPER, script
 from tests.support.containers import docker
 
 # The first test builds the images.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 AS_LAMBDA = ("--read-only", "--tmpfs", "/tmp:mode=1777", "--user", "993", "--network", "host")
 

@@ -53,7 +53,7 @@ def used():
                 if name in LEVELS and owner in ("log", "_log"):
                     for event in strings(node.args[0]) if node.args else ():
                         yield where, event, names_of(node.keywords)
-                elif name in ("report", "_log_wait"):
+                elif name in ("report", "_log_wait", "_first_of"):
                     for event in strings(node.args[0]):
                         yield where, event, None
                 elif name == "pop" and "event" in strings(node.args[0]):
