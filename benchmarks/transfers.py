@@ -27,17 +27,17 @@ SMALL = 64 << 10
 
 OURS_DOWN = """
 import sys
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.staging.s3 import Storage
-Storage(lambda message: None, path_style=True).fetch(S3Place("bench", "large"), sys.argv[1])
+Storage(lambda message: None, path_style=True).fetch(S3Uri("bench", "large"), sys.argv[1])
 """
 OURS_SMALL_DOWN = """
 import sys
 from agent.staging import deps
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.staging.s3 import Storage
 storage = Storage(lambda message: None, path_style=True)
-place = S3Place("bench", "small/deps_batch.lst")
+place = S3Uri("bench", "small/deps_batch.lst")
 fetched = deps.fetch_listed(storage, place, storage.read(place), sys.argv[1])
 assert len(fetched) == int(sys.argv[2]), len(fetched)
 """
@@ -102,7 +102,7 @@ def measure(command: list[str], env: dict[str, str], text: str = "") -> tuple[fl
 def stage_out(directory: Path) -> str:
     """Return the request by which the agent's helper uploads a directory."""
     request = {
-        "place": {"bucket": BUCKET, "key": "ours"},
+        "uri": {"bucket": BUCKET, "key": "ours"},
         "node": "node-0",
         "path_style": True,
         "directory": str(directory),

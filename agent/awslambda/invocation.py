@@ -11,7 +11,7 @@ from agent.awslambda import events
 from agent.core import event_variables
 from agent.core.errors import USAGE, AgentError, shorten
 from agent.core.model import APPLICATION, Outcome
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 
 # From the last moment on for the answer itself; Lambda ends the environment at the deadline.
 _ANSWER_SECONDS = 0.5
@@ -27,7 +27,7 @@ _MAX_FILES = 1000
 class Request:
     """What one invocation asks for; `env` goes over the function's own environment."""
 
-    input: S3Place | None
+    input: S3Uri | None
     env: dict[str, str]
 
 
@@ -57,14 +57,14 @@ def read(event: str, allowed: Iterable[str]) -> Request | str:
         return opened.note
     if opened.object is not None:
         bucket, key = opened.object
-        return Request(_with_a_name(S3Place(bucket, key), f"s3://{bucket}/{key}"), {})
+        return Request(_with_a_name(S3Uri(bucket, key), f"s3://{bucket}/{key}"), {})
     given = opened.own
     env = _env(given, list(allowed))
     if "params" in given:
         env["APP_PARAMS"] = _params(given["params"])
     if "output" in given:
-        env["ARCHITRAVE_OUTPUT"] = str(_place(given, "output"))
-    return Request(_place(given, "input") if "input" in given else None, env)
+        env["ARCHITRAVE_OUTPUT"] = str(_uri(given, "output"))
+    return Request(_uri(given, "input") if "input" in given else None, env)
 
 
 def budget(remaining: float, grace: float) -> Budget:
@@ -80,7 +80,7 @@ def budget(remaining: float, grace: float) -> Budget:
 def answer(
     outcome: Outcome,
     times: Mapping[str, float],
-    place: S3Place | None,
+    uri: S3Uri | None,
     uploaded: Mapping[str, Any],
     last_lines: list[str],
 ) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def answer(
         "exit_code": outcome.code,
         "source": outcome.source,
         "times": dict(times),
-        "output": str(place) if place else None,
+        "output": str(uri) if uri else None,
         "files": files[:_MAX_FILES],
         "file_count": uploaded.get("count", len(files)),
         "missing": failed[:_MAX_FILES],
@@ -113,24 +113,24 @@ def refusal(error: AgentError) -> dict[str, Any]:
     }
 
 
-def _place(given: Mapping[str, Any], name: str) -> S3Place:
+def _uri(given: Mapping[str, Any], name: str) -> S3Uri:
     value = given[name]
     if not isinstance(value, str) or not value.startswith("s3://"):
         raise _bad(name, f"{_shown(value)} is not an S3 URI", "use s3://bucket/key")
-    place = S3Place.parse(value, name)
+    uri = S3Uri.parse(value, name)
     if name == "output":
-        return place
+        return uri
     # Unchanged: a prefix is normalised, a key isn't.
     key = value.removeprefix("s3://").partition("/")[2]
-    return _with_a_name(S3Place(place.bucket, key), value)
+    return _with_a_name(S3Uri(uri.bucket, key), value)
 
 
-def _with_a_name(place: S3Place, shown: str) -> S3Place:
+def _with_a_name(uri: S3Uri, shown: str) -> S3Uri:
     """Refuse an object that can be no file in the input directory."""
-    name = place.key.rpartition("/")[2]
+    name = uri.key.rpartition("/")[2]
     if name in ("", ".", "..") or not _is_text(name):
         raise _bad("the input", f"{_shown(shown)} names no file", "send an object, not a folder")
-    return place
+    return uri
 
 
 def _params(value: Any) -> str:

@@ -27,7 +27,7 @@ from agent.core.errors import (
     HelperDied,
     as_agent_error,
 )
-from agent.core.s3place import S3Place, fields, has_own_endpoint
+from agent.core.s3_uri import S3Uri, fields, has_own_endpoint
 from agent.core.settings import LAMBDA, Settings
 from agent.engine.helpers import Helper, Retry
 from agent.engine.log import Log
@@ -90,7 +90,7 @@ class Call:
         loop: Loop,
         log: Log,
         *,
-        input: S3Place | None,
+        input: S3Uri | None,
         start: float,
         budget: Budget,
         spares: Spares,
@@ -122,17 +122,17 @@ class Call:
             raise AgentError("start the application", cause, code=TIME_LIMIT, hint=_LIMIT_HINT)
         Single(self.parts).launch(min(supervisor.settings.limits.timeout or left, left))
 
-    def _fetch(self, place: S3Place) -> list[dict[str, Any]]:
+    def _fetch(self, uri: S3Uri) -> list[dict[str, Any]]:
         supervisor = self._supervisor
         supervisor.begin_phase(model.FETCH)
-        path = _input_path(supervisor.settings, place)
+        path = _input_path(supervisor.settings, uri)
         make_directory(os.path.dirname(path))
         path_style = has_own_endpoint(supervisor.settings.helper_env)
-        request = {"place": fields(place), "path": path, "path_style": path_style}
+        request = {"uri": fields(uri), "path": path, "path_style": path_style}
         assert supervisor.deadline is not None
         seconds = max(supervisor.deadline - supervisor.loop.clock(), 0.0)
         answer = self.parts.helpers.call(
-            "stage_input", f"fetch {place}", request, seconds, code=S3_UNREACHABLE
+            "stage_input", f"fetch {uri}", request, seconds, code=S3_UNREACHABLE
         )
         fetched: list[dict[str, Any]] = answer["fetched"]
         return fetched
@@ -145,8 +145,8 @@ class Call:
         """Run the job; return what the caller gets."""
         lifecycle.run(self)
         run, outcome = self.parts.run, self._supervisor.verdict.outcome
-        place, uploaded = self._supervisor.settings.place, self.parts.upload.answer
-        return invocation.answer(outcome, run.times, place, uploaded, run.last_lines())
+        uri, uploaded = self._supervisor.settings.results_uri, self.parts.upload.answer
+        return invocation.answer(outcome, run.times, uri, uploaded, run.last_lines())
 
     @property
     def stop_signal(self) -> int:
@@ -163,7 +163,7 @@ class _Prepare(Peers):
 
     def started(self) -> None:
         """Start it."""
-        if self._supervisor.settings.place is not None:
+        if self._supervisor.settings.results_uri is not None:
             self._spares.prepare()
             self._supervisor.processes.pids |= self._spares.pids
 
@@ -332,5 +332,5 @@ def _api_helper(loop: Loop, api: str, answers: list[dict[str, Any]]) -> Helper:
     return helper
 
 
-def _input_path(settings: Settings, place: S3Place) -> str:
-    return settings.path(f"/tmp/input/{place.key.rpartition('/')[2]}")
+def _input_path(settings: Settings, uri: S3Uri) -> str:
+    return settings.path(f"/tmp/input/{uri.key.rpartition('/')[2]}")

@@ -33,10 +33,10 @@ class Scratch:
 
     def empty(self) -> list[str]:
         """Remove what was added later; return the paths that could not be removed."""
-        for name in self._later():
+        for name in self._new_names():
             remove(os.path.join(self._directory, name))
         self._write_note()
-        return [os.path.join(self._directory, name) for name in self._later()]
+        return [os.path.join(self._directory, name) for name in self._new_names()]
 
     def _noted(self) -> set[str]:
         """Return the names that are in the note; the first time, what is there.
@@ -59,5 +59,5 @@ class Scratch:
         """Write it again each time: an application may empty the whole directory."""
         replace(self._note, json.dumps(sorted(self._kept)).encode())
 
-    def _later(self) -> list[str]:
+    def _new_names(self) -> list[str]:
         return sorted(set(os.listdir(self._directory)) - self._kept)

@@ -12,7 +12,7 @@ from agent.core import variables as v
 from agent.core.environ import exit_code_file, runtime_dir
 from agent.core.errors import BAD_SETTINGS, NO_PERMISSION, USAGE, AgentError, bad
 from agent.core.model import Topology
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.core.values import is_text
 
 LAMBDA, BATCH, SHELL = "lambda", "batch", "shell"
@@ -71,9 +71,9 @@ class Settings:
     command: tuple[str, ...]
     root: str
     output_dir: str
-    deps: S3Place | None
-    private: S3Place | None
-    output: S3Place | None
+    deps: S3Uri | None
+    private: S3Uri | None
+    output: S3Uri | None
     exclude: tuple[str, ...]
     exit_code_file: str
     network: Network
@@ -92,15 +92,17 @@ class Settings:
         return os.path.join(self.root, absolute.lstrip("/"))
 
     @property
-    def place(self) -> S3Place | None:
+    def results_uri(self) -> S3Uri | None:
         """Return where this attempt's results go on S3."""
         job = f"{self.topology.job}/attempt-{self.topology.attempt}"
         return self.output / job if self.output else None
 
     @property
-    def probe(self) -> S3Place | None:
+    def probe(self) -> S3Uri | None:
         """Return the object by which this node tries whether its results can be written."""
-        return self.place / f"node-{self.topology.index}/{PROBE}" if self.place else None
+        return (
+            self.results_uri / f"node-{self.topology.index}/{PROBE}" if self.results_uri else None
+        )
 
     @property
     def runtime_dir(self) -> str:
@@ -123,7 +125,7 @@ def read(env: Mapping[str, str]) -> Settings:
     root = v.ROOT.read(env)
     if not os.path.isabs(root):
         raise bad(v.ROOT.name, root, "not an absolute path", "use an absolute path")
-    bucket = S3Place.parse(v.S3_BUCKET.read(env), v.S3_BUCKET.name)
+    bucket = S3Uri.parse(v.S3_BUCKET.read(env), v.S3_BUCKET.name)
     usual = _below(root, "/tmp" if mode == LAMBDA else "/tmp/output")
     # The application may be started in another directory than the agent.
     output_dir = os.path.abspath(v.TMP_OUTPUT_DIR.read(env) or usual)
@@ -276,19 +278,19 @@ def _application(app_bin: str, root: str) -> str:
 
 
 def _archive(
-    env: Mapping[str, str], bucket: S3Place, mode: str, variable: v.Variable
-) -> S3Place | None:
+    env: Mapping[str, str], bucket: S3Uri, mode: str, variable: v.Variable
+) -> S3Uri | None:
     relative = env.get(variable.name, variable.default)
     if relative in v.OFF or mode == LAMBDA:  # Lambda's image has everything in it
         return None
-    key = S3Place.parse(f"{bucket.bucket}/{relative}", variable.name).key
+    key = S3Uri.parse(f"{bucket.bucket}/{relative}", variable.name).key
     return bucket / key
 
 
-def _output(env: Mapping[str, str], mode: str, bucket: S3Place) -> S3Place | None:
+def _output(env: Mapping[str, str], mode: str, bucket: S3Uri) -> S3Uri | None:
     given = env.get(v.OUTPUT.name)
     if given is not None:
-        return None if given in v.OFF else S3Place.parse(given, v.OUTPUT.name)
+        return None if given in v.OFF else S3Uri.parse(given, v.OUTPUT.name)
     # TMP_INPUT_DIR is faas-supervisor's: it uploads TMP_OUTPUT_DIR itself.
     return bucket / "output" if mode == BATCH and not v.TMP_INPUT_DIR.read(env) else None
 

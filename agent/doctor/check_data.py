@@ -16,13 +16,13 @@ from agent.core.errors import (
     NotThere,
     os_reason,
 )
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.core.settings import LAMBDA, SHELL
 from agent.core.units import size as size_words
 from agent.doctor.context import Context
 from agent.doctor.finding import FAIL, PASS, SKIP, WARN, Check, Finding
 from agent.staging import archive, deps
-from agent.staging.probe import probe_place
+from agent.staging.probe import probe_results
 
 # S3 is asked twice at most within the first; whole archives are fetched within the second.
 _ASK_SECONDS, _FETCH_SECONDS, _DISK_SECONDS = 15.0, 900.0, 5.0
@@ -34,16 +34,16 @@ _SPARE = 256 << 20
 
 def private(context: Context) -> Finding:
     """See that private.7z is there and may be read; report its size before it is fetched."""
-    place = context.settings.private
-    if place is None:
+    uri = context.settings.private
+    if uri is None:
         return _switched_off(context, "S3_BATCH_PRIVATE_REL_PATH")
-    context.private_size = _look(context, place)
+    context.private_size = _look(context, uri)
     context.private_there = True
-    return Finding(PASS, f"{place}, {size_words(context.private_size)}")
+    return Finding(PASS, f"{uri}, {size_words(context.private_size)}")
 
 
-def _look(context: Context, place: S3Place) -> int:
-    size, context.date = context.storage.look(place)
+def _look(context: Context, uri: S3Uri) -> int:
+    size, context.date = context.storage.look(uri)
     context.received = time.time()
     return size
 
@@ -83,15 +83,15 @@ def unpacking(context: Context) -> Finding:
 
 def packages(context: Context) -> Finding:
     """Fetch the dependencies and lay them out: nothing is installed."""
-    place = context.settings.deps
-    if place is None:
+    uri = context.settings.deps
+    if uri is None:
         return _switched_off(context, "S3_BATCH_DEPS_REL_PATH")
     if not context.deps_there:
         return Finding(SKIP, "no packages to unpack")
     unpacked = os.path.join(context.scratch, "unpacked-deps")
     os.makedirs(unpacked, exist_ok=True)
     request = {"runtime_dir": context.scratch, "deps_dir": unpacked, "system": False}
-    fetched = deps.fetch_deps(context.storage, place, request)
+    fetched = deps.fetch_deps(context.storage, uri, request)
     context.deps_size = sum(one["size"] for one in fetched)
     answer = deps.install_deps(request)
     context.path, context.library_path = answer["path"], answer["library_path"]
@@ -110,19 +110,19 @@ def _size_below(directory: str) -> int:
 
 def deps_there(context: Context) -> Finding:
     """See that deps.tar.gz, or the list in place of it, is there and may be read."""
-    place = context.settings.deps
-    if place is None:
+    uri = context.settings.deps
+    if uri is None:
         return _switched_off(context, "S3_BATCH_DEPS_REL_PATH")
     try:
-        size = _look(context, place)
+        size = _look(context, uri)
     except NotThere as missing:
-        place = deps.list_beside(place)
+        uri = deps.list_beside(uri)
         try:
-            size = _look(context, place)
+            size = _look(context, uri)
         except NotThere:
             raise missing from None
     context.deps_there = True
-    return Finding(PASS, f"{place}, {size_words(size)}")
+    return Finding(PASS, f"{uri}, {size_words(size)}")
 
 
 def results(context: Context) -> Finding:
@@ -136,7 +136,7 @@ def results(context: Context) -> Finding:
             _look(context, probe)
         except AgentError:
             pass  # only S3's time was wanted
-    probe_place(context.storage, probe)
+    probe_results(context.storage, probe)
     return Finding(PASS, f"{settings.output} can be written")
 
 

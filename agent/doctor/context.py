@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agent.core.environ import with_directories
-from agent.core.s3place import has_own_endpoint
+from agent.core.s3_uri import has_own_endpoint
 from agent.core.settings import Settings
 from agent.launch import cgroup
 

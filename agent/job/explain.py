@@ -114,8 +114,8 @@ def _phases(supervisor: Supervisor, choice: LaunchCommand) -> Iterator[str]:
     settings = supervisor.settings
     topology = settings.topology
     if settings.private or settings.deps:
-        places = [str(place) for place in (settings.private, settings.deps) if place]
-        yield f"  fetch   {' and '.join(places)}, at once"
+        uris = [str(uri) for uri in (settings.private, settings.deps) if uri]
+        yield f"  fetch   {' and '.join(uris)}, at once"
     if settings.private:
         password = "the password on standard input" if settings.password else "without a password"
         yield f"  unpack  7zz x private.7z into {settings.path('/opt')}, {password}"
@@ -135,10 +135,11 @@ def _phases(supervisor: Supervisor, choice: LaunchCommand) -> Iterator[str]:
     yield from _run(supervisor, choice)
     if topology.count > 1:
         yield "  release the outcome goes to every node; each uploads and reports to the main node"
-    if settings.place is None:
+    if settings.results_uri is None:
         yield f"  upload  nothing: results stay in {settings.output_dir}"
     else:
-        yield f"  upload  {settings.output_dir} to {settings.place / f'node-{topology.index}'}"
+        results = settings.results_uri / f"node-{topology.index}"
+        yield f"  upload  {settings.output_dir} to {results}"
     yield f"  end     the exit code to {settings.exit_code_file}; what was unpacked is removed"
 
 

@@ -62,7 +62,7 @@ def join_main(parts: Parts, ssh: SshAccess, meeting: WorkerMeeting) -> None:
     seconds, retry = settings.network.join_timeout, parts.helpers.retry(f"join {main}")
     steps = meeting.join(seconds, retry)
     # The helper has the deadline and knows the cause; in one more second it reports it.
-    if not supervisor.proceed("this node joins the main node", steps, seconds + 1):
+    if not supervisor.wait_steps("this node joins the main node", steps, seconds + 1):
         hint = "see the log of the main node"
         raise AgentError(f"join {main}", "no answer in time", code=TRY_AGAIN, hint=hint)
     output_dir.owner = meeting.owner

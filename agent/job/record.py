@@ -105,7 +105,7 @@ class Record:
             complete=complete(nodes, topology.count),
         )
         try:
-            if self._settings.place is None:
+            if self._settings.results_uri is None:
                 self._write_here(request)
                 self._make_page(request["run"])
             else:
@@ -152,7 +152,7 @@ class Record:
     def begin_page(self) -> None:
         """Start what makes the page: it imports its libraries while the results go up."""
         settings = self._settings
-        kept = settings.mode == BATCH or settings.place is not None
+        kept = settings.mode == BATCH or settings.results_uri is not None
         if self._page_helper or not (self._page and kept and settings.topology.is_main):
             return
         path = os.path.join(settings.runtime_dir, "report.html")

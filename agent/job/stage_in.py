@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from agent.core import model
 from agent.core.environ import with_directories
 from agent.core.errors import S3_UNREACHABLE
-from agent.core.s3place import fields, has_own_endpoint
+from agent.core.s3_uri import fields, has_own_endpoint
 from agent.job.directories import make_directory
 from agent.job.helper_calls import HelperCalls
 from agent.job.supervisor import Supervisor

@@ -135,9 +135,9 @@ class Supervisor:
 
         `math.inf` is allowed only where another node is waited for: heartbeats bound that wait.
         """
-        return self.proceed(what, (done,), seconds, missing)
+        return self.wait_steps(what, (done,), seconds, missing)
 
-    def proceed(
+    def wait_steps(
         self,
         what: str,
         steps: Iterable[Callable[[], object]],

@@ -17,7 +17,7 @@ from agent.core.errors import (
 )
 from agent.core.model import CREDENTIALS
 from agent.core.result_files import RESULTS, STORED
-from agent.core.s3place import fields, has_own_endpoint
+from agent.core.s3_uri import fields, has_own_endpoint
 from agent.engine import result_list
 from agent.engine.helpers import Helper
 from agent.job.helper_calls import HelperCalls
@@ -70,7 +70,7 @@ class Upload:
         self.files = output_dir.find_results()
         self._logs = self._agent_logs()
         output_dir.find_unsaved()
-        if settings.place is None:
+        if settings.results_uri is None:
             self._keep_logs()
             return
         self.files += self._logs
@@ -128,7 +128,7 @@ class Upload:
         """Start to upload what isn't stored yet."""
         settings, failure = self._settings, self._supervisor.verdict.failure
         request = {
-            "place": fields(settings.place),
+            "uri": fields(settings.results_uri),
             "node": f"node-{settings.topology.index}",
             "path_style": has_own_endpoint(settings.helper_env),
             "directory": self._output_dir.path,
@@ -159,7 +159,7 @@ class Upload:
         """
         answer = self.answer
         unreadable = self._output_dir.left_out.unreadable
-        if self._settings.place is None or (self.helper is None and not unreadable):
+        if self._settings.results_uri is None or (self.helper is None and not unreadable):
             return answer
         try:
             if self.helper is not None:
@@ -179,7 +179,7 @@ class Upload:
         return answer
 
     def _judge(self, answer: dict[str, Any]) -> None:
-        log, place = self._supervisor.log, self._settings.place
+        log, uri = self._supervisor.log, self._settings.results_uri
         failed = answer["failed"]
         for one in failed:
             # Each is named; the line with the job's cause is the one below, or there already.
@@ -189,7 +189,7 @@ class Upload:
                 cause=one["cause"],
                 hint=one["hint"] or f"it stays in {self._output_dir.path}",
             )
-        log.info("upload_finished", files=answer["count"], failed=answer["lost"], to=str(place))
+        log.info("upload_finished", files=answer["count"], failed=answer["lost"], to=str(uri))
         if not failed or self._supervisor.verdict.code:
             return
         names = ", ".join(str(one["name"]) for one in failed[:5])

@@ -79,27 +79,27 @@ def computing(processes: Iterable[Process]) -> list[Process]:
     return [process for process in processes if not (process.launcher or process.ended)]
 
 
-def halt(
+def pause(
     find: Callable[[], Sequence[Process]], seconds: float = _HALT_SECONDS
 ) -> Sequence[Process]:
     """Stop all of them, also those that they start meanwhile; return them, parents first.
 
     `seconds` bounds it: a process of another user can't be stopped.
     """
-    halted: set[int] = set()
+    paused: set[int] = set()
     deadline = time.monotonic() + seconds
     while True:
         found = find()
-        fresh = [one for one in found if one.pid not in halted and not one.ended]
+        fresh = [one for one in found if one.pid not in paused and not one.ended]
         for one in fresh:
             send(one, signal.SIGSTOP)
-            halted.add(one.pid)
+            paused.add(one.pid)
         still = all(one.state in _STILL for one in found)
         if (not fresh and still) or time.monotonic() > deadline:
             return found
 
 
-def proceed(processes: Sequence[Process]) -> None:
+def resume(processes: Sequence[Process]) -> None:
     """Let stopped processes go on, children first.
 
     A group whose last parent outside has ended gets SIGHUP if a member is still stopped

@@ -62,19 +62,19 @@ class Stopping:
         self._timers: list[Timer] = []
         self._number = 0
         # What reads the output of another process: it gets the signal when that one has ended.
-        self._later: set[int] = set()
+        self._deferred: set[int] = set()
         self._dropped = False
 
     def begin(self, number: int, grace: float) -> None:
         """Send the signal to each process; SIGKILL comes after `grace` seconds."""
-        found = process_tree.halt(self._find)
+        found = process_tree.pause(self._find)
         ranks = process_tree.computing(found)
         self._number = number
-        self._later = {one.pid for one in streams.readers(ranks)}
+        self._deferred = {one.pid for one in streams.readers(ranks)}
         for process in ranks:
-            if process.pid not in self._later:
+            if process.pid not in self._deferred:
                 process_tree.send(process, number)
-        process_tree.proceed(ranks)
+        process_tree.resume(ranks)
         self._timers = [
             self._loop.every(_LOOK_SECONDS, self._look),
             self._loop.call_at(self._loop.clock() + grace, self.kill),
@@ -93,7 +93,7 @@ class Stopping:
         """Kill what still computes; launchers are resumed after that."""
         if self.killed_at or self.over:
             return
-        left = process_tree.computing(process_tree.halt(self._find))
+        left = process_tree.computing(process_tree.pause(self._find))
         if left:
             names = [one.name for one in left][:8]
             self._log.warning("application_killed", processes=names)
@@ -105,7 +105,7 @@ class Stopping:
         """Look no more; what is held goes on."""
         for timer in self._timers:
             timer.cancel()
-        process_tree.proceed(self._find())
+        process_tree.resume(self._find())
 
     def _find(self) -> list[Process]:
         return process_tree.application(self._own)
@@ -130,11 +130,11 @@ class Stopping:
 
     def _signal_readers(self, left: list[Process]) -> None:
         """Send the signal to what has nothing to read any more; most ends by itself then."""
-        if self._later:
+        if self._deferred:
             waiting = {one.pid for one in streams.readers(left)}
             for process in left:
-                if process.pid in self._later - waiting:
-                    self._later.discard(process.pid)
+                if process.pid in self._deferred - waiting:
+                    self._deferred.discard(process.pid)
                     process_tree.send(process, self._number)
 
     def _release(self, found: list[Process]) -> None:
@@ -145,7 +145,7 @@ class Stopping:
         for process in launchers:
             if process.starter:
                 process_tree.send(process, signal.SIGTERM)
-        process_tree.proceed(launchers)
+        process_tree.resume(launchers)
         self._await_launchers(found)
 
     def _await_launchers(self, found: list[Process]) -> None:
@@ -172,18 +172,18 @@ class Stopping:
             return
         self._served_at = now
         by_launcher = {one.pid for one in launchers}
-        held = process_tree.halt(self._find)
+        held = process_tree.pause(self._find)
         if not any(one.ended and one.parent in by_launcher for one in held):
-            process_tree.proceed(launchers)
+            process_tree.resume(launchers)
             self._loop.call_at(now + _TURN_SECONDS, self._end_turn)
         else:
             left = process_tree.computing(held)
             if streams.make_room(left) and not self._dropped:
                 self._dropped = True
                 self._log.warning("rank_output_dropped")
-            process_tree.proceed(left)
+            process_tree.resume(left)
 
     def _end_turn(self) -> None:
         if self._released_at is None:
-            found = process_tree.halt(self._find)
-            process_tree.proceed(process_tree.computing(found))
+            found = process_tree.pause(self._find)
+            process_tree.resume(process_tree.computing(found))

@@ -9,25 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.errors import NO_PERMISSION, AgentError, NotThere
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.staging import archive, packages
 from agent.staging.s3 import Storage
 
 _FETCHES_AT_ONCE = 8
 
 
-def fetch_deps(storage: Storage, place: S3Place, request: dict[str, Any]) -> list[dict[str, Any]]:
+def fetch_deps(storage: Storage, uri: S3Uri, request: dict[str, Any]) -> list[dict[str, Any]]:
     """Fetch deps.tar.gz, or the list in place of it and each package beside that."""
     target = request["deps_dir"]
-    if place.key.endswith(".lst"):
-        return fetch_listed(storage, place, storage.read(place), target)
+    if uri.key.endswith(".lst"):
+        return fetch_listed(storage, uri, storage.read(uri), target)
     try:
-        return [storage.fetch(place, os.path.join(request["runtime_dir"], "deps.tar.gz"))]
+        return [storage.fetch(uri, os.path.join(request["runtime_dir"], "deps.tar.gz"))]
     except AgentError as error:
         if not _may_be_absent(error):
             raise
         missing = error
-    listing = list_beside(place)
+    listing = list_beside(uri)
     try:
         content = storage.read(listing)
     except AgentError as error:
@@ -44,23 +44,21 @@ def _may_be_absent(error: AgentError) -> bool:
     return isinstance(error, NotThere) or error.code == NO_PERMISSION
 
 
-def list_beside(deps: S3Place) -> S3Place:
+def list_beside(deps: S3Uri) -> S3Uri:
     """Return the list that may be there in place of deps.tar.gz."""
-    return S3Place(deps.bucket, os.path.join(os.path.dirname(deps.key), packages.LISTING))
+    return S3Uri(deps.bucket, os.path.join(os.path.dirname(deps.key), packages.LISTING))
 
 
-def fetch_listed(
-    storage: Storage, place: S3Place, content: bytes, target: str
-) -> list[dict[str, Any]]:
+def fetch_listed(storage: Storage, uri: S3Uri, content: bytes, target: str) -> list[dict[str, Any]]:
     """Fetch the packages that a deps_batch.lst names beside itself, several at once."""
     Path(target, packages.LISTING).write_bytes(content)
-    folder = os.path.dirname(place.key)
+    folder = os.path.dirname(uri.key)
     names = packages.read_list(content.decode("utf-8", "replace"))
     with ThreadPoolExecutor(_FETCHES_AT_ONCE) as pool:
         return list(
             pool.map(
                 lambda name: storage.fetch_small(
-                    S3Place(place.bucket, os.path.join(folder, name)), os.path.join(target, name)
+                    S3Uri(uri.bucket, os.path.join(folder, name)), os.path.join(target, name)
                 ),
                 names,
             )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.staging.s3 import Storage
 
 
-def probe_place(storage: Storage, place: S3Place) -> None:
+def probe_results(storage: Storage, uri: S3Uri) -> None:
     """Find out in the first minute, not after ten hours, whether results can be written."""
-    storage.put(b"", place)
-    storage.remove(place)
+    storage.put(b"", uri)
+    storage.remove(uri)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.core.model import Emit
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.staging import s3_fast
 from agent.staging.checksums import digests, expected
 from agent.staging.endpoint import NotPlain, plain_endpoint
@@ -48,71 +48,69 @@ class Storage:
         self._direct = DirectS3(endpoint) if endpoint else None
         self._plain_fast = s3_fast.FastS3(endpoint) if endpoint else None
 
-    def fetch(self, place: S3Place, path: str) -> dict[str, Any]:
+    def fetch(self, uri: S3Uri, path: str) -> dict[str, Any]:
         """Fetch an object into a file and check it against S3's size and checksums.
 
         Returns {"object", "size", "sha256", "checked"}. Raises NotThere (66), AgentError 65 when
         the checksum stays wrong, 69 or 77.
         """
         gives_up = {"gives_up_after_seconds": self._boto.patience_seconds + PATIENCE_SECONDS}
-        self._emit({"event": "fetch_started", "what": str(place)} | gives_up)
+        self._emit({"event": "fetch_started", "what": str(uri)} | gives_up)
         direct, fast = self._direct, self._plain_fast
         directly = None
         if direct and fast:
-            directly = partial(_fetch, direct, fast, place, path, self._emit)
-        return self._first_of(
-            "fetch_fallback", place, directly, partial(self._boto.fetch, place, path)
-        )
+            directly = partial(_fetch, direct, fast, uri, path, self._emit)
+        return self._first_of("fetch_fallback", uri, directly, partial(self._boto.fetch, uri, path))
 
-    def fetch_small(self, place: S3Place, path: str) -> dict[str, Any]:
+    def fetch_small(self, uri: S3Uri, path: str) -> dict[str, Any]:
         """Fetch one of many objects: a small one by one request, checked by its ETag."""
-        fast = partial(self._fast.get, place.bucket, place.key, SMALL) if self._fast else None
-        found = self._first_of("fetch_fallback", place, fast, lambda: None)
+        fast = partial(self._fast.get, uri.bucket, uri.key, SMALL) if self._fast else None
+        found = self._first_of("fetch_fallback", uri, fast, lambda: None)
         # An ETag that is not an MD5 (parts, encryption): use the other checksums that S3 keeps.
         if found is None or md5(found[0], usedforsecurity=False).hexdigest() != found[1]:
-            return self.fetch(place, path)
+            return self.fetch(uri, path)
         try:
             Path(path).write_bytes(found[0])
         except OSError as error:
-            raise not_written(error, f"fetch {place}") from error
+            raise not_written(error, f"fetch {uri}") from error
         hashed = {"sha256": sha256(found[0]).hexdigest(), "checked": ["ETag", "size"]}
-        return {"object": str(place), "size": len(found[0]), **hashed}
+        return {"object": str(uri), "size": len(found[0]), **hashed}
 
-    def read(self, place: S3Place) -> bytes:
+    def read(self, uri: S3Uri) -> bytes:
         """Return a small object's content."""
-        directly = partial(self._direct.read, place) if self._direct else None
-        return self._first_of("fetch_fallback", place, directly, partial(self._boto.read, place))
+        directly = partial(self._direct.read, uri) if self._direct else None
+        return self._first_of("fetch_fallback", uri, directly, partial(self._boto.read, uri))
 
-    def look(self, place: S3Place) -> tuple[int, str]:
+    def look(self, uri: S3Uri) -> tuple[int, str]:
         """Return an object's size in bytes, and S3's time as its Date header has it."""
-        return self._boto.look(place)
+        return self._boto.look(uri)
 
-    def put_file(self, file: Any, place: S3Place, callback: Callable[[int], None]) -> None:
+    def put_file(self, file: Any, uri: S3Uri, callback: Callable[[int], None]) -> None:
         """Upload a path, or what has `read` and is read once; raise AgentError (73, 69 or 77)."""
-        self._boto.put_file(file, place, callback)
+        self._boto.put_file(file, uri, callback)
 
-    def put_small(self, data: bytes, place: S3Place) -> None:
+    def put_small(self, data: bytes, uri: S3Uri) -> None:
         """Write one of many small objects; raise AgentError (73, 69 or 77)."""
-        fast = partial(self._fast.put, place.bucket, place.key, data) if self._fast else None
-        self._first_of("upload_fallback", place, fast, partial(self._boto.put, data, place))
+        fast = partial(self._fast.put, uri.bucket, uri.key, data) if self._fast else None
+        self._first_of("upload_fallback", uri, fast, partial(self._boto.put, data, uri))
 
-    def put(self, data: bytes, place: S3Place, content_type: str | None = None) -> None:
+    def put(self, data: bytes, uri: S3Uri, content_type: str | None = None) -> None:
         """Write a small object; raise AgentError (73, 69 or 77)."""
-        directly = partial(self._direct.put, data, place, content_type) if self._direct else None
-        boto = partial(self._boto.put, data, place, content_type)
-        self._first_of("upload_fallback", place, directly, boto)
+        directly = partial(self._direct.put, data, uri, content_type) if self._direct else None
+        boto = partial(self._boto.put, data, uri, content_type)
+        self._first_of("upload_fallback", uri, directly, boto)
 
-    def remove(self, place: S3Place) -> None:
+    def remove(self, uri: S3Uri) -> None:
         """Delete an object; a refusal is not a failure."""
-        directly = partial(self._direct.remove, place) if self._direct else None
-        self._first_of("upload_fallback", place, directly, partial(self._boto.remove, place))
+        directly = partial(self._direct.remove, uri) if self._direct else None
+        self._first_of("upload_fallback", uri, directly, partial(self._boto.remove, uri))
 
     @property
     def _fast(self) -> s3_fast.FastS3 | None:
         return self._plain_fast if self._direct else self._boto.fast
 
     def _first_of(
-        self, event: str, place: S3Place, ask: Callable[[], T] | None, boto: Callable[[], T]
+        self, event: str, uri: S3Uri, ask: Callable[[], T] | None, boto: Callable[[], T]
     ) -> T:
         """Return what `ask` returns, or boto3's answer: it finds a cause out, or gets over it."""
         if ask is not None:
@@ -121,18 +119,18 @@ class Storage:
             except NotPlain:
                 pass
             except Exception as error:
-                name = os.path.basename(place.key)
+                name = os.path.basename(uri.key)
                 self._emit({"event": event, "what": name, "cause": line(error)})
         return boto()
 
 
 def _fetch(
-    direct: DirectS3, fast: s3_fast.FastS3, place: S3Place, path: str, emit: Emit
+    direct: DirectS3, fast: s3_fast.FastS3, uri: S3Uri, path: str, emit: Emit
 ) -> dict[str, Any]:
     """Fetch a small object by one request, a large one by one for each part."""
-    head, body = direct.open(place)
+    head, body = direct.open(uri)
     size, wanted = int(head["ContentLength"]), expected(head)
-    progress = Progress(emit, os.path.basename(place.key), size)
+    progress = Progress(emit, os.path.basename(uri.key), size)
     if size >= LARGE:
         direct.close()  # its body comes in parts
     else:
@@ -141,13 +139,13 @@ def _fetch(
                 file.write(data)
                 progress(len(data))
     names = {name: parts for name, (_, parts) in wanted.items()}
-    part_size = direct.part_size(place) if any(names.values()) else 0
+    part_size = direct.part_size(uri) if any(names.values()) else 0
     check = partial(digests, path, names, part_size)
     if size < LARGE:
         found = check()
     else:
         etag = head["ETag"]
-        found = fast.get_file(place.bucket, place.key, path, size, etag, progress, check)
+        found = fast.get_file(uri.bucket, uri.key, path, size, etag, progress, check)
     if mismatches(path, size, wanted, found):
         raise NotPlain("not what S3's checksums say")
-    return fetched(place, size, wanted, found)
+    return fetched(uri, size, wanted, found)

@@ -24,7 +24,7 @@ from agent.core.errors import (
     os_reason,
 )
 from agent.core.model import Emit
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.staging import s3_fast, signing
 from agent.staging.checksums import digests, expected
 from agent.staging.credentials import Patience
@@ -132,56 +132,54 @@ class BotoS3:
         self._transfer.max_in_memory_upload_chunks = _PARTS_AT_ONCE
         self._client_made = client
 
-    def fetch(self, place: S3Place, path: str) -> dict[str, Any]:
+    def fetch(self, uri: S3Uri, path: str) -> dict[str, Any]:
         """Fetch an object into a file and check it against S3's size and checksums.
 
         Returns {"object", "size", "sha256", "checked"}. Raises NotThere (66), AgentError 65 when
         the checksum stays wrong, 69 or 77.
         """
-        what = os.path.basename(place.key)
+        what = os.path.basename(uri.key)
         for attempt in range(_CHECK_ATTEMPTS):
             try:
-                head = self._head(place)
+                head = self._head(uri)
                 size = int(head["ContentLength"])
                 wanted = expected(head)
                 names = {name: parts for name, (_, parts) in wanted.items()}
-                part_size = self._part_size(place, wanted)
+                part_size = self._part_size(uri, wanted)
                 check = partial(digests, path, names, part_size)
-                found = self._get(place, path, size, head["ETag"], check)
+                found = self._get(uri, path, size, head["ETag"], check)
             except Exception as error:
                 if not _is_wrong_body(error):
-                    _raise(error, f"fetch {place}")
+                    _raise(error, f"fetch {uri}")
                 wrong = ["content"]
                 self._again(what, wrong, attempt, str(error))
                 continue
             wrong = mismatches(path, size, wanted, found)
             if not wrong:
-                return fetched(place, size, wanted, found)
+                return fetched(uri, size, wanted, found)
             self._again(what, wrong, attempt)
         cause = f"its {' and '.join(wrong)} does not match"
-        raise AgentError(f"fetch {place}", cause, code=BAD_ARCHIVE, hint="upload it again")
+        raise AgentError(f"fetch {uri}", cause, code=BAD_ARCHIVE, hint="upload it again")
 
     def _get(
         self,
-        place: S3Place,
+        uri: S3Uri,
         path: str,
         size: int,
         etag: str,
         check: Callable[[s3_fast.Wait], s3_fast.Digests],
     ) -> s3_fast.Digests:
         """Fetch an object's bytes and check them: a large one on the fast path, if that can be."""
-        what = os.path.basename(place.key)
+        what = os.path.basename(uri.key)
         progress = Progress(self._emit, what, size)
         if self.fast is not None and size >= LARGE:
             try:
-                return self.fast.get_file(
-                    place.bucket, place.key, path, size, etag, progress, check
-                )
+                return self.fast.get_file(uri.bucket, uri.key, path, size, etag, progress, check)
             except Exception as error:  # boto3 finds out what it is, or gets over it
                 self._emit({"event": "fetch_fallback", "what": what, "cause": line(error)})
                 progress = Progress(self._emit, what, size)
         self._client.download_file(
-            place.bucket, place.key, path, Config=self._transfer, Callback=progress
+            uri.bucket, uri.key, path, Config=self._transfer, Callback=progress
         )
         return check(lambda end: None)
 
@@ -189,67 +187,67 @@ class BotoS3:
         event = {"log": "warning", "event": "checksum_mismatch", "what": what, "checksums": wrong}
         self._emit(event | {"attempt_of_transfer": attempt + 1, "cause": cause})
 
-    def _head(self, place: S3Place) -> dict[str, Any]:
+    def _head(self, uri: S3Uri) -> dict[str, Any]:
         """Return an object's size and checksums."""
         from botocore.exceptions import ClientError
 
         try:
             found: dict[str, Any] = self._client.head_object(
-                Bucket=place.bucket, Key=place.key, ChecksumMode="ENABLED"
+                Bucket=uri.bucket, Key=uri.key, ChecksumMode="ENABLED"
             )
         except ClientError as error:
             if error.response["Error"]["Code"] in ("301", "400", "403"):
                 # The answer to HEAD has no reason; this one's has.
-                self._client.get_object(Bucket=place.bucket, Key=place.key, Range="bytes=0-0")
+                self._client.get_object(Bucket=uri.bucket, Key=uri.key, Range="bytes=0-0")
             raise
         return found
 
-    def look(self, place: S3Place) -> tuple[int, str]:
+    def look(self, uri: S3Uri) -> tuple[int, str]:
         """Return an object's size in bytes, and S3's time as its Date header has it."""
         try:
-            head = self._head(place)
+            head = self._head(uri)
         except Exception as error:
-            _raise(error, f"fetch {place}")
+            _raise(error, f"fetch {uri}")
         return int(head["ContentLength"]), head["ResponseMetadata"]["HTTPHeaders"].get("date", "")
 
-    def _part_size(self, place: S3Place, wanted: dict[str, tuple[bytes, int]]) -> int:
+    def _part_size(self, uri: S3Uri, wanted: dict[str, tuple[bytes, int]]) -> int:
         """Return the size of an object's first part in bytes, if it was uploaded in parts."""
         if not any(parts for _, parts in wanted.values()):
             return 0
-        head = self._client.head_object(Bucket=place.bucket, Key=place.key, PartNumber=1)
+        head = self._client.head_object(Bucket=uri.bucket, Key=uri.key, PartNumber=1)
         return int(head["ContentLength"])
 
-    def read(self, place: S3Place) -> bytes:
+    def read(self, uri: S3Uri) -> bytes:
         """Return a small object's content."""
         try:
-            answer = self._client.get_object(Bucket=place.bucket, Key=place.key)
+            answer = self._client.get_object(Bucket=uri.bucket, Key=uri.key)
             return bytes(answer["Body"].read())
         except Exception as error:
-            _raise(error, f"fetch {place}")
+            _raise(error, f"fetch {uri}")
 
-    def put_file(self, file: Any, place: S3Place, callback: Callable[[int], None]) -> None:
+    def put_file(self, file: Any, uri: S3Uri, callback: Callable[[int], None]) -> None:
         """Upload a path, or what has `read` and is read once; raise AgentError (73, 69 or 77)."""
         put = self._client.upload_file if isinstance(file, str) else self._client.upload_fileobj
         try:
-            put(file, place.bucket, place.key, Config=self._transfer, Callback=callback)
+            put(file, uri.bucket, uri.key, Config=self._transfer, Callback=callback)
         except Exception as error:
-            what = f"upload {file} to {place}" if isinstance(file, str) else f"write {place}"
+            what = f"upload {file} to {uri}" if isinstance(file, str) else f"write {uri}"
             _raise(error, what, missing=CANNOT_WRITE)
 
-    def put(self, data: bytes, place: S3Place, content_type: str | None = None) -> None:
+    def put(self, data: bytes, uri: S3Uri, content_type: str | None = None) -> None:
         """Write a small object; raise AgentError (73, 69 or 77)."""
         more = {"ContentType": content_type} if content_type else {}
         try:
-            self._client.put_object(Bucket=place.bucket, Key=place.key, Body=data, **more)
+            self._client.put_object(Bucket=uri.bucket, Key=uri.key, Body=data, **more)
         except Exception as error:
-            _raise(error, f"write {place}", missing=CANNOT_WRITE)
+            _raise(error, f"write {uri}", missing=CANNOT_WRITE)
 
-    def remove(self, place: S3Place) -> None:
+    def remove(self, uri: S3Uri) -> None:
         """Delete an object; a refusal is not a failure."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            self._client.delete_object(Bucket=place.bucket, Key=place.key)
+            self._client.delete_object(Bucket=uri.bucket, Key=uri.key)
         except (AgentError, BotoCoreError, ClientError):
             pass
 
@@ -276,11 +274,11 @@ def mismatches(
 
 
 def fetched(
-    place: S3Place, size: int, wanted: Mapping[str, object], found: Mapping[str, bytes]
+    uri: S3Uri, size: int, wanted: Mapping[str, object], found: Mapping[str, bytes]
 ) -> dict[str, Any]:
     """Return what is recorded of an object that was fetched and checked."""
     hashed = {"sha256": found["sha256"].hex(), "checked": sorted([*wanted, "size"])}
-    return {"object": str(place), "size": size, **hashed}
+    return {"object": str(uri), "size": size, **hashed}
 
 
 def _fast_s3(client: Any, credentials: Any, path_style: bool) -> s3_fast.FastS3 | None:

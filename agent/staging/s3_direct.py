@@ -18,7 +18,7 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
 
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.staging.endpoint import Endpoint, NotPlain
 from agent.staging.sigv4 import encoded_path, signed_headers
 
@@ -48,32 +48,32 @@ class DirectS3:
         self._own = threading.local()
         self._tls: ssl.SSLContext | None = None
 
-    def open(self, place: S3Place) -> tuple[dict[str, Any], Any]:
+    def open(self, uri: S3Uri) -> tuple[dict[str, Any], Any]:
         """Return an object's head, as boto3 names its fields, and its body, which can be read."""
-        answer = self._ask("GET", place, headers={"x-amz-checksum-mode": "ENABLED"})
+        answer = self._ask("GET", uri, headers={"x-amz-checksum-mode": "ENABLED"})
         return _head(answer), answer
 
-    def read(self, place: S3Place) -> bytes:
+    def read(self, uri: S3Uri) -> bytes:
         """Return an object's content."""
-        return bytes(self._ask("GET", place).read())
+        return bytes(self._ask("GET", uri).read())
 
-    def part_size(self, place: S3Place) -> int:
+    def part_size(self, uri: S3Uri) -> int:
         """Return the size in bytes of the first part of an object that was uploaded in parts."""
-        answer = self._ask("HEAD", place, "partNumber=1")
+        answer = self._ask("HEAD", uri, "partNumber=1")
         answer.read()
         return int(_head(answer)["ContentLength"])
 
-    def put(self, data: bytes, place: S3Place, content_type: str | None = None) -> None:
+    def put(self, data: bytes, uri: S3Uri, content_type: str | None = None) -> None:
         """Write an object with its SHA-256, which S3 checks and keeps."""
         digest = base64.b64encode(sha256(data).digest()).decode()
         headers = {"x-amz-checksum-sha256": digest}
         if content_type:
             headers["content-type"] = content_type
-        self._ask("PUT", place, headers=headers, body=data).read()
+        self._ask("PUT", uri, headers=headers, body=data).read()
 
-    def remove(self, place: S3Place) -> None:
+    def remove(self, uri: S3Uri) -> None:
         """Delete an object."""
-        self._ask("DELETE", place).read()
+        self._ask("DELETE", uri).read()
 
     def close(self) -> None:
         """Drop this thread's connection: what is left of an answer is of no use."""
@@ -85,7 +85,7 @@ class DirectS3:
     def _ask(
         self,
         method: str,
-        place: S3Place,
+        uri: S3Uri,
         query: str = "",
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
@@ -94,11 +94,11 @@ class DirectS3:
         try:
             host = urlsplit(self._endpoint.url).netloc
             if self._endpoint.path_style:
-                path = encoded_path(place.bucket, place.key)
+                path = encoded_path(uri.bucket, uri.key)
             else:
-                if not _BUCKET.fullmatch(place.bucket) or place.bucket.endswith(_OTHER_KINDS):
-                    raise NotPlain(f"the bucket {place.bucket}")
-                host, path = f"{place.bucket}.{host}", encoded_path(place.key)
+                if not _BUCKET.fullmatch(uri.bucket) or uri.bucket.endswith(_OTHER_KINDS):
+                    raise NotPlain(f"the bucket {uri.bucket}")
+                host, path = f"{uri.bucket}.{host}", encoded_path(uri.key)
             signed = signed_headers(
                 method,
                 path,

@@ -42,16 +42,16 @@ class _Arriving:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._later: dict[int, int] = {}
+        self._ahead: dict[int, int] = {}
         self._there = 0
         self._failed = False
 
     def add(self, start: int, end: int) -> None:
         """Note that the bytes from `start` to `end` are in the file."""
         with self._changed:
-            self._later[start] = end
-            while self._there in self._later:
-                self._there = self._later.pop(self._there)
+            self._ahead[start] = end
+            while self._there in self._ahead:
+                self._there = self._ahead.pop(self._there)
             self._changed.notify_all()
 
     def fail(self) -> None:

@@ -12,25 +12,25 @@ from typing import Any
 from agent.core import model
 from agent.core.errors import NO_PERMISSION, AgentError, os_reason
 from agent.core.model import Emit
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.staging import archive
 from agent.staging.deps import fetch_deps, install_deps
 from agent.staging.journal import JOURNAL
-from agent.staging.probe import probe_place
+from agent.staging.probe import probe_results
 from agent.staging.s3 import Storage
 
 
-def _place(fields: dict[str, str] | None) -> S3Place | None:
-    return S3Place(**fields) if fields else None
+def _uri(fields: dict[str, str] | None) -> S3Uri | None:
+    return S3Uri(**fields) if fields else None
 
 
 def stage_in(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Fetch, check, unpack and install what the settings name, all at once.
 
-    `request`: deps, private, probe (places or null), path_style, runtime_dir, opt, deps_dir,
+    `request`: deps, private, probe (URIs or null), path_style, runtime_dir, opt, deps_dir,
     password, system. Returns {"fetched", "path", "library_path", "installed", "skipped"}.
     """
-    private, deps, probe = (_place(request[name]) for name in ("private", "deps", "probe"))
+    private, deps, probe = (_uri(request[name]) for name in ("private", "deps", "probe"))
     answer: dict[str, Any] = {"fetched": [], "path": [], "library_path": []}
     if private or deps or probe:
         answer |= _fetch_and_unpack(private, deps, probe, request, emit)
@@ -38,15 +38,15 @@ def stage_in(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
 
 
 def stage_input(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Fetch one object. `request`: place, path, path_style. Returns {"fetched"}."""
+    """Fetch one object. `request`: uri, path, path_style. Returns {"fetched"}."""
     storage = Storage(emit, path_style=request["path_style"])
-    return {"fetched": [storage.fetch(S3Place(**request["place"]), request["path"])]}
+    return {"fetched": [storage.fetch(S3Uri(**request["uri"]), request["path"])]}
 
 
 def _fetch_and_unpack(
-    private: S3Place | None,
-    deps: S3Place | None,
-    probe: S3Place | None,
+    private: S3Uri | None,
+    deps: S3Uri | None,
+    probe: S3Uri | None,
     request: dict[str, Any],
     emit: Emit,
 ) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def _fetch_and_unpack(
         fetches[pool.submit(storage.fetch, private, path)] = lambda: _unpack_private(path, request)
     if deps:
         fetches[pool.submit(fetch_deps, storage, deps, request)] = lambda: install_deps(request)
-    jobs: list[Future[Any]] = [pool.submit(probe_place, storage, probe)] if probe else []
+    jobs: list[Future[Any]] = [pool.submit(probe_results, storage, probe)] if probe else []
     for waiting, fetched in enumerate(as_completed(fetches), 1):
         answer["fetched"] += _as_list(fetched.result())
         if waiting == len(fetches):

@@ -13,7 +13,7 @@ from typing import Any
 from agent.core.errors import AgentError
 from agent.core.model import Emit
 from agent.core.result_files import MANIFEST, RUN
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.engine import result_list
 from agent.staging.s3 import MANY, SMALL, Storage
 from agent.staging.uploader import File, Sender
@@ -28,7 +28,7 @@ def stage_out(
 ) -> dict[str, Any]:
     """Upload files below one prefix, several at once; one that fails doesn't hold up the rest.
 
-    `request`: place, node (its name below the place), path_style, directory, list (a file of names
+    `request`: uri, node (its name below that), path_style, directory, list (a file of names
     in it, each with a NUL behind it), stored (the file to which what S3 has is appended, a line
     {"name", "size", "sha256"} each; what is in it isn't sent again), own (paths of those that are
     elsewhere, by name), afresh (remove an older manifest first), patient (wait for credentials).
@@ -38,39 +38,39 @@ def stage_out(
     soon as run.json can be read, which is uploaded; {"page": a path or null}, which may fail, and
     after which the manifest is uploaded, if there is to be one.
     """
-    place = S3Place(**request["place"])
+    uri = S3Uri(**request["uri"])
     patient = request.get("patient", True)
     storage = Storage(emit, path_style=request["path_style"], patient=patient)
     if request.get("afresh"):
-        storage.remove(place / "manifest.json")
-    emit({"uploaded": _upload(storage, place / request["node"], request, emit)})
+        storage.remove(uri / "manifest.json")
+    emit({"uploaded": _upload(storage, uri / request["node"], request, emit)})
     asked = json.loads(sys.stdin.readline() or "{}").get("record")
     if asked is None:
         return {}
     write(asked)
     emit({"recorded": True})
-    _put_document(storage, place / RUN, asked["run"])
+    _put_document(storage, uri / RUN, asked["run"])
     page = json.loads(sys.stdin.readline() or "{}").get("page")
     if page:
-        _put_page(storage, place / "report.html", page, emit)
+        _put_page(storage, uri / "report.html", page, emit)
     if asked["manifest"]:
-        _put_document(storage, place / MANIFEST, asked["manifest"])
+        _put_document(storage, uri / MANIFEST, asked["manifest"])
     return {}
 
 
-def _put_document(storage: Storage, place: S3Place, path: str) -> None:
+def _put_document(storage: Storage, uri: S3Uri, path: str) -> None:
     if os.path.getsize(path) <= SMALL:
-        storage.put(Path(path).read_bytes(), place)
+        storage.put(Path(path).read_bytes(), uri)
         return
     with open(path, "rb") as file:
-        storage.put_file(file, place, lambda count: None)
+        storage.put_file(file, uri, lambda count: None)
 
 
-def _put_page(storage: Storage, place: S3Place, path: str, emit: Emit) -> None:
+def _put_page(storage: Storage, uri: S3Uri, path: str, emit: Emit) -> None:
     """Write the page where a browser will show it; without it the record is complete."""
     try:
         text = Path(path).read_bytes()
-        storage.put(text, place, content_type="text/html; charset=utf-8")
+        storage.put(text, uri, content_type="text/html; charset=utf-8")
     except AgentError as error:
         emit({"log": "warning", "event": "report_not_uploaded", **error.fields()})
 
@@ -82,9 +82,7 @@ def _size(path: str) -> int:
         return 0
 
 
-def _upload(
-    storage: Storage, place: S3Place, request: dict[str, Any], emit: Emit
-) -> dict[str, Any]:
+def _upload(storage: Storage, uri: S3Uri, request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     directory, own = request["directory"], request["own"]
 
     def path_of(name: str) -> str:
@@ -115,7 +113,7 @@ def _upload(
 
         Sender(
             storage,
-            place,
+            uri,
             path_of,
             many=len(names) >= MANY,
             size=sum(_size(path_of(name)) for name in names),

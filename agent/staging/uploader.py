@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from agent.core.errors import CANNOT_WRITE, AgentError, os_reason
 from agent.core.model import Emit
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.staging.checksums import digests
 from agent.staging.progress import Progress
 from agent.staging.s3 import SMALL, Storage
@@ -43,7 +43,7 @@ class Sender:
     def __init__(
         self,
         storage: Storage,
-        place: S3Place,
+        uri: S3Uri,
         path_of: Callable[[str], str],
         *,
         many: bool,
@@ -53,7 +53,7 @@ class Sender:
         failed: Callable[[File], None],
     ) -> None:
         self._storage = storage
-        self._place = place
+        self._uri = uri
         self._path_of = path_of
         self._many = many
         self._emit = emit
@@ -115,17 +115,17 @@ class Sender:
             with open(path, "rb") as file:
                 data = file.read(size)
             put = self._storage.put_small if self._many else self._storage.put
-            put(data, self._place / name)
+            put(data, self._uri / name)
             self._progress(len(data))
             return len(data), sha256(data).hexdigest()
         _let_a_tick_pass(path)
         if size < _LARGE:
             hashed = digests(path, {}, 0)
-            self._storage.put_file(path, self._place / name, self._progress)
+            self._storage.put_file(path, self._uri / name, self._progress)
         else:
             with ThreadPoolExecutor(1) as hashing:
                 hash_ = hashing.submit(digests, path, {}, 0)
-                self._storage.put_file(path, self._place / name, self._progress)
+                self._storage.put_file(path, self._uri / name, self._progress)
                 hashed = hash_.result()
         return size, hashed["sha256"].hex()
 
@@ -133,7 +133,7 @@ class Sender:
         with open(path, "rb") as file:
             # No more than there is now: it may grow faster than it goes out.
             stream = _Stream(file, os.fstat(file.fileno()).st_size)
-            self._storage.put_file(stream, self._place / name, lambda count: None)
+            self._storage.put_file(stream, self._uri / name, lambda count: None)
         return stream.size, stream.digest
 
 

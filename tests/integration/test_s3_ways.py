@@ -12,11 +12,11 @@ from tests.support.s3proxy import FailingS3
 
 SCRIPT = """
 import json, os, sys
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.staging.s3 import LARGE, Storage
 events = []
 storage = Storage(events.append, path_style=True)
-place = S3Place("bucket", "ways/" + sys.argv[1])
+place = S3Uri("bucket", "ways/" + sys.argv[1])
 size = int(sys.argv[2])
 if size < LARGE:
     storage.put(bytes(size), place, "text/html; charset=utf-8")

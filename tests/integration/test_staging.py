@@ -76,11 +76,11 @@ def test_whole_job(job, root, batch, put, private, tmp_path, s3):
     code, out, err = job(**env)
     assert code == 3, err
     assert out.startswith("running\n")
-    place = f"{prefix_of(batch)}/output/{env['AWS_BATCH_JOB_ID']}/attempt-1"
-    found = {key.removeprefix(place + "/") for key in s3.keys("bucket", place)}
+    prefix = f"{prefix_of(batch)}/output/{env['AWS_BATCH_JOB_ID']}/attempt-1"
+    found = {key.removeprefix(prefix + "/") for key in s3.keys("bucket", prefix)}
     documents = {"run.json", "report.html", "manifest.json"}
     assert found == {"node-0/result.txt", "node-0/time.log", *documents}
-    files = s3.download("bucket", place, tmp_path / "got")
+    files = s3.download("bucket", prefix, tmp_path / "got")
     everything = b"".join(path.read_bytes() for path in files) + (out + err).encode()
     assert PASSWORD.encode() not in everything
     assert b"PRIVATE KEY" not in everything
@@ -267,8 +267,8 @@ def test_results_are_what_the_application_made(job, batch, root, s3, put, privat
     (root / "opt/app").write_text("#!/bin/sh\ncd $TMP_OUTPUT_DIR; echo 1 >new; echo 2 >no.tmp\n")
     env = batch | {"TMP_OUTPUT_DIR": str(root / "tmp"), "ARCHITRAVE_OUTPUT_EXCLUDE": "*.tmp"}
     assert job(**env)[0] == 0
-    place = f"{prefix_of(batch)}/output/{env['AWS_BATCH_JOB_ID']}/attempt-1/node-0"
-    assert sorted(k.rpartition("/")[2] for k in s3.keys("bucket", place)) == ["new", "time.log"]
+    prefix = f"{prefix_of(batch)}/output/{env['AWS_BATCH_JOB_ID']}/attempt-1/node-0"
+    assert sorted(k.rpartition("/")[2] for k in s3.keys("bucket", prefix)) == ["new", "time.log"]
 
 
 class ReadOnlyS3(EmbeddedS3):
@@ -344,6 +344,6 @@ def test_one_odd_result_does_not_cost_the_others(job, batch, root, s3):
     (root / "opt/app").write_bytes(app)
     code, _, err = job(**batch)
     assert code == 73, err
-    place = f"{prefix_of(batch)}/output/{batch['AWS_BATCH_JOB_ID']}/attempt-1"
-    names = [key.removeprefix(place + "/") for key in s3.keys("bucket", place)]
+    prefix = f"{prefix_of(batch)}/output/{batch['AWS_BATCH_JOB_ID']}/attempt-1"
+    names = [key.removeprefix(prefix + "/") for key in s3.keys("bucket", prefix)]
     assert sorted(names) == ["node-0/good", "node-0/time.log", "report.html", "run.json"]

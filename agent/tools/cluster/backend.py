@@ -47,7 +47,7 @@ class RunningNode(Protocol):
         """Let a frozen node go on."""
 
 
-class Place(Protocol):
+class Backend(Protocol):
     """Where nodes run."""
 
     @property

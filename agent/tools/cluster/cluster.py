@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import Self
 
 from agent.core.errors import CANNOT_WRITE, USAGE, AgentError
-from agent.core.s3place import S3Place, has_own_endpoint
+from agent.core.s3_uri import S3Uri, has_own_endpoint
 from agent.core.variables import OFF
 from agent.tools.cluster import leftovers
-from agent.tools.cluster.backend import Place, RunningNode
+from agent.tools.cluster.backend import Backend, RunningNode
 from agent.tools.cluster.containers import Containers
 from agent.tools.cluster.faults import CUT, DELAY, KILL, Fault
 from agent.tools.cluster.follow import Follower
@@ -66,7 +66,7 @@ class Cluster:
         self._changed = threading.Condition()
         self._followers: list[Follower] = []
         self._faults = [fault for fault in job.faults if fault.kind != DELAY]
-        self._later: list[tuple[float, Callable[[], object]]] = []
+        self._scheduled: list[tuple[float, Callable[[], object]]] = []
         self._stack = ExitStack()
         self._stop_asked = False
         self._timed_out = False
@@ -153,34 +153,34 @@ class Cluster:
         )
         leftovers.mark(Path(directory))
         self.s3 = EmbeddedS3(Path(directory) / "s3")
-        place = self._place(Path(directory))
+        backend = self._backend(Path(directory))
         # The nodes end before S3 does: an agent that gets SIGTERM still uploads.
         self._stack.callback(self.s3.stop)
-        self._stack.callback(place.close)
-        place.open()
-        self.s3.address = place.host_address
+        self._stack.callback(backend.close)
+        backend.open()
+        self.s3.address = backend.host_address
         self.s3.start()
         self.s3.create_bucket(BUCKET)
         for key, path in job.objects.items():
             self.s3.put_file(BUCKET, key, path)
-        self.view.opened(self.states, place.description)
+        self.view.opened(self.states, backend.description)
         delays = {fault.index: fault.seconds for fault in job.faults if fault.kind == DELAY}
-        self._launch(place, [index for index in job.start_order if index not in delays])
+        self._launch(backend, [index for index in job.start_order if index not in delays])
         for index, delay in delays.items():
-            self._after(delay, partial(self._launch, place, [index]))
+            self._after(delay, partial(self._launch, backend, [index]))
 
-    def _place(self, directory: Path) -> Place:
+    def _backend(self, directory: Path) -> Backend:
         if self.job.image is None:
             return Processes(directory, self.job.nodes)
         # A job id may be chosen by the user; the names of containers are restricted by Docker.
         short = directory.name.removeprefix(leftovers.DIRECTORY_PREFIX).replace("_", "0")
         return Containers(f"architrave-{short}", self.job.image, self.job.docker_args)
 
-    def _launch(self, place: Place, indexes: list[int]) -> None:
-        address = place.address_of(self.job.main_index)
+    def _launch(self, backend: Backend, indexes: list[int]) -> None:
+        address = backend.address_of(self.job.main_index)
         s3 = self.s3.environment()
         envs = {index: s3 | self.job.environment(index, address) for index in indexes}
-        for index, node in place.start(envs).items():
+        for index, node in backend.start(envs).items():
             self.nodes[index] = node
             state = self.states[index]
             state.address, state.started = node.address, node.started
@@ -188,7 +188,7 @@ class Cluster:
             self._followers.append(Follower(node, state, self.view, self._changed))
 
     def _after(self, delay: float, action: Callable[[], object]) -> None:
-        self._later.append((time.monotonic() + delay, action))
+        self._scheduled.append((time.monotonic() + delay, action))
 
     def _until(self, reached: Callable[[], bool], seconds: float | None) -> bool:
         """Wait, doing meanwhile what is due; return whether the condition was reached."""
@@ -197,7 +197,7 @@ class Cluster:
             now = time.monotonic()
             if deadline is not None and now >= deadline:
                 return False
-            moments = [now + _TICK_SECONDS, *(when for when, _ in self._later)]
+            moments = [now + _TICK_SECONDS, *(when for when, _ in self._scheduled)]
             if deadline is not None:
                 moments.append(deadline)
             with self._changed:
@@ -208,8 +208,8 @@ class Cluster:
 
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
-        due = [action for when, action in self._later if when <= now]
-        self._later = [entry for entry in self._later if entry[0] > now]
+        due = [action for when, action in self._scheduled if when <= now]
+        self._scheduled = [entry for entry in self._scheduled if entry[0] > now]
         for action in due:
             action()
         for fault in self._due_faults():
@@ -235,7 +235,7 @@ class Cluster:
 
     def _end_nodes(self) -> None:
         """End the nodes that are still there: SIGTERM, Batch's 30 seconds, SIGKILL."""
-        self._later.clear()
+        self._scheduled.clear()
         left = [i for i in self.nodes if self.states[i].code is None]
         for index in left:
             self.states[index].stopped = True
@@ -280,7 +280,7 @@ def _check_places(env: Mapping[str, str]) -> None:
         value = env.get(name, "")
         if name not in env or (name == "ARCHITRAVE_OUTPUT" and value in OFF):
             continue
-        if not value or S3Place.parse(value, name).bucket != BUCKET:
+        if not value or S3Uri.parse(value, name).bucket != BUCKET:
             cause = f"the only bucket here is {BUCKET}"
             hint = "leave it out: the local cluster has its own S3, filled by --private and --deps"
             raise AgentError(f"use {name}={value!r}", cause, code=USAGE, hint=hint)

@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.core import exit_codes
 from agent.core.errors import NOT_FOUND, USAGE, AgentError
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.tools.cluster.job import DEFAULT_IMAGE, Job
 from agent.tools.commands.options import Commands, Parser, command, group, write
 from agent.tools.generate import compose, iam_policy, job_definition, scar
@@ -228,7 +228,7 @@ def _scar(options: argparse.Namespace) -> int:
         mode=options.mode,
         name=options.name or f"architrave-{options.mode}",
         image=options.image,
-        bucket=S3Place.parse(options.bucket, "--bucket"),
+        bucket=S3Uri.parse(options.bucket, "--bucket"),
         script=options.script,
         nodes=options.nodes,
         main_index=options.main_index,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.errors import USAGE, AgentError
-from agent.core.s3place import S3Place, has_own_endpoint
+from agent.core.s3_uri import S3Uri, has_own_endpoint
 from agent.staging.packages import LISTING
 from agent.tools.cluster.job import DEFAULT_IMAGE
 from agent.tools.commands.options import Commands, command, group
@@ -69,10 +69,10 @@ def add(commands: Commands) -> None:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    place = S3Place.parse(options.upload, "--upload") if options.upload else None
+    uri = S3Uri.parse(options.upload, "--upload") if options.upload else None
     for path in options.make(options):
-        if place is not None:
-            _upload(path, place / path.name)
+        if uri is not None:
+            _upload(path, uri / path.name)
     return 0
 
 
@@ -123,21 +123,21 @@ def _deps(options: argparse.Namespace) -> list[Path]:
     return [options.to, options.to.with_name(LISTING)]
 
 
-def _upload(path: Path, place: S3Place) -> None:
+def _upload(path: Path, uri: S3Uri) -> None:
     from agent.staging.s3 import Storage
 
     storage = Storage(lambda message: None, path_style=has_own_endpoint(os.environ))
     size = path.stat().st_size or 1
     sent = 0
-    with _Bar(f"to {place}") as bar:
+    with _Bar(f"to {uri}") as bar:
 
         def count(more: int) -> None:
             nonlocal sent
             sent += more
             bar.at(100 * sent // size)
 
-        storage.put_file(str(path), place, count)
-    print(f"{place}: uploaded")
+        storage.put_file(str(path), uri, count)
+    print(f"{uri}: uploaded")
 
 
 class _Bar:

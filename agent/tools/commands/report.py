@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.errors import BAD_ARCHIVE, NO_OBJECT, NOT_FOUND, AgentError, os_reason
-from agent.core.s3place import S3Place, has_own_endpoint
+from agent.core.s3_uri import S3Uri, has_own_endpoint
 from agent.report import page
 from agent.report import text as report_text
 from agent.report.reader import Run, read
@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
     """Add `report`."""
     summary = "make the report of a run from its run.json, or compare two runs"
     report = command(commands, "report", summary, _EXAMPLES, _report)
-    report.add_argument("place", metavar="PLACE", nargs="?", help="where run.json is")
+    report.add_argument("source", metavar="PLACE", nargs="?", help="where run.json is")
     report.add_argument("other", metavar="OTHER", nargs="?", help="the run to compare it with")
     report.add_argument("--text", action="store_true", help="text for terminals, not HTML")
     report.add_argument(
@@ -45,8 +45,8 @@ def add(commands: Commands) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    options.place = options.place or str(node_log.latest(DEFAULT_RESULTS))
-    runs = [_run(place) for place in (options.place, options.other) if place is not None]
+    options.source = options.source or str(node_log.latest(DEFAULT_RESULTS))
+    runs = [_run(source) for source in (options.source, options.other) if source is not None]
     if options.text:
         made = report_text.comparison(*runs) if options.other else report_text.text(*runs)
         if options.to is None:
@@ -72,30 +72,30 @@ def _html(runs: list[Run]) -> str:
 
 def _beside(options: argparse.Namespace) -> Path:
     """Return where the page goes by default."""
-    if options.other is not None or options.place.startswith("s3://"):
+    if options.other is not None or options.source.startswith("s3://"):
         return Path("report.html")
-    return _record_file(options.place).with_name("report.html")
+    return _record_file(options.source).with_name("report.html")
 
 
-def _record_file(place: str) -> Path:
-    path = Path(place)
+def _record_file(source: str) -> Path:
+    path = Path(source)
     return path / _RECORD if path.is_dir() else path
 
 
-def _run(place: str) -> Run:
+def _run(source: str) -> Run:
     """Read the record at a place; raise AgentError (65, 66, 69 or 77)."""
-    content = _from_s3(place) if place.startswith("s3://") else _from_file(place)
+    content = _from_s3(source) if source.startswith("s3://") else _from_file(source)
     try:
         record = json.loads(content)
     except ValueError as error:
         hint = "name run.json, or its directory"
         cause = "not a JSON record (run.json)"
-        raise AgentError(f"read {place}", cause, code=BAD_ARCHIVE, hint=hint) from error
+        raise AgentError(f"read {source}", cause, code=BAD_ARCHIVE, hint=hint) from error
     return read(record)
 
 
-def _from_file(place: str) -> bytes:
-    path = _record_file(place)
+def _from_file(source: str) -> bytes:
+    path = _record_file(source)
     try:
         return path.read_bytes()
     except OSError as error:
@@ -103,10 +103,10 @@ def _from_file(place: str) -> bytes:
         raise AgentError(f"read {path}", os_reason(error), code=NO_OBJECT, hint=hint) from error
 
 
-def _from_s3(place: str) -> bytes:
+def _from_s3(source: str) -> bytes:
     from agent.staging.s3 import Storage
 
-    found = S3Place.parse(place, "PLACE")
+    found = S3Uri.parse(source, "PLACE")
     if not found.key.endswith(".json"):
         found /= _RECORD
 

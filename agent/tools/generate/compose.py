@@ -124,15 +124,15 @@ def _s3(subnet: str) -> Fields:
 def _archives(job: Job, settings: Settings, endpoint: Mapping[str, str]) -> Fields:
     files: list[tuple[str | None, str, str]] = []
     volumes = []
-    for place, path in ((settings.private, job.private), (settings.deps, job.deps)):
-        if place is None or (path is None and place is settings.deps):
+    for uri, path in ((settings.private, job.private), (settings.deps, job.deps)):
+        if uri is None or (path is None and uri is settings.deps):
             continue
-        files.append((f"/archives/{place.key}" if path else None, place.bucket, place.key))
+        files.append((f"/archives/{uri.key}" if path else None, uri.bucket, uri.key))
         if path:
             mount = {"type": "bind", "source": str(path.resolve()), "read_only": True}
-            volumes.append(_escaped(mount | {"target": f"/archives/{place.key}"}))
-    places = (settings.private, settings.deps, settings.output)
-    buckets = sorted({place.bucket for place in places if place})
+            volumes.append(_escaped(mount | {"target": f"/archives/{uri.key}"}))
+    uris = (settings.private, settings.deps, settings.output)
+    buckets = sorted({uri.bucket for uri in uris if uri})
     told = json.dumps({"buckets": buckets, "files": files, "key_name": settings.network.key_name})
     made: Fields = {
         "image": job.image,

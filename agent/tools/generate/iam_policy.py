@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from agent.core.errors import USAGE, AgentError
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.core.settings import PROBE, Settings
 from agent.staging.packages import LISTING
 
@@ -31,12 +31,12 @@ def job_policy(settings: Settings, *, listing: bool, execute_command: bool) -> F
     Raises AgentError (64) for a job that needs no policy.
     """
     statements = []
-    archives = [place for place in (settings.private, settings.deps) if place]
+    archives = [uri for uri in (settings.private, settings.deps) if uri]
     if archives:
         objects = list(_archives(settings, listing))
         statements.append(_allow("Archives", ["s3:GetObject"], objects))
         if listing:
-            buckets = [_arn(S3Place(one.bucket)) for one in archives]
+            buckets = [_arn(S3Uri(one.bucket)) for one in archives]
             statements.append(_allow("TellWhatIsMissing", ["s3:ListBucket"], buckets))
     if settings.output:
         below = _arn(settings.output)
@@ -75,7 +75,7 @@ def _archives(settings: Settings, listing: bool) -> Iterable[str]:
         return
     yield _arn(deps)
     listed = deps.key.endswith(".lst")
-    beside = S3Place(deps.bucket, os.path.dirname(deps.key))
+    beside = S3Uri(deps.bucket, os.path.dirname(deps.key))
     if listing and not listed:
         yield _arn(beside / LISTING)
     if listed or listing:
@@ -88,8 +88,8 @@ def _whole(arn: str) -> str:
     return f"{arn}-??????" if is_secret and not _SUFFIX.search(arn) else arn
 
 
-def _arn(place: S3Place) -> str:
-    return f"arn:aws:s3:::{place.bucket}" + (f"/{_literal(place.key)}" if place.key else "")
+def _arn(uri: S3Uri) -> str:
+    return f"arn:aws:s3:::{uri.bucket}" + (f"/{_literal(uri.key)}" if uri.key else "")
 
 
 def _literal(text: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.core.errors import USAGE, AgentError
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.core.settings import BATCH, LAMBDA, read
 from agent.core.variables import DEPS, NONE
 from agent.tools.generate.variables import settings_on
@@ -32,7 +32,7 @@ class Wanted:
     mode: str
     name: str
     image: str
-    bucket: S3Place
+    bucket: S3Uri
     script: str
     nodes: int = 1
     main_index: int = 0
@@ -109,5 +109,5 @@ def _lambda(wanted: Wanted, env: dict[str, str]) -> Fields:
     return {"functions": {"aws": [{"lambda": function}]}}
 
 
-def _storage(place: S3Place) -> Fields:
-    return {"storage_provider": "s3", "path": str(place).removeprefix("s3://")}
+def _storage(uri: S3Uri) -> Fields:
+    return {"storage_provider": "s3", "path": str(uri).removeprefix("s3://")}

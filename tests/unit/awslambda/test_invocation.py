@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from agent.awslambda.invocation import answer, budget, read
 from agent.core.errors import AgentError
 from agent.core.model import AGENT, Outcome
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(),
@@ -45,7 +45,7 @@ def test_the_key_of_an_s3_event_is_decoded(key):
     quoted = quote_plus(key.encode("utf-8", "surrogatepass"))
     record = {"s3": {"bucket": {"name": "b"}, "object": {"key": quoted}}}
     request = read(json.dumps({"Records": [record]}), [])
-    assert request.input == S3Place("b", key)
+    assert request.input == S3Uri("b", key)
 
 
 @given(
@@ -90,16 +90,16 @@ def test_what_no_program_can_be_given_is_refused_in_one_line(event):
     assert caught.value.code == 64 and len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("place", ["s3://bucket", "s3://bucket/"])
-def test_a_bucket_alone_names_no_file(place):
+@pytest.mark.parametrize("uri", ["s3://bucket", "s3://bucket/"])
+def test_a_bucket_alone_names_no_file(uri):
     """An input without a key is the caller's mistake, 64, and no bug of the agent's."""
     with pytest.raises(AgentError) as caught:
-        read(json.dumps({"input": place}), [])
+        read(json.dumps({"input": uri}), [])
     assert caught.value.code == 64 and "names no file" in str(caught.value)
 
 
 def test_a_key_is_taken_as_it_stands():
-    assert read('{"input": "s3://bucket/a//b"}', []).input == S3Place("bucket", "a//b")
+    assert read('{"input": "s3://bucket/a//b"}', []).input == S3Uri("bucket", "a//b")
 
 
 def test_an_answer_stays_below_lambdas_limit():

@@ -91,7 +91,7 @@ def test_steps_share_one_deadline_and_conditions_only_look(tmp_path_factory, ste
             yield lambda due=due: loop.now >= due
             taken.append(due)
 
-    assert supervisor.proceed("steps", proceed(), seconds) == (sum(steps) <= seconds)
+    assert supervisor.wait_steps("steps", proceed(), seconds) == (sum(steps) <= seconds)
     reached = [due for due in _sums(steps) if due <= seconds]
     assert taken == reached
 
@@ -111,7 +111,7 @@ def test_what_a_step_raises_is_raised(tmp_path):
         raise error(78)
 
     with pytest.raises(AgentError) as raised:
-        supervisor.proceed("steps", steps(), 10)
+        supervisor.wait_steps("steps", steps(), 10)
     assert raised.value.code == 78
     assert events(lines) == ["wait_started", "wait_aborted"]
 

@@ -11,7 +11,7 @@ from agent.core import exit_codes, settings
 from agent.core.deadlines import STOP_SECONDS
 from agent.core.errors import AgentError
 from agent.core.exit_codes import ExitCode
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.tools.cluster.job import Job
 from agent.tools.commands import parser
 from agent.tools.generate import job_definition
@@ -162,8 +162,8 @@ def test_the_job_reads_what_was_asked(nodes, index):
     batch = {name: value for name, value in batch.items() if name.startswith("AWS_BATCH")}
     read = settings.read(variables_of(made) | batch)
     assert (read.mode, read.command) == ("batch", ("/opt/app", "-n", "a  b"))
-    assert read.private == S3Place("b", "p/batch/private.7z")
-    assert read.output == S3Place("b", "p/output")
+    assert read.private == S3Uri("b", "p/batch/private.7z")
+    assert read.output == S3Uri("b", "p/output")
     assert (read.topology.count, read.topology.is_main) == (nodes, index == nodes // 2)
     assert 0 < read.limits.timeout < 3600
 

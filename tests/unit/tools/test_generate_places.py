@@ -9,7 +9,7 @@ import yaml
 
 from agent.core import settings
 from agent.core.errors import AgentError
-from agent.core.s3place import S3Place
+from agent.core.s3_uri import S3Uri
 from agent.tools.cluster.job import Job
 from agent.tools.commands import parser
 from agent.tools.generate import compose, iam_policy, scar
@@ -189,7 +189,7 @@ def scar_wanted(**changes):
         "mode": "batch",
         "name": "architrave-batch",
         "image": "example/architrave",
-        "bucket": S3Place("scar-architrave"),
+        "bucket": S3Uri("scar-architrave"),
         "script": "../../docker/opt/run_batch.sh",
         "nodes": 3,
     }

@@ -1,4 +1,4 @@
-"""The bucket and key of an object or a prefix on S3."""
+"""The S3 URI of an object or a prefix: its bucket and key."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from agent.core.errors import bad
 
 
 @dataclass(frozen=True)
-class S3Place:
+class S3Uri:
     """A bucket and a key or key prefix; a prefix has no slash at its ends."""
 
     bucket: str
     key: str = ""
 
     @classmethod
-    def parse(cls, text: str, name: str) -> S3Place:
+    def parse(cls, text: str, name: str) -> S3Uri:
         """Read `s3://bucket/prefix` or `bucket/prefix`; raise AgentError (78) otherwise."""
         bucket, _, key = text.removeprefix("s3://").rstrip("/").partition("/")
         parts = key.split("/") if key else []
@@ -24,9 +24,9 @@ class S3Place:
             raise bad(name, text, "not an S3 URI", "use s3://bucket or s3://bucket/prefix")
         return cls(bucket, "/".join(part for part in parts if part))
 
-    def __truediv__(self, relative: str) -> S3Place:
-        """Return the place below this one."""
-        return S3Place(self.bucket, "/".join(part for part in (self.key, relative) if part))
+    def __truediv__(self, relative: str) -> S3Uri:
+        """Return the URI of what is below this one."""
+        return S3Uri(self.bucket, "/".join(part for part in (self.key, relative) if part))
 
     def __str__(self) -> str:
         """Return the address as people write it."""
@@ -38,6 +38,6 @@ def has_own_endpoint(env: Mapping[str, str]) -> bool:
     return bool(env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"))
 
 
-def fields(place: S3Place | None) -> dict[str, str] | None:
-    """Return a place as it is sent to a helper."""
-    return asdict(place) if place else None
+def fields(uri: S3Uri | None) -> dict[str, str] | None:
+    """Return a URI as it is sent to a helper."""
+    return asdict(uri) if uri else None
