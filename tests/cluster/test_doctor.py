@@ -94,6 +94,7 @@ def test_a_cut_between_two_workers(doctors, doctors_image):
     assert named(main, "pairs", "WARN") == ["10 of 12 reach each other by ssh and TCP"]
 
 
+@pytest.mark.slow
 def test_only_ssh_passes(doctors, doctors_image):
     """What mpirun would wait for in vain is found: other ports than ssh's are closed."""
     with doctors(doctors_image, faults=(Fault(DELAY, 2, seconds=1000),)) as running:

@@ -18,8 +18,8 @@ CLEANER = (
 @pytest.mark.parametrize(
     ("backend", "launcher", "cleans", "code"),
     [
-        ("containers", "mpirun", "0", 0),
-        ("containers", "each", "1", 0),
+        pytest.param("containers", "mpirun", "0", 0, marks=pytest.mark.slow),
+        pytest.param("containers", "each", "1", 0, marks=pytest.mark.slow),
         ("containers", "mpirun", "0,1,2", 7),
         ("processes", "mpirun", "1", 0),
         ("processes", "each", "0,1,2", 7),

@@ -159,6 +159,7 @@ def test_throttled_for_ever(run, root, endpoint):
 
 
 @pytest.mark.cell("s3.credentials")
+@pytest.mark.slow
 def test_throttled_for_ever_at_the_end(run, root, s3, batch, endpoint, tmp_path):
     """69: nothing was refused. The results stay in place and are named."""
     code, _, err = run(Failing(429), AWS_MAX_ATTEMPTS="1")
@@ -181,6 +182,7 @@ def test_refused(run, endpoint, status):
 
 
 @pytest.mark.cell("s3.credentials")
+@pytest.mark.slow
 def test_nobody_there(run, endpoint):
     """An endpoint that isn't there is waited for too, and named in the end."""
     gone = "http://127.0.0.1:9/role"

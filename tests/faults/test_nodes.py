@@ -28,14 +28,17 @@ def places(*both, main=(), worker=(), last=2):
     """Hurt each node in some phases, and only the one or the other, the last, in the others.
 
     What is hurt in one phase leaves to the nodes what it leaves in the next, so that not each fault
-    comes to each node in each phase; the soak draws among all of them.
+    comes to each node in each phase; the soak draws among all of them. Where there are phases for
+    both, the others are slow tests; else all but the first of each.
     """
-    chosen = [(0, phase) for phase in (*both, *main)] + [
-        (last, phase) for phase in (*both, *worker)
-    ]
-    assert {phase for _, phase in chosen} <= set(PHASES)
-    ids = [f"{'worker' if node else 'main'}-{phase}" for node, phase in chosen]
-    return pytest.mark.parametrize(("hurt", "phase"), chosen, ids=ids)
+    quick = both or (*main[:1], *worker[:1])
+    chosen = []
+    for node, name, phases in ((0, "main", main), (last, "worker", worker)):
+        for phase in (*both, *phases):
+            assert phase in PHASES
+            marks = () if phase in quick else pytest.mark.slow
+            chosen.append(pytest.param(node, phase, id=f"{name}-{phase}", marks=marks))
+    return pytest.mark.parametrize(("hurt", "phase"), chosen)
 
 
 def params(phase):
@@ -135,6 +138,9 @@ def test_cut_off_briefly(cluster, image, hurt, phase):
     del env["AWS_MAX_ATTEMPTS"]
     with cluster(image, "hold" if phase == "run" else "exit 5", nodes=2, env=env) as running:
         running.wait_phase(hurt, phase)
+        if phase == "run":
+            # While mpirun connects with its daemons it doesn't try twice.
+            wait_ready(running, 2)
         harness.cut_briefly(running.nodes[hurt], 2 * heartbeat)
         goes_on(running, phase, heartbeat)
 

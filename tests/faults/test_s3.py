@@ -117,6 +117,7 @@ def test_lasting(job, root, batch, failing, fault):
 
 
 @pytest.mark.cell("s3.lasting")
+@pytest.mark.slow
 def test_stalls_for_ever(job, batch, failing):
     """No answer at all ends in 69 too."""
     failing.rule("GET", KEY, stall=1000.0)

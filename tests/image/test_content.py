@@ -112,6 +112,7 @@ def context(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_build_with_private_files(containers, image, context):
     """The original's two build arguments: private files land in /opt, never over the agent."""
     tag = f"architrave-image-test:{uuid.uuid4().hex[:12]}"

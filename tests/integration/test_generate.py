@@ -204,6 +204,7 @@ def test_compose_reads_its_file(generate, tmp_path):
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.slow
 def test_scar_makes_a_job_definition_of_its_file(generate, deploy, nodes):
     """SCAR itself reads the file for AWS Batch, and makes and removes all that is in it."""
     example = (EXAMPLES / "batch.yaml").read_text().replace("scar-architrave", BUCKET)
@@ -224,6 +225,7 @@ def test_scar_makes_a_job_definition_of_its_file(generate, deploy, nodes):
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_scar_makes_a_function_of_its_file(generate, deploy, node_image):
     """SCAR itself reads the file for AWS Lambda, with an image instead of a file of one."""
     example = (EXAMPLES / "lambda.yaml").read_text().replace("scar-architrave", BUCKET)
