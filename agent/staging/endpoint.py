@@ -107,6 +107,8 @@ def plain_endpoint(env: Mapping[str, str], *, path_style: bool) -> Endpoint | No
 def _credentials(env: Mapping[str, str]) -> Callable[[], Credentials] | None:
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
     keys = Credentials(*(env.get(name, "") for name in names))
+    if not all(map(_fits_a_header, keys)):
+        return None
     if keys.access_key and keys.secret_key:
         return lambda: keys
     if env.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
@@ -119,6 +121,11 @@ def _credentials(env: Mapping[str, str]) -> Callable[[], Credentials] | None:
     if re.match(r"http://(127\.0\.0\.1|localhost)(:\d+)?/", full):
         return _OfContainer(full)
     return None
+
+
+def _fits_a_header(text: str) -> bool:
+    """Return whether a request can be signed with it; what refuses one would show it."""
+    return text.isascii() and text.isprintable()
 
 
 class _OfContainer:
@@ -153,6 +160,8 @@ class _OfContainer:
             keys = Credentials(
                 found["AccessKeyId"], found["SecretAccessKey"], found.get("Token") or ""
             )
+            if not all(map(_fits_a_header, keys)):
+                raise NotPlain("the answer for credentials has other characters")
             return keys, datetime.fromisoformat(found["Expiration"])
         except (KeyError, TypeError, ValueError) as error:
             raise NotPlain(f"the answer for credentials: {error}") from error

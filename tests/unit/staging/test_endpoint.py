@@ -47,6 +47,7 @@ def test_certificates_of_one_s_own():
         {"AWS_ENDPOINT_URL_S3": "http://s3:8333/prefix"},
         {"AWS_ENDPOINT_URL_S3": "http://user:word@s3:8333"},
         {"AWS_PROFILE": "mine"},
+        {"AWS_SESSION_TOKEN": "token\n"},
         {"AWS_USE_FIPS_ENDPOINT": "true"},
         {"https_proxy": "http://proxy:3128"},
     ],
