@@ -113,7 +113,7 @@ def wait_ready(cluster, count, main=0, seconds=60):
 
 def start_late(running):
     """Start the nodes that a test has kept back until it was ready for them."""
-    running._later = [(0.0, start) for _, start in running._later]
+    running._scheduled = [(0.0, start) for _, start in running._scheduled]
 
 
 def errors(state):
