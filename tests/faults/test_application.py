@@ -234,7 +234,7 @@ def next_record(process, event):
 @pytest.mark.cell("application.unkillable")
 def test_cannot_be_killed_because_it_is_frozen(agent, root, frozen):
     """A process that survives SIGKILL is abandoned 2 s after it; what it wrote is kept."""
-    script = 'echo $$; echo part >"$TMP_OUTPUT_DIR/part"; sleep 600'
+    script = 'echo part >"$TMP_OUTPUT_DIR/part"; echo $$; sleep 600'
     env = SHELL | {"APP_PARAMS": f"-c '{script}'", "ARCHITRAVE_GRACE_SECONDS": "0.5"}
     process = agent("run", env=env)
     frozen(int(read_line(process)))
