@@ -100,9 +100,8 @@ class Settings:
     @property
     def probe(self) -> S3Uri | None:
         """Return the object by which this node tries whether its results can be written."""
-        return (
-            self.results_uri / f"node-{self.topology.index}/{PROBE}" if self.results_uri else None
-        )
+        results = self.results_uri
+        return results / f"node-{self.topology.index}/{PROBE}" if results else None
 
     @property
     def runtime_dir(self) -> str:
