@@ -100,8 +100,7 @@ class Settings:
     @property
     def probe(self) -> S3Uri | None:
         """Return the object by which this node tries whether its results can be written."""
-        results = self.results_uri
-        return results / f"node-{self.topology.index}/{PROBE}" if results else None
+        return self.results_uri and self.results_uri / f"node-{self.topology.index}/{PROBE}"
 
     @property
     def runtime_dir(self) -> str:
