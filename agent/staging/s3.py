@@ -120,7 +120,9 @@ class Storage:
                 pass
             except Exception as error:
                 name = os.path.basename(uri.key)
-                self._emit({"event": event, "what": name, "cause": line(error)})
+                # Of uploads there may be thousands.
+                level = "debug" if event == "upload_fallback" else "info"
+                self._emit({"log": level, "event": event, "what": name, "cause": line(error)})
         return boto()
 
 
