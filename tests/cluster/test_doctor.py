@@ -75,6 +75,7 @@ def test_every_pair(doctors, backend):
     assert all(named(worker, "nodes", "PASS") for worker in workers)
 
 
+@pytest.mark.slow
 def test_a_cut_between_two_workers(doctors, doctors_image):
     """Both directions are named with their causes, the code is 75 on every node."""
     # They can be cut only while they run: the third comes later.

@@ -3,6 +3,7 @@
 import pytest
 
 from agent.core.model import APPLICATION
+from tests.support.basics import slow
 from tests.support.clusters import check_manifest, codes, ranks, run_json
 
 pytestmark = pytest.mark.timeout(120)
@@ -10,7 +11,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.mark.parametrize(
     ("backend", "code"),
-    [("containers", 0), ("containers", 137), ("processes", 255)],
+    [("containers", 0), slow("containers", 137), ("processes", 255)],
     indirect=["backend"],
 )
 @pytest.mark.cell("application.code")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.basics import PASSWORD, pack, until
+from tests.support.basics import PASSWORD, pack, slow, until
 from tests.support.clusters import PROGRAM, check_manifest, codes, errors
 
 pytestmark = [pytest.mark.timeout(150), pytest.mark.cell("application.grace")]
@@ -56,8 +56,8 @@ def check(result, seen=None, code=143):
     ("backend", "told", "params"),
     [
         ("processes", "worker", "a 0,3,3 9"),
-        ("containers", "main", "a 3,0,3"),
-        ("containers", "all", "a 0,3,3 9"),
+        slow("containers", "main", "a 3,0,3"),
+        slow("containers", "all", "a 0,3,3 9"),
     ],
     indirect=["backend"],
 )
@@ -90,8 +90,8 @@ def test_ranks_that_meet_and_finalize(cluster, image):
 @pytest.mark.parametrize(
     ("backend", "program", "launcher"),
     [
-        ("containers", "wrapped", "mpirun"),
-        ("processes", "wrapped", "each"),
+        slow("containers", "wrapped", "mpirun"),
+        slow("processes", "wrapped", "each"),
         ("processes", "limited", "mpirun"),
         ("processes", "limited", "each"),
     ],
@@ -111,7 +111,7 @@ def test_behind_a_script(cluster, backend, program, launcher):
         assert {f"node-{rank}/a{rank}.checkpoint" for rank in range(3)} <= files.keys()
 
 
-@pytest.mark.parametrize("launcher", ["mpirun", "each"])
+@pytest.mark.parametrize("launcher", ["mpirun", slow("each")])
 @pytest.mark.cell("application.time-limit")
 def test_a_time_limit(cluster, launcher):
     env = {"ARCHITRAVE_LAUNCHER": launcher, "ARCHITRAVE_TIMEOUT_SECONDS": "8"}

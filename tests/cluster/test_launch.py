@@ -46,6 +46,7 @@ def test_every_rank_on_its_own_node(cluster, backend, meet, count, main):
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.slow
 def test_six_containers(cluster, image, meet):
     """They start, run as one program, and part."""
     with cluster(image, f"{meet} 5", nodes=6, timeout=200) as running:

@@ -57,6 +57,7 @@ def test_main_killed(cluster, image):
     assert not (result.results / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_worker_cut_off(cluster, image):
     """A worker whose network goes away without a word is missed like a dead one, on both sides."""
     # Mpirun waits for the daemon that it can't reach until the grace period is over.

@@ -163,6 +163,7 @@ def test_what_cannot_be_executed_on_three_nodes(cluster, backend, keys, tmp_path
 
 
 @pytest.mark.cell("application.output")
+@pytest.mark.slow
 def test_much_output_costs_no_memory(agent, root):
     """300 MB in lines of 100 MB, with every byte there is: all in time.log, none in memory."""
     program = root / "opt/app"

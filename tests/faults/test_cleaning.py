@@ -3,6 +3,7 @@
 import pytest
 
 from tests.faults.harness import env, leftovers
+from tests.support.basics import slow
 from tests.support.clusters import check_manifest, codes, errors
 
 # Cleans /tmp on some nodes, and works on for some beats of everybody's hearts.
@@ -18,9 +19,9 @@ CLEANER = (
 @pytest.mark.parametrize(
     ("backend", "launcher", "cleans", "code"),
     [
-        pytest.param("containers", "mpirun", "0", 0, marks=pytest.mark.slow),
-        pytest.param("containers", "each", "1", 0, marks=pytest.mark.slow),
-        ("containers", "mpirun", "0,1,2", 7),
+        slow("containers", "mpirun", "0", 0),
+        slow("containers", "each", "1", 0),
+        slow("containers", "mpirun", "0,1,2", 7),
         ("processes", "mpirun", "1", 0),
         ("processes", "each", "0,1,2", 7),
     ],

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tests.faults.test_s3 import COMPLETE, KEY, SCRIPT, first_error, records, uploaded
-from tests.support.basics import pack
+from tests.support.basics import pack, slow
 
 
 class Endpoint:
@@ -135,7 +135,7 @@ def test_at_the_start(run, endpoint, s3, batch, tmp_path, answers):
 
 
 @pytest.mark.cell("s3.credentials")
-@pytest.mark.parametrize("answers", [[429] * 5, [0] * 5], ids=["429", "stall"])
+@pytest.mark.parametrize("answers", [[429] * 5, slow([0] * 5)], ids=["429", "stall"])
 def test_at_the_end(run, endpoint, s3, batch, tmp_path, answers):
     """Results wait for credentials, and go up."""
     code, _, err = run([*answers])
@@ -146,6 +146,7 @@ def test_at_the_end(run, endpoint, s3, batch, tmp_path, answers):
 
 
 @pytest.mark.cell("s3.credentials")
+@pytest.mark.slow
 def test_throttled_for_ever(run, root, endpoint):
     """69 within the bound that the log states; nothing has run."""
     endpoint.answers = Failing(429)
@@ -170,7 +171,7 @@ def test_throttled_for_ever_at_the_end(run, root, s3, batch, endpoint, tmp_path)
 
 
 @pytest.mark.cell("s3.credentials")
-@pytest.mark.parametrize("status", [400, 401, 403])
+@pytest.mark.parametrize("status", [slow(400), slow(401), 403])
 def test_refused(run, endpoint, status):
     """A refusal is not waited for."""
     endpoint.answers = Failing(status)

@@ -14,7 +14,7 @@ import pytest
 
 from agent.tools.cluster.faults import DELAY, Fault
 from tests.faults import harness
-from tests.support.basics import REPOSITORY, pack, until
+from tests.support.basics import REPOSITORY, pack, slow, until
 from tests.support.clusters import check_manifest, codes, errors
 from tests.support.containers import LAMBDA
 
@@ -91,7 +91,7 @@ def test_helper_is_killed_while_7_zip_runs(agent, batch, tmp_path):
 
 
 @pytest.mark.cell("machine.helper")
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [1, slow(2)])
 def test_helper_is_killed_while_it_joins(cluster, times):
     """Once: another one joins. Twice: 75 with the cause, and main names the missing one."""
     late = Fault(DELAY, 0, seconds=4)
@@ -250,7 +250,7 @@ def faked():
 
 
 @pytest.mark.cell("machine.clock")
-@pytest.mark.parametrize("step", ["+1h", "-1h"])
+@pytest.mark.parametrize("step", ["+1h", slow("-1h")])
 def test_the_clock_steps(cluster, faked, tmp_path, step):
     """An hour forth or back on one node, and the way back: no node and nothing else is lost."""
     clock = tmp_path / "clock"

@@ -24,20 +24,21 @@ PHASES = ["fetch", "unpack", "join", "run", "release", "upload"]
 NODES = pytest.mark.parametrize("hurt", [0, 2], ids=["main", "worker"])
 
 
-def places(*both, main=(), worker=(), last=2):
+def places(*both, main=(), worker=(), last=2, quick=()):
     """Hurt each node in some phases, and only the one or the other, the last, in the others.
 
     What is hurt in one phase leaves to the nodes what it leaves in the next, so that not each fault
-    comes to each node in each phase; the soak draws among all of them. Where there are phases for
-    both, the others are slow tests; else all but the first of each.
+    comes to each node in each phase; the soak draws among all of them. All but the quick ones are
+    slow tests.
     """
-    quick = both or (*main[:1], *worker[:1])
     chosen = []
     for node, name, phases in ((0, "main", main), (last, "worker", worker)):
         for phase in (*both, *phases):
             assert phase in PHASES
-            marks = () if phase in quick else pytest.mark.slow
-            chosen.append(pytest.param(node, phase, id=f"{name}-{phase}", marks=marks))
+            where = f"{name}-{phase}"
+            marks = () if where in quick else pytest.mark.slow
+            chosen.append(pytest.param(node, phase, id=where, marks=marks))
+    assert {where for where in quick if where not in {one.id for one in chosen}} == set()
     return pytest.mark.parametrize(("hurt", "phase"), chosen)
 
 
@@ -57,7 +58,12 @@ def named(running, hurt):
 
 
 @pytest.mark.cell("nodes.agent-killed")
-@places("join", "run", "release", "upload", main=["fetch"], worker=["unpack"])
+@places(
+    *("join", "run", "release", "upload"),
+    main=["fetch"],
+    worker=["unpack"],
+    quick=["main-run", "worker-join", "worker-run"],
+)
 def test_agent_killed(cluster, hurt, phase):
     """The others miss it, upload what there is and end; nothing that it started goes on."""
     with cluster(None, params(phase), env=harness.env()) as running:
@@ -95,7 +101,7 @@ def test_agent_killed_between_fork_and_exec():
 
 
 @pytest.mark.cell("nodes.container-killed")
-@places("run", main=["join"], worker=["fetch", "upload"])
+@places("run", main=["join"], worker=["fetch", "upload"], quick=["worker-fetch"])
 def test_container_killed(cluster, image, hurt, phase):
     """The others miss it, and each one left uploads what its own ranks have written."""
     with cluster(image, params(phase), env=harness.env()) as running:
@@ -112,7 +118,7 @@ def test_container_killed(cluster, image, hurt, phase):
 
 
 @pytest.mark.cell("nodes.cut")
-@places("run", main=["join", "upload"], worker=["fetch", "release"])
+@places("run", main=["join", "upload"], worker=["fetch", "release"], quick=["worker-run"])
 def test_cut_off(cluster, image, hurt, phase):
     """Without a FIN each side misses the other by heartbeats alone; then all end."""
     with cluster(image, params(phase), env=harness.env()) as running:
@@ -128,7 +134,7 @@ def test_cut_off(cluster, image, hurt, phase):
 
 
 @pytest.mark.cell("nodes.cut-briefly")
-@places(main=["fetch", "join"], worker=["run", "upload"], last=1)
+@places(main=["fetch", "join"], worker=["run", "upload"], last=1, quick=["main-fetch"])
 def test_cut_off_briefly(cluster, image, hurt, phase):
     """For two of the five heartbeats that mean loss: the job goes on."""
     heartbeat = 2.0
@@ -161,7 +167,13 @@ def goes_on(running, phase, heartbeat=harness.HEARTBEAT):
 
 
 @pytest.mark.cell("nodes.stopped-briefly")
-@places("run", main=["unpack", "upload"], worker=["join", "release"], last=1)
+@places(
+    "run",
+    main=["unpack", "upload"],
+    worker=["join", "release"],
+    last=1,
+    quick=["worker-join"],
+)
 def test_stopped_briefly(cluster, hurt, phase):
     heartbeat = 2.0
     env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="30")
@@ -175,7 +187,12 @@ def test_stopped_briefly(cluster, hurt, phase):
 
 
 @pytest.mark.cell("nodes.stopped-longer")
-@places("join", "run", main=["fetch", "release"], worker=["unpack", "upload"])
+@places(
+    *("join", "run"),
+    main=["fetch", "release"],
+    worker=["unpack", "upload"],
+    quick=["worker-run"],
+)
 def test_stopped_for_longer(cluster, hurt, phase):
     """The others go on without it; when it continues it sees that, and leaves results alone."""
     with cluster(None, params(phase), env=harness.env()) as running:
@@ -198,7 +215,13 @@ def test_stopped_for_longer(cluster, hurt, phase):
 
 
 @pytest.mark.cell("nodes.sshd-killed")
-@places("join", "run", main=["release"], worker=["upload"], last=1)
+@places(
+    *("join", "run"),
+    main=["release"],
+    worker=["upload"],
+    last=1,
+    quick=["main-join", "worker-run"],
+)
 def test_sshd_killed(cluster, hurt, phase):
     """It is started again, and the job goes on: what runs needs it no longer."""
     env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="30")
@@ -216,6 +239,7 @@ def test_sshd_killed(cluster, hurt, phase):
 
 @pytest.mark.cell("nodes.untold")
 @pytest.mark.timeout(150)
+@pytest.mark.slow
 def test_a_worker_that_lives_and_cannot_be_told(cluster):
     """It gives its signs of life, so only a bound ends the wait for it."""
     env = harness.env(ARCHITRAVE_LAUNCHER="direct")

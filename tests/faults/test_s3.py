@@ -8,7 +8,7 @@ import time
 import pytest
 import trustme
 
-from tests.support.basics import pack
+from tests.support.basics import pack, slow
 from tests.support.s3proxy import FailingS3
 
 KEY = "batch/private.7z"
@@ -88,7 +88,11 @@ PASSING = {
 @pytest.mark.parametrize(
     ("method", "fault"),
     # An answer to PUT has no body that could be cut short.
-    [*(("GET", fault) for fault in PASSING), *(("PUT", f) for f in PASSING if f != "truncated")],
+    [
+        *(("GET", fault) for fault in PASSING),
+        *(("PUT", fault) for fault in PASSING if fault not in ("truncated", "stall")),
+        slow("PUT", "stall"),
+    ],
 )
 def test_passing(job, root, batch, failing, s3, tmp_path, method, fault):
     """What fails and then is good again costs time and nothing else."""
@@ -329,7 +333,7 @@ def test_over_tls(job, root, batch, s3, tmp_path):
 
 @pytest.mark.cell("s3.changes-while-sent")
 @pytest.mark.parametrize("times", [1, float("inf")])
-@pytest.mark.parametrize("size", [1, 5_000_000, 70_000_000])
+@pytest.mark.parametrize("size", [1, slow(5_000_000), 70_000_000])
 def test_a_result_changes_while_it_is_sent(job, root, batch, failing, s3, tmp_path, size, times):
     """It is sent again; one that always changes is named, and size and digest are S3's."""
     path = root / "tmp/output/one"

@@ -10,7 +10,7 @@ import pytest
 
 from agent.core.errors import AgentError
 from agent.multinode.sftp import Sftp
-from tests.support.basics import pack, until
+from tests.support.basics import pack, slow, until
 from tests.support.clusters import codes, errors, wait_ready
 
 
@@ -18,7 +18,7 @@ from tests.support.clusters import codes, errors, wait_ready
 @pytest.mark.parametrize(
     ("backend", "other"),
     [
-        ("containers", {"AWS_BATCH_JOB_ID": "another-job#1"}),
+        slow("containers", {"AWS_BATCH_JOB_ID": "another-job#1"}),
         ("processes", {"AWS_BATCH_JOB_ATTEMPT": "7"}),
     ],
     indirect=["backend"],

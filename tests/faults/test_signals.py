@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.faults.harness import kill_helper
-from tests.support.basics import read_line, until
+from tests.support.basics import read_line, slow, until
 from tests.support.clusters import ranks, run_json
 
 # Batch kills after 30 s; the agents are out before.
@@ -25,14 +25,13 @@ def told(running, indexes, number):
 @pytest.mark.parametrize(
     ("count", "targets", "phase"),
     [
-        (count, targets, phase)
-        for count, targets, phases in (
-            (1, [0], ("fetch", "unpack", "run", "upload")),
-            (2, [0], ("fetch", "join", "run", "release", "upload")),
-            (2, [1], ("unpack", "join", "run", "release", "upload")),
-            (3, [0, 1, 2], ("fetch", "join", "run", "upload")),
-        )
-        for phase in phases
+        *((1, [0], phase) for phase in ("fetch", "unpack", "run", "upload")),
+        *((2, [0], phase) for phase in ("join", "release")),
+        *((2, [1], phase) for phase in ("join", "run")),
+        (3, [0, 1, 2], "run"),
+        *(slow(2, [0], phase) for phase in ("fetch", "run", "upload")),
+        *(slow(2, [1], phase) for phase in ("unpack", "release", "upload")),
+        *(slow(3, [0, 1, 2], phase) for phase in ("fetch", "join", "upload")),
     ],
     ids=str,
 )

@@ -11,7 +11,7 @@ from urllib.parse import quote_plus
 import psutil
 import pytest
 
-from tests.support.basics import REPOSITORY, until
+from tests.support.basics import REPOSITORY, slow, until
 from tests.support.s3proxy import FailingS3
 
 
@@ -171,7 +171,7 @@ def test_a_test_event_of_s3_runs_nothing(function, api):
 
 @pytest.mark.parametrize(
     ("script", "seconds"),
-    [("sleep 60", 5.0), ("trap '' TERM; while :; do sleep 1; done", 20.0)],
+    [("sleep 60", 5.0), slow("trap '' TERM; while :; do sleep 1; done", 20.0)],
 )
 def test_a_deadline_ends_the_application(function, invoke, s3, script, seconds):
     """An answer before the end, with the results that there are, also if SIGTERM is ignored."""

@@ -9,7 +9,7 @@ from agent.tools.cluster.cluster import Cluster
 from agent.tools.cluster.job import Job
 from tests.image.test_start import time_log
 from tests.support import once
-from tests.support.basics import PASSWORD, REPOSITORY, pack
+from tests.support.basics import PASSWORD, REPOSITORY, pack, slow
 from tests.support.clusters import codes, errors
 from tests.support.containers import LAMBDA
 
@@ -58,7 +58,7 @@ def distribution(name):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture(scope="module", params=["old", "no-python", "empty"])
+@pytest.fixture(scope="module", params=[slow("old"), "no-python", "empty"])
 def base(request, image):
     """Return each base with the agent's directory on it, built once in a run."""
     dockerfile, shell, libc = {

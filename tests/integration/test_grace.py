@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.basics import until
+from tests.support.basics import slow, until
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.cell("application.grace")]
 
@@ -29,6 +29,7 @@ SCRIPTS = {
     "two": "solver b 2 & solver a 3; wait",
     "itself": "exec solver a 3",
 }
+QUICK = ("script", "timeout", "session in the background", "two", "together", "one fails")
 
 
 @pytest.fixture
@@ -59,7 +60,11 @@ def ended(process):
     return process.returncode, [json.loads(line) for line in err.splitlines()]
 
 
-@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS.keys())
+@pytest.mark.parametrize(
+    "script",
+    [script if name in QUICK else slow(script) for name, script in SCRIPTS.items()],
+    ids=SCRIPTS.keys(),
+)
 def test_a_checkpoint_that_takes_three_seconds(solve, root, script):
     """Each process gets SIGTERM once and the time that it needs; the code stays SIGTERM's."""
     process = solve(script)
@@ -144,7 +149,11 @@ RANKS = {
 }
 
 
-@pytest.mark.parametrize(("program", "params"), RANKS.values(), ids=RANKS.keys())
+@pytest.mark.parametrize(
+    ("program", "params"),
+    [ranks if name in QUICK else slow(*ranks) for name, ranks in RANKS.items()],
+    ids=RANKS.keys(),
+)
 def test_ranks_under_mpirun(solve, root, agent, program, params):
     """No rank is killed by mpirun while it saves its state, also where another one has ended."""
     solver = str(root / "opt/solver")

@@ -13,7 +13,7 @@ import agent.tools.commands.report as report_command
 from agent.core.errors import AgentError
 from agent.tools.cluster.cluster import Cluster
 from agent.tools.commands.options import Parser
-from tests.support.basics import until
+from tests.support.basics import slow, until
 from tests.support.clusters import described, make_private, run_json
 from tests.unit.report.test_page import SCHEMA, check_self_contained, strict
 
@@ -134,7 +134,7 @@ def page_maker(process):
     return until(found)
 
 
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [slow(signal.SIGSTOP), signal.SIGKILL])
 def test_report_that_is_never_ready_is_given_up(agent, root, app, on_s3, number):
     """What makes the page hangs, or is killed; the job goes on without it."""
     env, objects = on_s3

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.support.basics import pack, read_line, until
+from tests.support.basics import pack, read_line, slow, until
 from tests.support.containers import docker
 
 
@@ -207,7 +207,7 @@ OWN_LOGS = {
 
 
 @pytest.mark.cell("application.own-log")
-@pytest.mark.parametrize("before", ["echo before; sleep 0.3; ", "sleep 0.3; ", ""])
+@pytest.mark.parametrize("before", ["echo before; sleep 0.3; ", slow("sleep 0.3; "), slow("")])
 @pytest.mark.parametrize("how", OWN_LOGS)
 def test_a_program_with_a_time_log_of_its_own(job, root, batch, delivered, how, before):
     """Its file keeps its bytes and its name, and the agent's goes up whole beside it."""

@@ -6,6 +6,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[2]
 IMAGE = os.environ.get("ARCHITRAVE_TEST_IMAGE", "architrave:test")
 LAMBDA_IMAGE = f"{IMAGE}-lambda"
@@ -15,6 +17,11 @@ PASSWORD = "geheim, with blanks & $igns"
 def engine_answers():
     docker = shutil.which("docker")
     return bool(docker) and not subprocess.run([docker, "info"], capture_output=True).returncode
+
+
+def slow(*values):
+    """Return a test's parameters that are left out of the quick tests."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def until(condition, seconds=20.0):

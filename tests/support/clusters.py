@@ -12,7 +12,7 @@ import pytest
 
 from agent.tools.cluster.cluster import Cluster
 from agent.tools.cluster.job import Job
-from tests.support.basics import PASSWORD, pack, until
+from tests.support.basics import PASSWORD, pack, slow, until
 
 PROGRAM = Path(__file__).parent / "program.py"
 
@@ -32,7 +32,7 @@ def make_private(directory, keys):
     return pack(content, directory / "private.7z", PASSWORD)
 
 
-@pytest.fixture(params=["processes", "containers"])
+@pytest.fixture(params=["processes", slow("containers")])
 def backend(request):
     """Return the image of the nodes, and None where they are processes."""
     return None if request.param == "processes" else request.getfixturevalue("image")
