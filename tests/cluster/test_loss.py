@@ -113,6 +113,7 @@ def test_node_with_another_key(cluster, strangers):
     assert "ready" not in result.nodes[0].stdout.decode()
 
 
+@pytest.mark.slow
 def test_two_nodes_with_one_index(cluster, image):
     """Of two nodes that claim one index the second one is refused, and the job doesn't run."""
     node_env = {2: {"AWS_BATCH_JOB_NODE_INDEX": "1"}}

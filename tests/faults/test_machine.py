@@ -315,7 +315,7 @@ def test_home_is_not_set(cluster, monkeypatch):
 
 
 @pytest.mark.cell("machine.host-name")
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [slow(1), 2])
 def test_no_name_can_be_resolved(cluster, image, tmp_path, count):
     """Nodes meet by addresses; not even localhost has a name."""
     empty = tmp_path / "empty"

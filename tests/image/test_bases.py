@@ -58,7 +58,7 @@ def distribution(name):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture(scope="module", params=[slow("old"), "no-python", "empty"])
+@pytest.fixture(scope="module", params=[slow("old"), slow("no-python"), "empty"])
 def base(request, image):
     """Return each base with the agent's directory on it, built once in a run."""
     dockerfile, shell, libc = {

@@ -141,6 +141,7 @@ INSTALL = "dpkg -i /given/debs/*.deb >/dev/null && ldd /given/hpcc"
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_deps_of_a_binary(packed, image, tmp_path):
     """A real program, nothing but its file known: with what was packed the image can load it."""
     given = tmp_path / "given"

@@ -12,6 +12,7 @@ import pytest
 
 from agent.tools.cluster import s3
 from agent.tools.cluster.s3 import EmbeddedS3
+from tests.support.basics import slow
 from tests.support.containers import docker
 
 pytestmark = pytest.mark.timeout(180)
@@ -108,7 +109,7 @@ class Container(Neighbour):
         return docker("run", *options, *words, timeout=90)
 
 
-@pytest.fixture(params=["user", "container"])
+@pytest.fixture(params=["user", slow("container")])
 def neighbour(request):
     if request.param == "user":
         return Neighbour()
