@@ -18,10 +18,10 @@ APPLICATION, AGENT = "application", "agent"
 CREDENTIALS = "get AWS credentials"
 
 
-class Cause(Enum):
-    """What kind of failure it is, where waits differ by it."""
+class FailureKind(Enum):
+    """What kind of failure it is: it decides which waits are aborted."""
 
-    SIGNAL = "signal"  # this node was told to end
+    SIGNAL = "signal"  # this node received a signal to stop
     PEER = "peer"  # another node was lost, or has failed
     MAIN_LOST = "main_lost"  # a worker gets no heartbeats of the main node
     FROZEN = "frozen"  # this node was frozen, and its peers have gone on without it

@@ -8,7 +8,7 @@ from typing import Any
 
 from agent.core import model
 from agent.core.errors import AgentError
-from agent.core.model import Cause
+from agent.core.model import FailureKind
 from agent.job.directories import make_directory
 from agent.job.parts import Parts
 from agent.job.single import OnRecords, finish_alone
@@ -98,7 +98,7 @@ class MainNode:
         if meeting is None:
             finish_alone(parts, self._on_records)
             return
-        if supervisor.failed(Cause.FROZEN):
+        if supervisor.failed(FailureKind.FROZEN):
             parts.upload.skip()
             return
         supervisor.enter(State.UPLOADING, model.RELEASE)

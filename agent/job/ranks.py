@@ -7,7 +7,7 @@ import signal
 
 from agent.core.deadlines import LOST_GRACE_SECONDS
 from agent.core.errors import AgentError
-from agent.core.model import Cause
+from agent.core.model import FailureKind
 from agent.job.supervisor import Supervisor
 from agent.launch.application import application_stopped
 from agent.launch.stopping import Stopping
@@ -50,7 +50,9 @@ class Ranks:
             supervisor.log,
             supervisor.processes.pids,
             elsewhere=lambda: (
-                not (meeting.released or meeting.outcome or supervisor.failed(Cause.MAIN_LOST))
+                not (
+                    meeting.released or meeting.outcome or supervisor.failed(FailureKind.MAIN_LOST)
+                )
             ),
             on_quiet=self._report_quiet,
         )

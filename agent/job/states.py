@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from agent.core.model import Cause
+from agent.core.model import FailureKind
 
 
 class State(Enum):
@@ -40,10 +40,10 @@ NEXT = {
     State.DONE: (),
 }
 
-_ANY = frozenset(Cause)
+_ANY = frozenset(FailureKind)
 # Nothing can be expected from other nodes any more; what this node does by itself goes on.
-_CUT_OFF = frozenset({Cause.MAIN_LOST, Cause.FROZEN})
-_NONE: frozenset[Cause] = frozenset()
+_CUT_OFF = frozenset({FailureKind.MAIN_LOST, FailureKind.FROZEN})
+_NONE: frozenset[FailureKind] = frozenset()
 
 # The application has yet to run, or runs: any failure ends that.
 WORKING = frozenset({State.STAGING, State.JOINING, State.RUNNING})

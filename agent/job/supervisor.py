@@ -13,7 +13,7 @@ from typing import Protocol
 
 from agent.core.deadlines import LOST_GRACE_SECONDS, MAX_GRACE_SECONDS, STOP_SECONDS
 from agent.core.errors import TRY_AGAIN, AgentError, as_agent_error
-from agent.core.model import Cause, Node, Span
+from agent.core.model import FailureKind, Node, Span
 from agent.core.settings import Settings
 from agent.engine.log import Log
 from agent.engine.loop import Loop
@@ -97,7 +97,7 @@ class Supervisor:
         self.deadline = deadline
         self.stop_signal = 0
         self.directory = RuntimeDirectory(settings.runtime_dir)
-        self._failures: dict[Cause, AgentError] = {}
+        self._failures: dict[FailureKind, AgentError] = {}
         loop.on_signal = self._signal
         loop.on_child = self._child
 
@@ -184,7 +184,7 @@ class Supervisor:
     def _aborting(self) -> AgentError | None:
         """Return the failure that ends a wait in this state."""
         aborts = ABORTS[self.state]
-        return next((error for cause, error in self._failures.items() if cause in aborts), None)
+        return next((error for kind, error in self._failures.items() if kind in aborts), None)
 
     def _too_late(self) -> bool:
         return self.deadline is not None and self.loop.clock() >= self.deadline
@@ -197,9 +197,9 @@ class Supervisor:
 
     # -- failures
 
-    def fail(self, error: AgentError, cause: Cause = Cause.OTHER) -> None:
+    def fail(self, error: AgentError, kind: FailureKind = FailureKind.OTHER) -> None:
         """Note a failure; the first one decides, and stops the application if it runs."""
-        self._failures.setdefault(cause, error)
+        self._failures.setdefault(kind, error)
         self.report(error.event, error.fields())
         if self.verdict.fail(error) and not self.workload.stopping:
             # mpirun waits in vain for the daemon of a node that is gone.
@@ -212,9 +212,9 @@ class Supervisor:
         self.fail(error)
         self.verdict.degrade(error)
 
-    def failed(self, cause: Cause) -> bool:
+    def failed(self, kind: FailureKind) -> bool:
         """Return whether there was a failure of this kind."""
-        return cause in self._failures
+        return kind in self._failures
 
     def noted(self, error: AgentError) -> bool:
         """Return whether this very failure was noted already: a wait has raised it."""
@@ -259,7 +259,7 @@ class Supervisor:
         # The application gets the signal that the agent got; a second one means now.
         self.workload.stop(error, number, max_grace=MAX_GRACE_SECONDS)
         if first:
-            self.fail(error, Cause.SIGNAL)
+            self.fail(error, FailureKind.SIGNAL)
 
     def _child(self, child: Child) -> None:
         if child.running:

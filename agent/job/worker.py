@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.core import model
 from agent.core.errors import AgentError
-from agent.core.model import Cause
+from agent.core.model import FailureKind
 from agent.job.joining import join_main, start_meeting
 from agent.job.own_copy import OwnCopy, stop_as_main_does
 from agent.job.parts import Parts
@@ -73,7 +73,7 @@ class Worker:
         try:
             supervisor.wait("the main node sends the outcome", lambda: meeting.outcome, math.inf)
         except AgentError as error:
-            if not supervisor.stop_signal or supervisor.failed(Cause.MAIN_LOST):
+            if not supervisor.stop_signal or supervisor.failed(FailureKind.MAIN_LOST):
                 raise
             self._leave(meeting, error)
         assert meeting.outcome is not None
@@ -98,7 +98,7 @@ class Worker:
         """Upload, hand the record over to the main node, wait for the exit code."""
         supervisor, parts, meeting = self._supervisor, self.parts, self._meeting
         parts.monitor.stop()
-        if supervisor.failed(Cause.FROZEN):
+        if supervisor.failed(FailureKind.FROZEN):
             parts.upload.skip()
             return
         supervisor.enter(State.UPLOADING, model.RELEASE)
@@ -112,7 +112,7 @@ class Worker:
             self._hand_over(meeting, uploaded)
         except AgentError as error:
             # Cut off from the main node: without its word the first failure of this node decides.
-            if supervisor.failed(Cause.FROZEN) or not supervisor.verdict.code:
+            if supervisor.failed(FailureKind.FROZEN) or not supervisor.verdict.code:
                 supervisor.verdict.abort(error)
         finally:
             meeting.close()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.core.errors import TRY_AGAIN, AgentError, os_reason
-from agent.core.model import Cause, Node, NodeFiles, Outcome
+from agent.core.model import FailureKind, Node, NodeFiles, Outcome
 from agent.engine.files import replace
 from agent.engine.helpers import Helper
 from agent.multinode.meeting import (
@@ -152,7 +152,8 @@ class MainMeeting(Meeting):
         what = f"lost worker {index} ({self.roster.nodes[index].address})"
         hint = f"see the log of worker {index}"
         self._on_failure(
-            AgentError(what, cause, code=TRY_AGAIN, hint=hint, event="worker_lost"), Cause.PEER
+            AgentError(what, cause, code=TRY_AGAIN, hint=hint, event="worker_lost"),
+            FailureKind.PEER,
         )
 
     def warm(self) -> None:
@@ -255,7 +256,7 @@ class MainMeeting(Meeting):
             what = f"worker {index} failed"
             self._on_failure(
                 AgentError(what, str(error), code=error.code, hint=hint, event="worker_failed"),
-                Cause.PEER,
+                FailureKind.PEER,
             )
 
     def _beat(self) -> None:
@@ -277,7 +278,7 @@ class MainMeeting(Meeting):
                     hint=f"see the log of worker {index}; check for an out-of-memory kill",
                     event="worker_lost",
                 ),
-                Cause.PEER,
+                FailureKind.PEER,
             )
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from agent.core.errors import BAD_SETTINGS, NO_PERMISSION, TRY_AGAIN, AgentError, os_reason
-from agent.core.model import Cause
+from agent.core.model import FailureKind
 from agent.core.settings import Settings
 from agent.engine.helpers import Helper
 from agent.engine.log import Log
@@ -54,7 +54,7 @@ class Meeting(ABC):
         settings: Settings,
         ssh: dict[str, Any],
         start_helper: StartHelper,
-        on_failure: Callable[[AgentError, Cause], None],
+        on_failure: Callable[[AgentError, FailureKind], None],
     ) -> None:
         self._loop = loop
         self._log = log
@@ -141,7 +141,7 @@ class Meeting(ABC):
                     hint="check whether the container was paused, or its machine overloaded",
                     event="node_frozen",
                 ),
-                Cause.FROZEN,
+                FailureKind.FROZEN,
             )
         else:
             try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from agent.core.errors import TRY_AGAIN, AgentError, HelperDied, cause_of
-from agent.core.model import Cause, Node, Outcome
+from agent.core.model import FailureKind, Node, Outcome
 from agent.engine.helpers import Helper, Retry
 from agent.multinode.heartbeat_link import HeartbeatLink
 from agent.multinode.meeting import (
@@ -224,7 +224,7 @@ class WorkerMeeting(Meeting):
                     hint="see the main node's log; check for an out-of-memory kill",
                     event="main_lost",
                 ),
-                Cause.MAIN_LOST,
+                FailureKind.MAIN_LOST,
             )
 
     def _take(self, kind: str, name: str, data: bytes) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from agent.core import settings as agent_settings
-from agent.core.model import Cause, Node
+from agent.core.model import FailureKind, Node
 from agent.engine.helpers import Retry
 from agent.engine.log import Log
 from agent.multinode.main_side import MainMeeting
@@ -61,8 +61,8 @@ class Side(RuleBasedStateMachine):
         log.open()
         return (self.loop, log, self.settings, {"timeout": 2.0}, start_helper, self.fail)
 
-    def fail(self, error, cause):
-        self.failures.append((cause, error))
+    def fail(self, error, kind):
+        self.failures.append((kind, error))
 
     def teardown(self):
         self.meeting.close()
@@ -91,7 +91,7 @@ class Side(RuleBasedStateMachine):
             gap, self.last_tick = now - self.last_tick, now
             if gap > SILENCE and self.missed() and not self.frozen:
                 self.frozen = True
-                self.expected.append((Cause.FROZEN, 75, ""))
+                self.expected.append((FailureKind.FROZEN, 75, ""))
             else:
                 self.beat(now)
         self.loop.stop(seconds)
@@ -99,8 +99,8 @@ class Side(RuleBasedStateMachine):
     @invariant()
     def every_failure_is_reported_once_and_named(self):
         assert len(self.failures) == len(self.expected)
-        for (cause, error), (kind, code, name) in zip(self.failures, self.expected, strict=True):
-            assert (cause, error.code) == (kind, code) and name in str(error)
+        for (kind, error), (expected, code, name) in zip(self.failures, self.expected, strict=True):
+            assert (kind, error.code) == (expected, code) and name in str(error)
 
 
 class MainSide(Side):
@@ -166,13 +166,13 @@ class MainSide(Side):
 
     @rule(index=INDEXES, failed=st.booleans())
     def parts(self, index, failed):
-        failure = {"what": "go on", "cause": "it hurts", "code": 73} if failed else None
+        failure = {"what": "go on", "cause": "the disk is full", "code": 73} if failed else None
         part = {"index": index, "record": {"index": index, "files": []}, "failure": failure}
         self.put("workers_done", f"{index}.json", json.dumps(part))
         if index in self.joined:
             self.parted.add(index)
             if failed:
-                self.expected.append((Cause.PEER, 73, f"worker {index}"))
+                self.expected.append((FailureKind.PEER, 73, f"worker {index}"))
 
     @rule(index=INDEXES, record=st.sampled_from(["[]", "{}", "null", '{"record": 3}', ""]))
     def a_part_that_is_none(self, index, record):
@@ -183,7 +183,7 @@ class MainSide(Side):
         failure = {"what": "finish the job", "cause": "SIGTERM", "code": 143}
         self.put("workers_leaving", f"{index}.json", json.dumps(failure))
         if index in self.joined:
-            self.expected.append((Cause.PEER, 143, f"worker {index}"))
+            self.expected.append((FailureKind.PEER, 143, f"worker {index}"))
 
     def beat(self, now):
         """Work out who is missed at a beat of main's."""
@@ -192,7 +192,7 @@ class MainSide(Side):
         for index in sorted(self.present):
             if now - self.heard[index] > SILENCE:
                 self.lost.add(index)
-                self.expected.append((Cause.PEER, 75, f"worker {index}"))
+                self.expected.append((FailureKind.PEER, 75, f"worker {index}"))
 
     @invariant()
     def main_knows_who_is_there(self):
@@ -326,7 +326,7 @@ class WorkerSide(Side):
             return
         if now - self.heard > SILENCE:
             self.main_lost = True
-            self.expected.append((Cause.MAIN_LOST, 75, "10.0.0.2"))
+            self.expected.append((FailureKind.MAIN_LOST, 75, "10.0.0.2"))
 
     @invariant()
     def the_worker_knows_how_it_stands(self):

@@ -5,7 +5,7 @@ import types
 import pytest
 
 from agent.core.errors import AgentError
-from agent.core.model import Cause, Outcome
+from agent.core.model import FailureKind, Outcome
 from agent.job import ranks as module
 from agent.job.ranks import LEAVE_SECONDS, Ranks
 from agent.multinode.meeting import STOPPED
@@ -76,7 +76,7 @@ def test_launchers_are_held_until_the_main_node_lets_them_go(ranks):
     ranks.meeting.outcome = Outcome(0)
     assert not made[0].elsewhere()
     ranks.meeting.outcome = None
-    ranks.supervisor.fail(AgentError("join", "lost", code=75), cause=Cause.MAIN_LOST)
+    ranks.supervisor.fail(AgentError("join", "lost", code=75), kind=FailureKind.MAIN_LOST)
     assert not made[0].elsewhere()
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from agent.core.errors import TIME_LIMIT, TRY_AGAIN, AgentError
-from agent.core.model import AGENT, Cause, Outcome
+from agent.core.model import AGENT, FailureKind, Outcome
 from agent.job.states import State
 from agent.job.workers import Workers, judge_records
 from tests.support.fakes import FakeWorkload
@@ -98,7 +98,7 @@ def test_a_lost_worker_is_the_cause_of_mpirun_s_failure(tmp_path):
     """Mpirun's own code means nothing then: 75, which a retry strategy acts on."""
     made, supervisor, meeting, _, _ = workers(tmp_path)
     meeting.silent = {2}
-    supervisor.loop.call_at(8, lambda: supervisor.fail(error(), Cause.PEER))
+    supervisor.loop.call_at(8, lambda: supervisor.fail(error(), FailureKind.PEER))
     with pytest.raises(AgentError) as raised:
         made.outcome_with(Outcome(1))
     assert raised.value.code == TRY_AGAIN

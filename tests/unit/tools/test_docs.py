@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from agent.core.errors import AgentError
-from agent.core.model import PHASES, Cause
+from agent.core.model import PHASES, FailureKind
 from agent.job.states import ABORTS, NEXT, State
 from agent.tools.commands import parser
 from tests.support.basics import REPOSITORY
@@ -125,8 +125,8 @@ def test_the_pictures_of_a_node_s_states_are_those_of_the_code():
         for line in section.splitlines()
         if line.startswith("|")
     ]
-    assert head == ["state", *(cause.value for cause in Cause)]
+    assert head == ["state", *(kind.value for kind in FailureKind)]
     assert rows == [
-        [state.value, *("yes" if cause in ABORTS[state] else "" for cause in Cause)]
+        [state.value, *("yes" if kind in ABORTS[state] else "" for kind in FailureKind)]
         for state in State
     ]
