@@ -50,12 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(list(argv))
     except AgentError as error:
-        _say(f"{error}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        _write_stderr(f"{error}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return _failed(argv, error.code)
     except Exception:
         import traceback
 
-        _say(f"{traceback.format_exc()}internal error\nhint: report it with the lines above\n")
+        _write_stderr(
+            f"{traceback.format_exc()}internal error\nhint: report it with the lines above\n"
+        )
         return _failed(argv, BUG)
 
 
@@ -89,10 +91,10 @@ def _dispatch(argv: list[str]) -> int:
             )
     elif not argv or first in ("run", "explain"):
         if argv[1:]:
-            who, hint = "a job", "set APP_PARAMS, or use architrave exec -- CMD ARG…"
+            command, hint = "run", "set APP_PARAMS, or use architrave exec -- CMD ARG…"
             if first == "explain":
-                who, hint = "explain", "architrave explain"
-            cause = f"{who} takes no arguments"
+                command, hint = "explain", "architrave explain"
+            cause = f"{command} takes no arguments"
             raise AgentError(f"{first} {argv[1]!r}", cause, code=USAGE, hint=hint)
         return _job(first, [])
     elif first.startswith("-"):
@@ -200,7 +202,7 @@ def _print(text: str) -> int:
     return 0
 
 
-def _say(text: str) -> None:
+def _write_stderr(text: str) -> None:
     try:
         os.write(2, text.encode("utf-8", "replace"))
     except OSError:

@@ -36,13 +36,13 @@ def runtime_api(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
 
 def _obey(client: Any, line: dict[str, Any]) -> dict[str, Any]:
     if "next" in line:
-        came = client.wait_next_invocation()
+        invocation = client.wait_next_invocation()
         return {
             "invocation": {
-                "id": came.invoke_id,
-                "deadline": float(came.deadline_time_in_ms) / 1000,
-                "event": (came.event_body or b"").decode("utf-8", "replace"),
-                "trace": came.x_amzn_trace_id,
+                "id": invocation.invoke_id,
+                "deadline": float(invocation.deadline_time_in_ms) / 1000,
+                "event": (invocation.event_body or b"").decode("utf-8", "replace"),
+                "trace": invocation.x_amzn_trace_id,
             }
         }
     if "answer" in line:

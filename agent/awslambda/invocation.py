@@ -1,4 +1,4 @@
-"""Read what an invocation of a Lambda function asks for, plan its time, and word the answer."""
+"""Read what an invocation of a Lambda function asks for, plan its time, and make the answer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read(event: str, allowed: Iterable[str]) -> Request | str:
     """Return what an event asks for, or a note why there is nothing to run.
 
     An object of S3's is the input. An event of one's own may have `params` (text or a list of
-    words), `input` and `output` (s3://bucket/key), and `env`, whose names `allowed` must allow.
+    arguments), `input` and `output` (s3://bucket/key), and `env`, whose names `allowed` must allow.
     Raises AgentError (64).
     """
     opened = events.open_event(event)
@@ -86,7 +86,7 @@ def answer(
 ) -> dict[str, Any]:
     """Return the JSON that the caller gets; a failure's also has Lambda's own fields."""
     files, failed = uploaded["files"], [one["name"] for one in uploaded["failed"]]
-    told: dict[str, Any] = {
+    answer: dict[str, Any] = {
         "exit_code": outcome.code,
         "source": outcome.source,
         "times": dict(times),
@@ -99,8 +99,8 @@ def answer(
     if outcome.code:
         by_application = outcome.source == APPLICATION
         kind = "ApplicationFailed" if by_application else "AgentFailed"
-        told |= {"errorType": kind, "errorMessage": outcome.cause, "hint": outcome.hint}
-    return told
+        answer |= {"errorType": kind, "errorMessage": outcome.cause, "hint": outcome.hint}
+    return answer
 
 
 def refusal(error: AgentError) -> dict[str, Any]:
@@ -136,10 +136,10 @@ def _with_a_name(uri: S3Uri, shown: str) -> S3Uri:
 def _params(value: Any) -> str:
     if isinstance(value, str) and _is_text(value):
         return value
-    if isinstance(value, list) and all(isinstance(word, str | int | float) for word in value):
-        words = [str(word) for word in value]
-        if all(map(_is_text, words)):
-            return shlex.join(words)
+    if isinstance(value, list) and all(isinstance(one, str | int | float) for one in value):
+        arguments = [str(one) for one in value]
+        if all(map(_is_text, arguments)):
+            return shlex.join(arguments)
     raise _bad("params", f"{_shown(value)} is neither text nor a list of arguments")
 
 

@@ -36,11 +36,11 @@ from agent.job import lifecycle
 from agent.job.directories import make_directory
 from agent.job.parts import Parts
 from agent.job.run import Peers
-from agent.job.single import Single, finish_alone
+from agent.job.single import Single, finish_single
 from agent.job.supervisor import ENDING_SIGNALS, Supervisor
 from agent.launch.application import resolve
 
-# For a word to the API, which is a process on the same machine.
+# For a request to the API, which is a process on the same machine.
 _POST_SECONDS = 5.0
 _LIMIT_HINT = "raise the function's timeout (at most 900 s)"
 
@@ -109,14 +109,14 @@ class Call:
         )
         self.parts.run.peers = _Prepare(self._supervisor, spares)
         self._input = input
-        self._application_ends = start + budget.application
+        self._application_deadline = start + budget.application
 
     def work(self) -> None:
         """Fetch the input, and run the application in the time that is left to it."""
         supervisor = self._supervisor
         if self._input is not None:
             self.parts.record.fetched = self._fetch(self._input)
-        left = self._application_ends - supervisor.loop.clock()
+        left = self._application_deadline - supervisor.loop.clock()
         if left <= 0:
             cause = "no time is left for it"
             raise AgentError("start the application", cause, code=TIME_LIMIT, hint=_LIMIT_HINT)
@@ -139,7 +139,7 @@ class Call:
 
     def finish(self) -> None:
         """Upload what there is, and write the record."""
-        finish_alone(self.parts, self.parts.record.write)
+        finish_single(self.parts, self.parts.record.write)
 
     def answer(self) -> dict[str, Any]:
         """Run the job; return what the caller gets."""
@@ -150,7 +150,7 @@ class Call:
 
     @property
     def stop_signal(self) -> int:
-        """Return the signal that told the environment to end, 0 if none did."""
+        """Return the signal that stopped the environment, 0 if none did."""
         return self._supervisor.stop_signal
 
 
@@ -182,7 +182,7 @@ class Runtime:
         self._answers: list[dict[str, Any]] = []
         self._spares = Spares(loop, settings.helper_env)
         self._api_helper = self._new_api_helper()
-        self._ended_by = 0
+        self._stop_signal = 0
 
     def serve(self) -> int:
         """Answer one invocation after the other; return the exit code of the environment."""
@@ -201,14 +201,14 @@ class Runtime:
             if self._settings.output is not None:
                 self._spares.prepare()
             event = self._ask({"next": True}, None)
-            if self._ended_by:
+            if self._stop_signal:
                 return 0
             answer = self._run_invocation(event["invocation"])
             self._idle()
             kind = "failure" if "errorType" in answer else "answer"
             self._ask({"id": event["invocation"]["id"], kind: answer}, _POST_SECONDS)
-            if self._ended_by:
-                return 128 + self._ended_by
+            if self._stop_signal:
+                return 128 + self._stop_signal
         raise AgentError(
             f"empty {tmp}",
             f"what the application left can't be removed: {', '.join(left[:5])}",
@@ -229,7 +229,7 @@ class Runtime:
 
     def _signal(self, number: int) -> None:
         if number in ENDING_SIGNALS:
-            self._ended_by = number
+            self._stop_signal = number
 
     def _run_invocation(self, event: dict[str, Any]) -> dict[str, Any]:
         """Run an invocation; return its answer, also when nothing could run."""
@@ -248,7 +248,7 @@ class Runtime:
         except Exception as error:
             self._log.error("internal_error", traceback="".join(traceback.format_exception(error)))
             return invocation.refusal(as_agent_error(error))
-        self._ended_by = call.stop_signal
+        self._stop_signal = call.stop_signal
         return answer
 
     def _call(self, event: dict[str, Any], request: invocation.Request, until: float) -> Call:
@@ -299,13 +299,13 @@ class Runtime:
         deadline = None if seconds is None else self._loop.clock() + seconds
         answers, api_helper = self._answers, self._api_helper
         self._loop.wait(
-            lambda: answers or api_helper.done or ("next" in line and self._ended_by), deadline
+            lambda: answers or api_helper.done or ("next" in line and self._stop_signal), deadline
         )
         if answers:
             return answers[0]
         if api_helper.done:
             api_helper.outcome()
-        if self._ended_by:
+        if self._stop_signal:
             return {}
         cause = "the Runtime API does not answer"
         raise AgentError(

@@ -29,7 +29,7 @@ class FailureKind(Enum):
 
 
 def node_name(index: int, main_index: int) -> str:
-    """Return how people call a node."""
+    """Return a node's name as messages show it."""
     return "main" if index == main_index else f"worker {index}"
 
 
@@ -58,7 +58,7 @@ class Topology:
         return [index for index in range(self.count) if index != self.main_index]
 
     def name(self, index: int) -> str:
-        """Return how people call the node with this index."""
+        """Return the name of the node with this index."""
         return node_name(index, self.main_index)
 
 

@@ -267,7 +267,7 @@ def _command(env: Mapping[str, str], root: str, output_dir: str) -> tuple[str, .
         return (app_bin, *v.APP_PARAMS.read(env))
     in_file = env.get(v.APP_IN_FILE.name, _below(root, v.APP_IN_FILE.default))
     older = (in_file, *v.APP_PARAMS1.read(env), output_dir, *v.APP_PARAMS2.read(env))
-    return (app_bin, *(word for word in older if word))
+    return (app_bin, *(argument for argument in older if argument))
 
 
 def _application(app_bin: str, root: str) -> str:

@@ -42,7 +42,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
-def share(part: float, whole: float) -> str:
-    """Return a part of a whole in percent."""
-    percent = 100 * part / whole if whole else 0.0
+def share(amount: float, whole: float) -> str:
+    """Return a share of a whole in percent."""
+    percent = 100 * amount / whole if whole else 0.0
     return f"{percent:.0f} %" if percent >= 1 or not percent else "below 1 %"

@@ -28,7 +28,7 @@ _LATE = ("check this machine", OS_ERROR, "check the file systems: mount; df -h")
 
 def shared_memory(context: Context) -> Finding:
     """See that the ranks of this node have room for their messages."""
-    alone = context.slots == 1 or not context.mpirun
+    one_process = context.slots == 1 or not context.mpirun
     try:
         usage = shutil.disk_usage(_SHM)
     except OSError:
@@ -36,12 +36,12 @@ def shared_memory(context: Context) -> Finding:
     hint = "docker run --shm-size 1g; Batch: linuxParameters.sharedMemorySize"
     if usage is None or not os.access(_SHM, os.W_OK):
         what = f"no writable {_SHM}"
-        if alone:
+        if one_process:
             return Finding(PASS, f"{what}; one process without MPI needs none")
         return Finding(WARN, f"{what}, and {context.slots} ranks would share it", hint)
     what = f"{_SHM}: {size(usage.free)} of {size(usage.total)} free"
     small = usage.total <= _DOCKER_SHM or usage.free < context.slots * _ENOUGH_SHM_PER_RANK
-    if small and not alone:
+    if small and not one_process:
         return Finding(WARN, f"{what} for {context.slots} ranks", hint)
     return Finding(PASS, what)
 

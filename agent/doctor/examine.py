@@ -1,7 +1,7 @@
 """Check all that a job needs before it costs: walk the checks, print, return the job's exit code.
 
 Nothing is changed: what is fetched and unpacked is in a directory of the doctor's own (0700),
-which is removed at the end, also after Ctrl-C. On several nodes the doctors then meet (`rounds`).
+which is removed at the end, also after Ctrl-C. On several nodes the doctors then meet (`meeting`).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def run(env: Mapping[str, str], *, as_json: bool) -> int:
     except AgentError as error:
         report.add([replace(Finding.of(error), name="doctor")])
     finally:
-        _end_children()
+        _kill_children()
         directory.remove(())
     return report.end()
 
@@ -75,7 +75,7 @@ def _terminated(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _end_children() -> None:
+def _kill_children() -> None:
     """End what a check that was left, or Ctrl-C, has left behind."""
     import psutil
 
@@ -169,12 +169,12 @@ class Report:
             clean = Finding(**scrub(one.to_json()))
             self.findings.append(clean)
             if not self._as_json:
-                _say(self._lines(clean))
+                _print(self._lines(clean))
 
     def note(self, text: str) -> None:
         """Show what takes long now."""
         if not self._as_json:
-            _say(f"{'':{6 + _NAME + 2}}{text}")
+            _print(f"{'':{6 + _NAME + 2}}{text}")
 
     def end(self) -> int:
         """Print the sum of it; return the exit code."""
@@ -182,13 +182,13 @@ class Report:
         if self._as_json:
             checks = [one.to_json() for one in self.findings]
             whole = {"schema": SCHEMA, "node": self.node, "checks": checks, "code": code}
-            _say(json.dumps(whole))
+            _print(json.dumps(whole))
             return code
         count = dict.fromkeys(_COLOURS, 0)
         for one in self.findings:
             count[one.verdict] += 1
         warnings = f"{count[WARN]} warning{'' if count[WARN] == 1 else 's'}"
-        _say(f"{count[PASS]} passed, {warnings}, {count[FAIL]} failed")
+        _print(f"{count[PASS]} passed, {warnings}, {count[FAIL]} failed")
         return code
 
     def _lines(self, finding: Finding) -> str:
@@ -208,7 +208,7 @@ def _discard(data: bytes) -> None:
     pass
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     with suppress(BrokenPipeError):  # a reader that is gone still gets the code
         sys.stdout.buffer.write(f"{text}\n".encode("utf-8", "backslashreplace"))
         sys.stdout.buffer.flush()

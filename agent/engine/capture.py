@@ -16,7 +16,7 @@ _MAX_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
-class Said:
+class Completed:
     """How a program ended, and what it wrote to standard output and standard error."""
 
     code: int
@@ -26,7 +26,7 @@ class Said:
 
 def run(
     argv: Sequence[str], *, env: Mapping[str, str] | None = None, seconds: float | None = None
-) -> Said:
+) -> Completed:
     """Run a program; raise OSError, or subprocess.TimeoutExpired when it takes too long."""
     out, err = (os.memfd_create(name) for name in ("out", "err"))
     try:
@@ -39,7 +39,7 @@ def run(
             timeout=seconds,
             check=False,
         )
-        return Said(done.returncode, _text(out), _text(err))
+        return Completed(done.returncode, _text(out), _text(err))
     finally:
         os.close(out)
         os.close(err)

@@ -83,7 +83,7 @@ class Helper:
             raise self.error
         if self.result is not None:
             return self.result
-        words = self.stderr_tail.splitlines()
+        lines = self.stderr_tail.splitlines()
         how = (
             f"killed by signal {self.child.signal}"
             if self.child.signal
@@ -91,7 +91,7 @@ class Helper:
         )
         raise HelperDied(
             f"run the helper {self.task}",
-            f"{how}{': ' + words[-1] if words else ''}",
+            f"{how}{': ' + lines[-1] if lines else ''}",
             code=BUG,
             hint="check the memory limit; if memory was left, report this with the log",
         )

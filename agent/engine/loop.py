@@ -64,9 +64,9 @@ class Loop:
         self.children = children
         self.on_signal: Callable[[int], object] = lambda number: None
         self.on_child: Callable[[Child], None] = lambda child: None
-        # Who sent the signal that is being handled, empty where that is not known.
+        # The sender of the signal that is being handled, empty if it is not known.
         self.sender = ""
-        # When the program was told to end: from then on it can wait for nothing that hangs.
+        # When the first signal to stop arrived: from then on nothing that hangs may be waited for.
         self.hurried_since = _NEVER
         self.clock = time.monotonic
         # Not selectors, which imports more than all of this module.

@@ -50,7 +50,7 @@ def _s3(env: Mapping[str, str]) -> Iterator[str]:
 
 def _node(settings: Settings, env: Mapping[str, str]) -> Iterator[str]:
     topology = settings.topology
-    role = "alone" if topology.count == 1 else topology.name(topology.index)
+    role = "single" if topology.count == 1 else topology.name(topology.index)
     if env.get("EXEC_TYPE", "").lower() == SHELL:
         yield f"a debug shell, in which `{start_line(env)}` would do as follows"
     yield f"mode {settings.mode}, node {topology.index} of {topology.count} ({role}), job" \

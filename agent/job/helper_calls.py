@@ -85,7 +85,7 @@ class HelperCalls:
         helper.close()
         loop = self._supervisor.loop
         loop.wait(lambda: not helper.child.running, loop.clock() + _CLEANUP_SECONDS)
-        loop.children.end_orphans()
+        loop.children.kill_orphans()
 
     def log_message(self, message: dict[str, Any]) -> None:
         """Log what a helper reports; a phase that it names begins."""

@@ -11,7 +11,7 @@ from agent.core.errors import AgentError
 from agent.core.model import FailureKind
 from agent.job.directories import make_directory
 from agent.job.parts import Parts
-from agent.job.single import OnRecords, finish_alone
+from agent.job.single import OnRecords, finish_single
 from agent.job.ssh_access import SshAccess
 from agent.job.stage_in import stage_in
 from agent.job.states import State
@@ -96,7 +96,7 @@ class MainNode:
         """Send the workers the outcome, upload, collect their records, write run.json."""
         supervisor, parts, meeting = self._supervisor, self.parts, self._meeting
         if meeting is None:
-            finish_alone(parts, self._on_records)
+            finish_single(parts, self._on_records)
             return
         if supervisor.failed(FailureKind.FROZEN):
             parts.upload.skip()

@@ -49,7 +49,7 @@ class Monitor:
         """End what the application has left behind on this node, so that its launcher can end."""
         if pids:
             children = self._supervisor.loop.children
-            left = children.end_orphans(spared=set(children.orphans()) - pids)
+            left = children.kill_orphans(spared=set(children.orphans()) - pids)
             self._supervisor.log.info("stragglers_ended", processes=left)
 
     def stop(self) -> None:

@@ -44,7 +44,7 @@ class OwnProcesses:
         self.on_end.append(process.close)
         self.pids.add(process.child.pid)
 
-    def child_ended(self, child: Child) -> None:
+    def child_exited(self, child: Child) -> None:
         """Pass on that a child has ended."""
         self.pids.discard(child.pid)
         for handle in self.on_child:
@@ -62,4 +62,4 @@ class OwnProcesses:
         for child in left():
             child.kill_group(signal.SIGKILL)
         self._loop.wait(lambda: not left(), self._loop.clock() + _END_SECONDS)
-        children.end_orphans()
+        children.kill_orphans()

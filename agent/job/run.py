@@ -48,7 +48,7 @@ class Peers:
 class RunPhase:
     """The application of one node. `command` is what was started, or will be.
 
-    `limit_hint` tells how to get more time; after `output_deadline` the output of processes that
+    `limit_hint` says how to get more time; after `output_deadline` the output of processes that
     outlive the application is not waited for; `grace` is in seconds.
     """
 
@@ -78,7 +78,7 @@ class RunPhase:
         self._limit_hint = limit_hint
         self._output_deadline = output_deadline
         self._grace = grace
-        supervisor.processes.on_child.append(self._child_ended)
+        supervisor.processes.on_child.append(self._child_exited)
 
     def launch(self, time_limit: float) -> Outcome:
         """Run the application here and return how it ended; `time_limit` in seconds, 0 for none."""
@@ -128,7 +128,7 @@ class RunPhase:
         # A short application must not wait to be reaped while structlog is imported.
         loop.call_at(loop.clock() + _LOG_SECONDS, log.open)
         self._monitor.start(by_mpirun=launcher == "mpirun")
-        loop.wait(lambda: application.ended)
+        loop.wait(lambda: application.exited)
         self._monitor.stop()
         application.finish(self._wait_for_output)
         if output.taken:
@@ -178,9 +178,9 @@ class RunPhase:
     def _wait_for_output(self, done: Callable[[], object], deadline: float) -> bool:
         return self._supervisor.loop.wait(done, min(deadline, self._output_deadline))
 
-    def _child_ended(self, child: Child) -> None:
+    def _child_exited(self, child: Child) -> None:
         if self.application is not None:
-            self.application.child_ended(child)
+            self.application.child_exited(child)
 
     @property
     def times(self) -> dict[str, float]:
@@ -227,7 +227,7 @@ class RunPhase:
         if application.stopped_for is None and supervisor.verdict.failure is not None:
             application.stop(supervisor.verdict.failure)
         try:
-            supervisor.loop.wait(lambda: application.ended)
+            supervisor.loop.wait(lambda: application.exited)
             application.finish(self._wait_for_output)
         except Exception as error:  # what there is must be uploaded all the same
             supervisor.degrade(supervisor.bug(error))

@@ -74,7 +74,7 @@ class SshAccess:
             self._failed,
         )
         self._sshd = sshd
-        supervisor.processes.on_child.append(self._child_ended)
+        supervisor.processes.on_child.append(self._child_exited)
         supervisor.processes.on_end.append(sshd.close)
         return {
             "port": settings.network.ssh_port,
@@ -92,9 +92,9 @@ class SshAccess:
             hint = "see the log with ARCHITRAVE_LOG_LEVEL=debug"
             raise AgentError("start sshd", cause, code=TRY_AGAIN, hint=hint)
 
-    def _child_ended(self, child: Child) -> None:
+    def _child_exited(self, child: Child) -> None:
         if self._sshd is not None and child is self._sshd.child:
-            self._sshd.child_ended()
+            self._sshd.child_exited()
 
     def _failed(self, error: AgentError) -> None:
         """Note that sshd can't be kept running; when results go up none is needed."""

@@ -20,7 +20,7 @@ class State(Enum):
     STAGING = "staging"
     JOINING = "joining"
     RUNNING = "running"
-    # What still runs here is ended; a worker that was told to end waits for the main node.
+    # What still runs here is stopped; a worker that was asked to stop waits for the main node.
     STOPPING = "stopping"
     UPLOADING = "uploading"
     # The main node collects the workers' records, a worker waits for the exit code.

@@ -71,7 +71,7 @@ class Supervisor:
     """One node's run. Children whose pid is in `spared` outlive the job.
 
     `deadline` is the last moment that the platform leaves, None as long as it has named none;
-    `stop_signal` is the signal that told this node to end, 0 if none did. `node` and `app_env` are
+    `stop_signal` is the signal that stopped this node, 0 if none did. `node` and `app_env` are
     filled in while the job is staged: the node's address, and what deps.tar.gz has brought.
     """
 
@@ -271,7 +271,7 @@ class Supervisor:
                     hint=f"resume it: kill -CONT {child.pid}",
                 )
             return
-        self.processes.child_ended(child)
+        self.processes.child_exited(child)
 
     def cleanup(self) -> None:
         """Leave no process, no key and no decrypted file behind."""

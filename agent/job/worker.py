@@ -80,7 +80,7 @@ class Worker:
         supervisor.verdict.decide(meeting.outcome)
 
     def _leave(self, meeting: WorkerMeeting, reason: AgentError) -> None:
-        """Report that this node is told to end, and stay while main ends the application.
+        """Report that this node was asked to stop, and stay while main stops the application.
 
         Its ranks here may still write results; a cancelled job stops all nodes at once.
         """
@@ -111,7 +111,7 @@ class Worker:
         try:
             self._hand_over(meeting, uploaded)
         except AgentError as error:
-            # Cut off from the main node: without its word the first failure of this node decides.
+            # Cut off from the main node and its exit code: this node's first failure decides.
             if supervisor.failed(FailureKind.FROZEN) or not supervisor.verdict.code:
                 supervisor.verdict.abort(error)
         finally:

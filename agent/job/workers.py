@@ -35,7 +35,7 @@ class Workers(Peers):
         self._meeting = meeting
         # Until then a worker that has not reported the end of its ranks is waited for.
         self._wait_until = 0.0
-        meeting.on_ended = self._copy_ended
+        meeting.on_exited = self._copy_exited
 
     # -- while the application runs
 
@@ -65,10 +65,10 @@ class Workers(Peers):
 
     def started(self) -> None:
         """Act on what workers have reported before the application ran here."""
-        for index, outcome in self._meeting.ended.items():
-            self._copy_ended(index, outcome)
+        for index, outcome in self._meeting.exited.items():
+            self._copy_exited(index, outcome)
 
-    def _copy_ended(self, index: int, outcome: Outcome) -> None:
+    def _copy_exited(self, index: int, outcome: Outcome) -> None:
         """End this node's copy of the application when a worker's has failed, as mpirun would."""
         if outcome.code and not self._run.stopping:
             cause = f"its copy on worker {index} exited with {outcome.code}"
@@ -109,14 +109,14 @@ class Workers(Peers):
 
     def _outcome_of_each(self, outcome: Outcome) -> Outcome:
         """Wait for every node's copy of the application; the first that failed decides."""
-        settings, ended = self._settings, self._meeting.ended
+        settings, exited = self._settings, self._meeting.exited
         if outcome.code and (self._supervisor.verdict.failure or outcome.source != AGENT):
             return outcome
         workers = settings.topology.workers
 
         def decided() -> bool:
-            failed = any(one.code for one in ended.values())
-            return failed or all(index in ended for index in workers)
+            failed = any(one.code for one in exited.values())
+            return failed or all(index in exited for index in workers)
 
         # Each copy has the same time limit, and then the grace period.
         limit = (
@@ -125,10 +125,10 @@ class Workers(Peers):
             else math.inf
         )
         if not self._supervisor.wait("the application ends on every node", decided, limit):
-            left = ", ".join(str(index) for index in workers if index not in ended)
+            left = ", ".join(str(index) for index in workers if index not in exited)
             cause, hint = f"its copy on worker {left} did not exit in time", LIMIT_HINT
             raise application_stopped(cause, code=TIME_LIMIT, hint=hint)
-        for index, one in ended.items():
+        for index, one in exited.items():
             if one.code:
                 return replace(one, cause=f"on worker {index} {one.cause}")
         return outcome

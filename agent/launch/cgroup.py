@@ -92,7 +92,7 @@ def memory_limit() -> int | None:
 
 
 def memory_peak() -> int | None:
-    """Return the most memory that this cgroup has used, in bytes, if the kernel reports it."""
+    """Return the peak memory use of this cgroup, in bytes, if the kernel reports it."""
     for directory in _directories("memory"):
         for name in ("memory.peak", "memory.max_usage_in_bytes"):
             text = _read(f"{directory}/{name}")

@@ -116,10 +116,12 @@ NEVER_EXECUTED = (131, 213)
 
 def not_executed(text: str) -> tuple[bool, str]:
     """Return whether mpirun reports that it could not execute the program, and on which node."""
-    said = " ".join(text.split())
-    found = "could not access or execute an executable" in said
-    found = found or "unable to start the specified application as it encountered an error" in said
-    node = re.search(r"\bNode: (\S+)", said)
+    output = " ".join(text.split())
+    found = "could not access or execute an executable" in output
+    found = (
+        found or "unable to start the specified application as it encountered an error" in output
+    )
+    node = re.search(r"\bNode: (\S+)", output)
     return found, node[1] if node else ""
 
 

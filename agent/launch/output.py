@@ -68,9 +68,9 @@ class Output:
         return max(self._log.unwritten, int(self._stuck))
 
     @property
-    def ended(self) -> bool:
-        """Return whether no process holds the pipe's other end any more."""
-        return self._log.ended
+    def at_eof(self) -> bool:
+        """Return whether no process has the pipe's other end open."""
+        return self._log.at_eof
 
     @property
     def behind(self) -> int:

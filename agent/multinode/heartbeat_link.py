@@ -54,7 +54,7 @@ class HeartbeatLink:
         self._number = 0
         self._steps: _Steps | None = None
         self._next: tuple[int, bytes] | None = None
-        self.child, self._sender, self._answers, self._complaints = spawn(loop, command, env)
+        self.child, self._sender, self._answers, self._stderr = spawn(loop, command, env)
         loop.watch(self._answers, self._on_output)
         self._send(_INIT, struct.pack(">I", 3), numbered=False)
 
@@ -109,9 +109,9 @@ class HeartbeatLink:
         return beat
 
     def _seen_beat(self, ready: str) -> _Steps:
-        told = yield from _beat(ready)
-        self._on_message(told)
-        return told
+        message = yield from _beat(ready)
+        self._on_message(message)
+        return message
 
     def _go_on(self) -> None:
         if self.open and self._next is not None:
@@ -163,8 +163,8 @@ class HeartbeatLink:
 
     def _stderr_tail(self) -> str:
         """Return the last line that ssh has written."""
-        words = read(self._complaints) or b""
-        lines = words.decode("utf-8", "replace").strip().splitlines()
+        output = read(self._stderr) or b""
+        lines = output.decode("utf-8", "replace").strip().splitlines()
         return lines[-1][:_STDERR_TAIL] if lines else ""
 
     def close(self, cause: str = "") -> None:
@@ -176,7 +176,7 @@ class HeartbeatLink:
         if self._answers >= 0:
             self._loop.unwatch(self._answers)
             os.close(self._answers)
-            os.close(self._complaints)
+            os.close(self._stderr)
             self._answers = -1
 
 

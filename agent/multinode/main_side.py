@@ -37,7 +37,7 @@ class MainMeeting(Meeting):
         self.token = os.urandom(8).hex()
         self.roster = Roster(self._topology, self._silence)
         self.records: dict[int, dict[str, Any]] = {}
-        self.ended: dict[int, Outcome] = {}
+        self.exited: dict[int, Outcome] = {}
         self.stopped: set[int] = set()
         self.lost: set[int] = set()
         self.ending = False
@@ -49,7 +49,7 @@ class MainMeeting(Meeting):
         self._seconds = 0.0
         self._announcer: Helper | None = None
         self._round, self._rounds_done = 0, 0
-        self.on_ended: Callable[[int, Outcome], None] = lambda index, outcome: None
+        self.on_exited: Callable[[int, Outcome], None] = lambda index, outcome: None
         self._greeting = os.path.join(self._batch, "main.json")
         self._count = 0
         greeting = {
@@ -122,7 +122,7 @@ class MainMeeting(Meeting):
         self._announce([node for node in self.nodes if node.index not in self.lost])
 
     def announce_end(self, name: str, outcome: Outcome) -> None:
-        """Tell every worker how the job has ended; from now on they may leave."""
+        """Announce the outcome to every worker; from now on they may exit."""
         self.ending = True
         topology = self._topology
         message = {"job": topology.job, "attempt": topology.attempt, "outcome": outcome.to_json()}
@@ -222,8 +222,8 @@ class MainMeeting(Meeting):
             if not isinstance(fields, dict):
                 raise Refused(f"{name}: not a JSON object")
             if kind == ENDED:
-                self.ended[index] = Outcome(**fields)
-                self.on_ended(index, self.ended[index])
+                self.exited[index] = Outcome(**fields)
+                self.on_exited(index, self.exited[index])
             elif kind == LEAVING:
                 self._leaves(index, fields)
             elif kind == STOPPED:

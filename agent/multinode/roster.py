@@ -91,4 +91,4 @@ class Roster:
 
     def silent(self, now: float) -> list[int]:
         """Return the indexes of those that have been silent for too long."""
-        return sorted(i for i, heard in self._seen_at.items() if now - heard > self._silence)
+        return sorted(i for i, seen_at in self._seen_at.items() if now - seen_at > self._silence)

@@ -61,7 +61,7 @@ class Sftp:
         except (paramiko.BadHostKeyException, paramiko.AuthenticationException) as error:
             self._client.close()
             wrong_host = isinstance(error, paramiko.BadHostKeyException)
-            if not wrong_host and any(words in str(error) for words in _WENT_AWAY):
+            if not wrong_host and any(message in str(error) for message in _WENT_AWAY):
                 raise _unreachable(what, error) from error
             raise AgentError(
                 what,

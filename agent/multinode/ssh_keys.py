@@ -104,8 +104,8 @@ def authorized_keys(directory: str, batch: str, user_public: str, files_public: 
     by remote shell daemon"), and what that prints, waits for or ends with is the launch's.
     """
     session = os.path.join(os.path.dirname(__file__), "ssh_session.py")
-    words = [sys.executable, "-I", "-S", session, os.path.join(directory, ENVIRONMENT)]
-    start = _quoted(shlex.join(words))
+    argv = [sys.executable, "-I", "-S", session, os.path.join(directory, ENVIRONMENT)]
+    start = _quoted(shlex.join(argv))
     files = _quoted(f"internal-sftp -d {shlex.quote(batch)}")
     return (
         f'restrict,environment="SHLVL=1",command={start} {user_public}\n'

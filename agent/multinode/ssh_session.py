@@ -17,8 +17,8 @@ def main() -> None:
         pairs = file.read().split(b"\0")
     env = dict(pair.split(b"=", 1) for pair in pairs if pair)
     command = os.environb.get(b"SSH_ORIGINAL_COMMAND")
-    words = [b"sh", b"-c", command] if command else [b"sh"]
-    os.execve(b"/bin/sh", words, env)
+    argv = [b"sh", b"-c", command] if command else [b"sh"]
+    os.execve(b"/bin/sh", argv, env)
 
 
 main()

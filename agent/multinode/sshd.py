@@ -123,7 +123,7 @@ class Sshd:
             self.listening = self.listening or self._last.startswith("Server listening")
             self._log.debug("sshd_output", text=self._last)
 
-    def child_ended(self) -> None:
+    def child_exited(self) -> None:
         """Start sshd again, or give up. Called when the child has ended."""
         if self._closing or self.child is None:
             return

@@ -64,8 +64,8 @@ def _unpack(run: Run) -> str:
 def _join(run: Run) -> str:
     seconds = _seconds(run, model.JOIN)
     last = max(run.nodes, key=lambda node: _start(node, model.JOIN))
-    first = min(run.nodes, key=lambda node: node.came)
-    late = last.came - first.came
+    first = min(run.nodes, key=lambda node: node.started)
+    late = last.started - first.started
     if run.missing:
         return f"{', '.join(run.missing[:3])} sent no record; look at the log of that node"
     if late >= _LATE * seconds:
@@ -73,14 +73,14 @@ def _join(run: Run) -> str:
             f"{last.name} began {duration(late)} after {first.name}; a smaller image, or nodes "
             "that are kept ready, would help"
         )
-    before = _start(last, model.JOIN) - last.came
+    before = _start(last, model.JOIN) - last.started
     if before >= _LATE * seconds and last is not run.main_node:
         return f"{last.name} joined last: it fetched and unpacked for {duration(before)}"
     return f"{last.name} joined last; look at its log and at the network between the nodes"
 
 
 def _start(node: Machine, phase: str) -> float:
-    return next((one.start for one in node.stages if one.phase == phase), node.came)
+    return next((one.start for one in node.stages if one.phase == phase), node.started)
 
 
 def _run(run: Run) -> str:

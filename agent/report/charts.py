@@ -92,8 +92,8 @@ def timelines(run: Run) -> list[Chart]:
 
 def timeline(run: Run, end: float) -> Chart:
     """Draw all nodes' phases from the first node's start to an instant."""
-    who = "it" if run.count == 1 else "the first node"
-    return _timeline(run, f"Timeline, {{unit}} since {who} began", 0.0, end)
+    origin = "it" if run.count == 1 else "the first node"
+    return _timeline(run, f"Timeline, {{unit}} since {origin} began", 0.0, end)
 
 
 def _timeline(run: Run, title: str, begin: float, end: float) -> Chart:
@@ -113,7 +113,7 @@ def _timeline(run: Run, title: str, begin: float, end: float) -> Chart:
     )  # fmt: skip
     phases = [phase for phase in PHASES if phase in run.phases]
     rows = order[::-1]  # the library draws upwards
-    chart.add("", [_within(0.0, node.came, begin, end) / scale for node in rows])
+    chart.add("", [_within(0.0, node.started, begin, end) / scale for node in rows])
     for phase in phases:
         chart.add(phase, [_in_phase(node, phase, begin, end) / scale for node in rows])
     classes = ["before", *(f"phase-{phase}" for phase in phases)]

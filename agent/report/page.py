@@ -142,7 +142,7 @@ _FIGURES: list[tuple[str, Callable[[float], str], Callable[[Run], float]]] = [
 def slowest(run: Run) -> list[tuple[Machine, float]]:
     """Return the nodes that were ready last, and when, in seconds since the first node began."""
     ready = [
-        (node, next((one.end for one in node.stages[::-1] if one.phase in READY), node.came))
+        (node, next((one.end for one in node.stages[::-1] if one.phase in READY), node.started))
         for node in run.nodes
     ]
     return sorted(ready, key=lambda one: -one[1])[:_SLOWEST]

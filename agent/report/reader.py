@@ -65,7 +65,7 @@ class Machine:
     versions: Mapping[str, str]
 
     @property
-    def came(self) -> float:
+    def started(self) -> float:
         """Return when it began, in seconds since the first node did."""
         return self.stages[0].start if self.stages else 0.0
 
@@ -228,11 +228,11 @@ def _run(record: dict[str, Any]) -> Run:
     )
 
 
-def _as_typed(words: Iterable[str]) -> str:
+def _as_typed(arguments: Iterable[str]) -> str:
     """Return a command as a shell reads it."""
     from shlex import join
 
-    lines = join(str(word) for word in words).split("\n")
+    lines = join(str(argument) for argument in arguments).split("\n")
     return "\n".join(map(_plain, lines))
 
 

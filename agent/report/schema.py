@@ -190,7 +190,7 @@ SCHEMA: Schema = {
                 "integer", "index of the node that launched the application", minimum=0
             ),
             "command": _list(
-                "The command that was run, word by word; secrets are replaced.", _TEXT
+                "The command that was run, argument by argument; secrets are replaced.", _TEXT
             ),
             "exit": _EXIT,
             "times": _object(

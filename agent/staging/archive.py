@@ -62,18 +62,18 @@ def _run(program: str, arguments: list[str], path: str, password: str) -> str:
     )
     if done.returncode == 0:
         return done.stdout.decode("utf-8", "surrogateescape")
-    words = (done.stdout + done.stderr).decode("utf-8", "replace")
+    output = (done.stdout + done.stderr).decode("utf-8", "replace")
     if (
-        "Wrong password" in words
-        or "encrypted archive" in words
+        "Wrong password" in output
+        or "encrypted archive" in output
         or (done.returncode == 255 and not password)
     ):
         cause = "wrong password" if password else "encrypted, and no password is given"
         hint = "check PRIVATE_PASSWD; if it is correct, the archive is damaged: upload it again"
         raise AgentError(f"unpack {name}", cause, code=NO_PERMISSION, hint=hint)
-    if "No space left" in words:
+    if "No space left" in output:
         raise _no_space(name, "no space left on the device")
-    lines = [line.strip() for line in words.splitlines() if "ERROR" in line or "Error" in line]
+    lines = [line.strip() for line in output.splitlines() if "ERROR" in line or "Error" in line]
     cause = lines[0] if lines else f"7-Zip exited with {done.returncode}"
     raise AgentError(
         f"unpack {name}", cause, code=BAD_ARCHIVE, hint="pack and upload it again (7z t checks it)"

@@ -51,18 +51,18 @@ def _fields(path: str) -> dict[str, str]:
     if all(found.get(name) for name in _FIELDS):
         return found
     # zstd, as Ubuntu has it, or a broken file: dpkg knows.
-    said = capture.run(["dpkg-deb", "-f", path, *_FIELDS])
-    if said.code:
+    done = capture.run(["dpkg-deb", "-f", path, *_FIELDS])
+    if done.code:
         name = os.path.basename(path)
-        lines = said.err.split("\n")
+        lines = done.err.split("\n")
         cause = " ".join(line.strip() for line in lines if line.strip())
         raise AgentError(
             f"read {name}",
-            cause or f"dpkg-deb exited with {said.code}",
+            cause or f"dpkg-deb exited with {done.code}",
             code=BAD_ARCHIVE,
             hint=f"download {name} again",
         )
-    return _parsed(said.out)
+    return _parsed(done.out)
 
 
 def _parsed(text: str) -> dict[str, str]:

@@ -102,12 +102,12 @@ def _is_new_enough(there: str, wanted: Package) -> bool:
 
 
 def _lay_out(file: str, directory: str) -> None:
-    said = capture.run(["dpkg-deb", "-x", file, directory])
-    if said.code:
-        lines = [line.strip() for line in said.err.splitlines() if line.strip()]
+    done = capture.run(["dpkg-deb", "-x", file, directory])
+    if done.code:
+        lines = [line.strip() for line in done.err.splitlines() if line.strip()]
         raise AgentError(
             f"unpack {os.path.basename(file)}",
-            " ".join(lines) or f"dpkg-deb exited with {said.code}",
+            " ".join(lines) or f"dpkg-deb exited with {done.code}",
             code=BAD_ARCHIVE,
             hint="download it again; if it is intact, check the disk: df -h",
         )

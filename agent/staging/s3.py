@@ -44,7 +44,7 @@ class Storage:
     def __init__(self, emit: Emit, *, path_style: bool, patient: bool = True) -> None:
         self._emit = emit
         endpoint = plain_endpoint(os.environ, path_style=path_style)
-        self._boto = BotoS3(emit, path_style=path_style, patient=patient, alone=endpoint is None)
+        self._boto = BotoS3(emit, path_style=path_style, patient=patient, try_fast=endpoint is None)
         self._direct = DirectS3(endpoint) if endpoint else None
         self._plain_fast = s3_fast.FastS3(endpoint) if endpoint else None
 

@@ -61,15 +61,15 @@ class BotoS3:
     """An S3 endpoint, chosen by the AWS SDK's own environment variables. Threads may share it.
 
     One that is not `patient` doesn't wait for credentials that are not to be had now. With
-    `alone`, large objects and many small ones go by obstore where it can.
+    `try_fast`, large objects and many small ones go by obstore where it can.
     """
 
-    def __init__(self, emit: Emit, *, path_style: bool, patient: bool, alone: bool) -> None:
+    def __init__(self, emit: Emit, *, path_style: bool, patient: bool, try_fast: bool) -> None:
         self._emit = emit
         self._path_style = path_style
         # One for all: a thousand results don't wait for credentials one after the other.
         self._credentials = Patience(emit, self._careful if patient else 0)
-        self._alone = alone
+        self._try_fast = try_fast
         self._turn = threading.Lock()
         self._client_made: Any = None
         self._transfer: Any = None
@@ -119,7 +119,7 @@ class BotoS3:
         except (BotoCoreError, ValueError) as error:
             raise _bad_settings(error) from error
         client.meta.events.register_first("needs-retry.s3", signing.with_its_clock)
-        if self._alone:
+        if self._try_fast:
             self._fast_made = _fast_s3(client, credentials, self._path_style)
         self._transfer = TransferConfig(
             multipart_threshold=_PART_SIZE,

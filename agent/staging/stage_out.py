@@ -18,7 +18,7 @@ from agent.engine import result_list
 from agent.staging.s3 import MANY, SMALL, Storage
 from agent.staging.uploader import File, Sender
 
-_TELL_SECONDS = 0.2
+_REPORT_SECONDS = 0.2
 # Of the results that could not be uploaded so many are named one by one.
 _NAMED = 1000
 
@@ -92,18 +92,18 @@ def _upload(storage: Storage, uri: S3Uri, request: dict[str, Any], emit: Emit) -
     earlier = {one["name"] for one in result_list.files(request["stored"])}
     names -= earlier
     failed: list[File] = []
-    count, lost, told_at = len(earlier), 0, time.monotonic()
+    count, lost, reported_at = len(earlier), 0, time.monotonic()
     with open(request["stored"], "a", encoding="utf-8") as list_:
         list_.write("\n")  # the last line of an earlier try may be cut short
 
         def stored(file: File) -> None:
-            nonlocal count, told_at
+            nonlocal count, reported_at
             count += 1
             list_.write(json.dumps(file) + "\n")
-            if time.monotonic() - told_at > _TELL_SECONDS:
+            if time.monotonic() - reported_at > _REPORT_SECONDS:
                 list_.flush()
                 emit({"stored": count})
-                told_at = time.monotonic()
+                reported_at = time.monotonic()
 
         def fail(file: File) -> None:
             nonlocal lost

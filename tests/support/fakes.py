@@ -101,7 +101,7 @@ class FakeChildren:
 
     running = ()
 
-    def end_orphans(self, spared=()):
+    def kill_orphans(self, spared=()):
         return []
 
 

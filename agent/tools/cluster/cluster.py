@@ -127,8 +127,8 @@ class Cluster:
             self.view.note(f"time limit of {self.job.timeout:g} s: every node gets SIGTERM")
         elif not self._stop_asked:
             linger = None if self.job.hold else self.job.linger
-            self._until(lambda: self._all_ended() or self._stop_asked, linger)
-        self._end_nodes()
+            self._until(lambda: self._all_exited() or self._stop_asked, linger)
+        self._stop_nodes()
         code = main.code if main.code is not None else 128 + signal.SIGKILL
         return Result(
             self.job.job_id,
@@ -230,10 +230,10 @@ class Cluster:
         elif fault.kind == CUT:
             node.cut()
 
-    def _all_ended(self) -> bool:
+    def _all_exited(self) -> bool:
         return all(self.states[index].code is not None for index in self.nodes)
 
-    def _end_nodes(self) -> None:
+    def _stop_nodes(self) -> None:
         """End the nodes that are still there: SIGTERM, Batch's 30 seconds, SIGKILL."""
         self._scheduled.clear()
         left = [i for i in self.nodes if self.states[i].code is None]
@@ -241,10 +241,10 @@ class Cluster:
             self.states[index].stopped = True
             self.nodes[index].thaw()
             self.nodes[index].signal(signal.SIGTERM)
-        if not self._until(self._all_ended, STOP_SECONDS):
+        if not self._until(self._all_exited, STOP_SECONDS):
             for index in left:
                 self.nodes[index].kill()
-            self._until(self._all_ended, _JOIN_SECONDS)
+            self._until(self._all_exited, _JOIN_SECONDS)
 
     def _fetch_results(self) -> list[Path]:
         job = self.job
@@ -268,11 +268,11 @@ def _check(job: Job) -> None:
             hint="leave out --no-docker, or --kill the node",
         )
     for env in (job.env, *job.node_env.values()):
-        _check_places(env)
+        _check_buckets(env)
     job.check_objects()
 
 
-def _check_places(env: Mapping[str, str]) -> None:
+def _check_buckets(env: Mapping[str, str]) -> None:
     """Refuse a bucket that is not there; raise AgentError (64, or 78 for what is not an S3 URI)."""
     if has_own_endpoint(env):
         return  # an S3 of the user's own: its buckets are for the user to know

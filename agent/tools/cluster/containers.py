@@ -156,8 +156,8 @@ class Container:
             if not when.startswith("0001"):
                 self.started = time.time()
             elif over:
-                words = self.stderr.read().decode("utf-8", "replace").strip().splitlines()
-                raise _failed(("start",), words[0] if words else "no reason given")
+                lines = self.stderr.read().decode("utf-8", "replace").strip().splitlines()
+                raise _failed(("start",), lines[0] if lines else "no reason given")
             else:
                 time.sleep(_LOOK_SECONDS)
 
@@ -271,7 +271,7 @@ def _by_name(env: Mapping[str, str]) -> list[str]:
     Values go through the docker program's own environment: an argument list is for all to see.
     Those that configure the docker program itself can't, and are not secrets.
     """
-    return [word for name in env for word in ("--env", _steering(name, env) or name)]
+    return [argument for name in env for argument in ("--env", _steering(name, env) or name)]
 
 
 def _steering(name: str, env: Mapping[str, str]) -> str:

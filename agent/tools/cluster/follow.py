@@ -27,7 +27,7 @@ class Listener(Protocol):
     def line(self, node: NodeState, text: str, *, error: bool) -> None:
         """Take one line of output that is not a record; `error`: it was on stderr."""
 
-    def ended(self, node: NodeState) -> None:
+    def exited(self, node: NodeState) -> None:
         """Learn that the node has ended."""
 
 
@@ -84,7 +84,7 @@ class Follower:
         with self._changed:
             self._state.end(code)
         # Notified first, so that a waiter for the end has the last line.
-        self._listener.ended(self._state)
+        self._listener.exited(self._state)
         with self._changed:
             self._changed.notify_all()
 

@@ -76,8 +76,8 @@ class Job:
     @property
     def output_prefix(self) -> str:
         """Return the key prefix of this attempt's results."""
-        place = self.env.get("ARCHITRAVE_OUTPUT") or f"s3://{BUCKET}/output"
-        base = place.removeprefix("s3://").partition("/")[2].strip("/")
+        destination = self.env.get("ARCHITRAVE_OUTPUT") or f"s3://{BUCKET}/output"
+        base = destination.removeprefix("s3://").partition("/")[2].strip("/")
         return "/".join(part for part in (base, self.job_id, f"attempt-{self.attempt}", "") if part)
 
     def name(self, index: int) -> str:

@@ -55,11 +55,11 @@ def remove_directories() -> None:
     for file in Path(tempfile.gettempdir()).glob(f"{DIRECTORY_PREFIX}*/{_OWNER_FILE}"):
         with suppress(OSError, UnicodeError):
             if is_own(file.parent) and is_gone(file.read_text(encoding="utf-8")):
-                end_processes(file.parent)
+                kill_processes(file.parent)
                 shutil.rmtree(file.parent, ignore_errors=True)
 
 
-def end_processes(root: Path, session: int | None = None) -> None:
+def kill_processes(root: Path, session: int | None = None) -> None:
     """Kill what runs below a root directory or in a session: a container's end does so by itself.
 
     More may start while the first are found, so it looks until there are none.

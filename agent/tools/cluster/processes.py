@@ -123,7 +123,7 @@ class Process:
 
     def kill(self) -> None:
         """End everything that runs on the node."""
-        leftovers.end_processes(self.root, self.process.pid)
+        leftovers.kill_processes(self.root, self.process.pid)
 
     def cut(self) -> None:
         """Refuse: all nodes share the loopback interface."""

@@ -28,7 +28,7 @@ class NodeState:
     log_dir: Path
     address: str = ""
     started: float | None = None
-    ended: float | None = None
+    exited: float | None = None
     code: int | None = None
     exit_record: dict[str, Any] = field(default_factory=dict)
     stopped: bool = False
@@ -89,8 +89,8 @@ class NodeState:
 
     def end(self, code: int) -> None:
         """Note that the node's process is gone."""
-        self.code, self.ended = code, time.time()
-        self._close(self.ended)
+        self.code, self.exited = code, time.time()
+        self._close(self.exited)
 
     def _close(self, when: float) -> None:
         if self.spans and self.spans[-1].end is None:

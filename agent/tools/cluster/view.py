@@ -34,7 +34,7 @@ class View(Listener):
     def line(self, node: NodeState, text: str, *, error: bool) -> None:
         """Show a line of the application."""
 
-    def ended(self, node: NodeState) -> None:
+    def exited(self, node: NodeState) -> None:
         """Learn that a node has ended."""
 
 
@@ -74,10 +74,10 @@ class Views(View):
         for view in self._views:
             view.line(node, text, error=error)
 
-    def ended(self, node: NodeState) -> None:
+    def exited(self, node: NodeState) -> None:
         """Pass it on."""
         for view in self._views:
-            view.ended(node)
+            view.exited(node)
 
 
 class Plain(View):
@@ -114,14 +114,14 @@ class Plain(View):
         """Print a line of output, marked."""
         self._print(node.name, f"{'!' if error else '|'} {text}")
 
-    def ended(self, node: NodeState) -> None:
+    def exited(self, node: NodeState) -> None:
         """Print the exit code and its source."""
         self._print(node.name, end_of(node))
 
-    def _print(self, who: str, text: str) -> None:
+    def _print(self, name: str, text: str) -> None:
         with self._lock:
             seconds = time.time() - self._began
-            print(f"{seconds:7.1f} s  {who:<10}  {text}".rstrip(), file=self._out, flush=True)
+            print(f"{seconds:7.1f} s  {name:<10}  {text}".rstrip(), file=self._out, flush=True)
 
 
 def is_notable(record: dict[str, object]) -> bool:
@@ -147,7 +147,7 @@ def summary(states: Iterable[NodeState]) -> str:
     """Return a table of the nodes with the seconds each spent in each phase."""
     rows = [["node", "address", *PHASES, "total", "exit"]]
     for node in states:
-        total = f"{node.ended - node.started:.1f}" if node.ended and node.started else "-"
+        total = f"{node.exited - node.started:.1f}" if node.exited and node.started else "-"
         code = "-" if node.code is None else str(node.code)
         seconds = [_spent(node, phase) for phase in PHASES]
         rows.append([node.name, node.address or "-", *seconds, total, code])

@@ -87,11 +87,11 @@ def install(archive: Path, image: str) -> bool:
             f"start a container of {image}", cause, code=UNAVAILABLE, hint=_image_hint(image)
         )
     if done.returncode:
-        told = [line for line in lines if line.startswith("cannot ")] or lines[-1:]
+        errors = [line for line in lines if line.startswith("cannot ")] or lines[-1:]
         raise AgentError(
             f"install the packages in a container of {image}",
-            told[0].partition(": ")[2] or told[0] if told else f"exit code {done.returncode}",
-            code=done.returncode if told else BAD_ARCHIVE,
+            errors[0].partition(": ")[2] or errors[0] if errors else f"exit code {done.returncode}",
+            code=done.returncode if errors else BAD_ARCHIVE,
             hint=f"name what is missing as one more package, or install it in {image}",
         )
     return True

@@ -14,7 +14,7 @@ class Meeting:
     """The main node's side of a meeting, as far as its workers are asked for."""
 
     def __init__(self):
-        self.ended, self.records, self.lost = {}, {}, set()
+        self.exited, self.records, self.lost = {}, {}, set()
         self.ending = False
         self.sent = []
         self.silent = set()
@@ -67,22 +67,22 @@ def test_a_stop_is_not_sent_where_nothing_runs(tmp_path, change):
 
 def test_a_copy_that_failed_stops_this_node_s(tmp_path):
     made, _, meeting, run, _ = workers(tmp_path, ARCHITRAVE_LAUNCHER="each")
-    meeting.ended = {1: Outcome(0), 2: Outcome(9)}
+    meeting.exited = {1: Outcome(0), 2: Outcome(9)}
     made.started()
     assert [stop[0].code for stop in run.stops] == [9]
 
 
 def test_with_each_the_first_copy_that_failed_decides(tmp_path):
     made, supervisor, meeting, _, _ = workers(tmp_path, ARCHITRAVE_LAUNCHER="each")
-    supervisor.loop.call_at(2, lambda: meeting.ended.update({2: Outcome(9, cause="it failed")}))
+    supervisor.loop.call_at(2, lambda: meeting.exited.update({2: Outcome(9, cause="it failed")}))
     found = made.outcome_with(Outcome(0))
     assert found.code == 9 and supervisor.loop.now == 2
 
 
 def test_with_each_all_copies_are_waited_for(tmp_path):
     made, supervisor, meeting, _, _ = workers(tmp_path, ARCHITRAVE_LAUNCHER="each")
-    supervisor.loop.call_at(2, lambda: meeting.ended.update({1: Outcome(0)}))
-    supervisor.loop.call_at(7, lambda: meeting.ended.update({2: Outcome(0)}))
+    supervisor.loop.call_at(2, lambda: meeting.exited.update({1: Outcome(0)}))
+    supervisor.loop.call_at(7, lambda: meeting.exited.update({2: Outcome(0)}))
     assert made.outcome_with(Outcome(0)).code == 0 and supervisor.loop.now == 7
 
 
