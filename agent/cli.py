@@ -1,6 +1,6 @@
-"""Turn a command line into one of the ways to start.
+"""Parse the command line and start what it asks for.
 
-Little is imported here, and the rest where it is needed: a start costs what it uses.
+Modules are imported where they are needed: a start pays only for what it uses.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ The job is described by the environment: docs/reference/environment.md
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit code of what the arguments start."""
+    """Run what the arguments ask for; return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         return _dispatch(list(argv))
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(argv: Sequence[str], code: int) -> int:
-    """Put the code of a job that could not begin where a surrounding program looks for it."""
+    """Write the code of a job that could not start where a surrounding program looks for it."""
     if not argv or argv[0] == "run":
         from agent.core.environ import environment, exit_code_file
         from agent.job.exit_code_file import put_exit_code
@@ -105,7 +105,7 @@ def _dispatch(argv: list[str]) -> int:
         return passthrough.run(argv)
     except AgentError as error:
         if error.code == NOT_FOUND and first != "exec" and "/" not in first:
-            error.hint += "; architrave --help lists the commands"  # a slip of the pen
+            error.hint += "; architrave --help lists the commands"  # a typing error
         raise
 
 
@@ -114,7 +114,7 @@ def _job(way: str, arguments: list[str]) -> int:
     from agent.engine.loop import OWN_FAULTS, Loop
     from agent.engine.process import Children
 
-    # First of all: from here on a signal counts.
+    # First of all: from here on signals are handled.
     loop = Loop(Children(), not_ours=OWN_FAULTS)
     from agent.engine.lazy import import_later
 
@@ -187,7 +187,7 @@ def _run(way: str, supervisor: Supervisor, env: Mapping[str, str], arguments: li
 
 
 def _settings(way: str, env: Mapping[str, str]) -> Settings:
-    """Read the environment, for what is asked."""
+    """Read the environment for the given command."""
     from agent.core import settings
 
     if way == "explain":

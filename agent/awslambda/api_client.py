@@ -1,4 +1,4 @@
-"""Call the AWS Lambda Runtime API by awslambdaric. Runs in a helper process only."""
+"""Call the AWS Lambda Runtime API with awslambdaric. Runs in a helper process only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.core.model import Emit
 
 
 def runtime_api(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Fetch invocations and post their answers, as the lines on standard input ask.
+    """Fetch invocations and post their answers, as requested by lines on standard input.
 
     `request`: api, HOST:PORT. Lines: {"next": true}, answered by {"invocation": {"id", "deadline"
     (seconds since 1970), "event" (text), "trace"}}; {"id", "answer"}; {"id", "failure"};

@@ -1,4 +1,4 @@
-"""Be an AWS Lambda function: one job for each invocation, and nothing of it left for the next.
+"""Run as an AWS Lambda function: one job for each invocation, with nothing left for the next one.
 
     Lambda Runtime API <--> helper `runtime_api` <--> Runtime --> Call (a role) --> answer
 
@@ -55,22 +55,22 @@ class Spares:
         self._spare: Helper | None = None
 
     def prepare(self) -> None:
-        """Start one that is ready when S3 is to be used, if there is none."""
+        """Start one that will be ready when S3 is used, if there is none."""
         if self._spare is None or not self._spare.child.running:
             self.take()
             try:
                 self._spare = Helper(self._loop, self._env, "spare")
             except (AgentError, OSError):
-                return  # no room for a process: an error where one is needed
+                return  # no further process is allowed: an error where one is needed
             self.pids.add(self._spare.child.pid)
 
     def start(self, loop: Loop, env: Mapping[str, str], task: str) -> Helper:
-        """Return the process that is ready, for what S3 is used for; else a new one."""
+        """Return the ready process for a task that uses S3, else a new one."""
         spare = self.take() if task.startswith("stage_") else None
         return spare or Helper(loop, env, task)
 
     def take(self) -> Helper | None:
-        """Hand over the one that is ready."""
+        """Return the one that is ready."""
         spare, self._spare = self._spare, None
         if spare is None:
             return None
@@ -105,7 +105,7 @@ class Call:
             output_deadline=start + budget.upload,
             grace=budget.grace,
             fresh=True,  # Lambda's own retries have the same id
-            page=False,  # an invocation pays for its time; `architrave report` makes it
+            page=False,  # an invocation's time is billed; `architrave report` makes the page
         )
         self.parts.run.peers = _Prepare(self._supervisor, spares)
         self._input = input
@@ -142,7 +142,7 @@ class Call:
         finish_single(self.parts, self.parts.record.write)
 
     def answer(self) -> dict[str, Any]:
-        """Run the job; return what the caller gets."""
+        """Run the job; return the caller's answer."""
         lifecycle.run(self)
         run, outcome = self.parts.run, self._supervisor.verdict.outcome
         uri, uploaded = self._supervisor.settings.results_uri, self.parts.upload.answer
@@ -169,7 +169,7 @@ class _Prepare(Peers):
 
 
 class Runtime:
-    """Serves the Lambda Runtime API until a signal, or until the API is gone."""
+    """Serves the Lambda Runtime API until a signal, or until the API is unreachable."""
 
     def __init__(self, env: Mapping[str, str], settings: Settings, loop: Loop, log: Log) -> None:
         # The application must not call the API.
@@ -236,7 +236,7 @@ class Runtime:
         until = self._loop.clock() + event["deadline"] - time.time()
         self._log.context = {"job": event["id"], "attempt": 1, "node": 0}
         try:
-            os.chdir(self._directory)  # the one before has left it to its application
+            os.chdir(self._directory)  # the invocation before left it to its application
             request = invocation.read(event["event"], self._settings.event_env)
             if isinstance(request, str):
                 return {"exit_code": 0, "note": request}

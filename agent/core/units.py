@@ -1,4 +1,4 @@
-"""Write quantities as people read them."""
+"""Format quantities with units."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def three_digits(value: float) -> str:
-    """Return a number with at most three digits that matter: 0.25, 3.1, 42, 1234."""
+    """Return a number with at most three significant digits: 0.25, 3.1, 42, 1234."""
     if value >= 99.5 or value == int(value):
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 9.95 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"

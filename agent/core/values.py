@@ -21,7 +21,7 @@ class Invalid(ValueError):
 
 
 def flaw(password: str) -> str:
-    """Return why a password can't be used, empty if it can: packing and jobs have the same rule."""
+    """Return why a password is invalid, empty if it is valid: packing and jobs share this rule."""
     if "\n" in password or "\r" in password:
         return "contains a newline"
     return "" if is_text(password) else "not valid UTF-8"

@@ -1,4 +1,4 @@
-"""Check what comes from S3 and goes there: archives, password, packages, results, clock, disk."""
+"""Check the data of a job: archives, password, packages, results, clock, disk."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from agent.doctor.finding import FAIL, PASS, SKIP, WARN, Check, Finding
 from agent.staging import archive, deps
 from agent.staging.probe import probe_results
 
-# S3 is asked twice at most within the first; whole archives are fetched within the second.
+# The first allows for two requests to S3; whole archives are fetched within the second.
 _ASK_SECONDS, _FETCH_SECONDS, _DISK_SECONDS = 15.0, 900.0, 5.0
-# Above the first applications' own clients begin to mind; S3 refuses above the second
+# Above the first, clients of applications may fail; above the second, S3 refuses requests
 # (RequestTimeTooSkewed): https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _SKEW_SECONDS, _REFUSED_SECONDS = 5.0, 900.0
 _SPARE = 256 << 20
@@ -109,7 +109,7 @@ def _size_below(directory: str) -> int:
 
 
 def deps_there(context: Context) -> Finding:
-    """See that deps.tar.gz, or the list in place of it, is there and may be read."""
+    """See that deps.tar.gz, or the list instead of it, is there and may be read."""
     uri = context.settings.deps
     if uri is None:
         return _switched_off(context, "S3_BATCH_DEPS_REL_PATH")
@@ -147,7 +147,7 @@ def clock(context: Context) -> Finding:
     skew = context.received - parsedate_to_datetime(context.date).timestamp()
     # The header has whole seconds.
     off = max(0.0, abs(skew) - 1)
-    what = f"this clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} S3's"
+    what = f"this machine's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} S3's"
     hint = "set this machine's clock (chronyc makestep), or that of the machine it runs on"
     if off > _REFUSED_SECONDS:
         what += ", and S3 refuses requests that are 15 minutes off"

@@ -1,4 +1,4 @@
-"""Check what a node needs to meet the others: keys, sshd, a port, an interface."""
+"""Check what a node needs to join the others: keys, sshd, a port, an interface."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def interface(context: Context) -> Finding:
 
 
 def port(context: Context) -> Finding:
-    """See that sshd can have its port."""
+    """See that sshd's port is free."""
     settings = context.settings
     if settings.topology.count == 1:
         return _SINGLE

@@ -1,4 +1,4 @@
-"""Check the application and its launcher as they would be started, without starting them."""
+"""Check the application and its launcher without starting them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agent.engine import capture
 from agent.launch import application, elf, mpi_use, mpirun
 
 _ASK_SECONDS, _SECONDS = 10.0, 30.0
-# What the loader ends a program with when a library is there, but too old for it.
+# The loader's exit code when a library is there, but too old for the program.
 _TOO_OLD = 1
 
 

@@ -27,7 +27,7 @@ _LATE = ("check this machine", OS_ERROR, "check the file systems: mount; df -h")
 
 
 def shared_memory(context: Context) -> Finding:
-    """See that the ranks of this node have room for their messages."""
+    """See that shared memory suffices for the messages of this node's ranks."""
     one_process = context.slots == 1 or not context.mpirun
     try:
         usage = shutil.disk_usage(_SHM)
@@ -93,7 +93,7 @@ def _file_system(path: str) -> str:
 
 
 def limits(context: Context) -> list[Finding]:
-    """See that there is room for the job's processes and open files."""
+    """See that the limits allow the job's processes and open files."""
     found = []
     wanted = _AGENT_PROCESSES + _PROCESSES_PER_RANK * context.slots
     limit = cgroup.process_limit()
@@ -109,7 +109,7 @@ def limits(context: Context) -> list[Finding]:
 
 
 def names(env: Mapping[str, str]) -> list[Finding]:
-    """Find variables that look like ours and are none."""
+    """Find unknown variables with our prefix."""
     from agent.core import variables
 
     found = []

@@ -1,4 +1,4 @@
-"""Check all that a job needs before it costs: walk the checks, print, return the job's exit code.
+"""Pre-flight check of what a job needs: run the checks, print, return the job's exit code.
 
 Nothing is changed: what is fetched and unpacked is in a directory of the doctor's own (0700),
 which is removed at the end, also after Ctrl-C. On several nodes the doctors then meet (`meeting`).
@@ -27,14 +27,14 @@ from agent.engine.log import Log
 from agent.job.directories import RuntimeDirectory, make_directory
 
 SCHEMA = "architrave-doctor/1"
-# What a check has found out, the next ones use.
+# Each check may use what earlier ones have found.
 _CHECKS = (
     *check_data.CHECKS,
     *check_program.CHECKS,
     *check_system.CHECKS,
     *check_nodes.CHECKS,
 )
-# What can be looked at without knowing the job.
+# What can be checked without knowing the job.
 _WITHOUT_SETTINGS = (*check_program.CHECKS[1:], *check_system.CHECKS)
 # The password may be in a file, and the file on a dead file system.
 _READ_SECONDS = 5.0
@@ -52,7 +52,7 @@ _ATTEMPTS = "2"
 def run(env: Mapping[str, str], *, as_json: bool) -> int:
     """Check this node, and on several nodes every pair; print what is found.
 
-    Returns 0 when nothing failed, else what a job would end with because of the first FAIL.
+    Returns 0 when nothing failed, else the code with which the first FAIL would end a job.
     """
     os.environ.setdefault("AWS_MAX_ATTEMPTS", _ATTEMPTS)
     signal.signal(signal.SIGTERM, _terminated)
@@ -76,7 +76,7 @@ def _terminated(number: int, frame: object) -> NoReturn:
 
 
 def _kill_children() -> None:
-    """End what a check that was left, or Ctrl-C, has left behind."""
+    """Kill what an abandoned check, or Ctrl-C, has left behind."""
     import psutil
 
     with suppress(psutil.Error):
@@ -128,7 +128,7 @@ def _read(env: Mapping[str, str], report: Report) -> Settings | None:
 
 
 def _walk(checks: Sequence[Check[Subject]], subject: Subject, report: Report) -> None:
-    """Do the checks; what one has hung on is not asked again."""
+    """Run the checks; skip those that depend on something that hung."""
     silent = set()
     for check in checks:
         if check.late in silent:
@@ -147,7 +147,7 @@ def _failed(findings: list[Finding], *names: str) -> bool:
 
 
 class Report:
-    """What was found, printed as it comes; as JSON in one line at the end."""
+    """The findings, printed one by one, or as one line of JSON at the end."""
 
     def __init__(self, env: Mapping[str, str], *, as_json: bool) -> None:
         self.findings: list[Finding] = []
@@ -159,11 +159,11 @@ class Report:
         self._secrets = tuple(value for value in values if value not in OFF)
 
     def hide(self, secrets: tuple[str, ...]) -> None:
-        """Show these values no more."""
+        """Hide these values from now on."""
         self._secrets += secrets
 
     def add(self, findings: list[Finding]) -> None:
-        """Take findings, and print them for people."""
+        """Add findings, and print them unless JSON is wanted."""
         scrub = Log(_discard, secrets=self._secrets).scrub
         for one in findings:
             clean = Finding(**scrub(one.to_json()))
@@ -172,12 +172,12 @@ class Report:
                 _print(self._lines(clean))
 
     def note(self, text: str) -> None:
-        """Show what takes long now."""
+        """Show what is being waited for."""
         if not self._as_json:
             _print(f"{'':{6 + _NAME + 2}}{text}")
 
     def end(self) -> int:
-        """Print the sum of it; return the exit code."""
+        """Print the summary; return the exit code."""
         code = first_code(self.findings)
         if self._as_json:
             checks = [one.to_json() for one in self.findings]
@@ -209,6 +209,6 @@ def _discard(data: bytes) -> None:
 
 
 def _print(text: str) -> None:
-    with suppress(BrokenPipeError):  # a reader that is gone still gets the code
+    with suppress(BrokenPipeError):  # without a reader there is still the exit code
         sys.stdout.buffer.write(f"{text}\n".encode("utf-8", "backslashreplace"))
         sys.stdout.buffer.flush()

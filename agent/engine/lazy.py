@@ -1,7 +1,7 @@
-"""Let a library import what it never uses here, at no cost.
+"""Import modules that a library never uses here lazily.
 
 A module named here is loaded when something in it is used, not when it is imported: structlog wants
-asyncio (and that ssl) for methods of asynchronous programs and uuid for a thing of the past,
+asyncio (and that ssl) for methods of asynchronous programs and uuid for a deprecated feature,
 dataclasses wants inspect for classes without a docstring, shutil the two compressions for archives
 that it makes, psutil subprocess for a class of its own, ctypes.util tempfile for systems with gcc.
 (importlib's LazyLoader loads at once here: `import` itself asks for an attribute.)

@@ -1,4 +1,4 @@
-"""Take signals together with their senders (signalfd(2)): Python's own handlers don't know them."""
+"""Receive signals together with their senders (signalfd(2)): Python's handlers don't have them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run the job on several nodes, as the one that launches the application."""
+"""Run the job as the main node, which launches the application."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class MainNode:
         self._meeting: MainMeeting | None = None
 
     def work(self) -> None:
-        """Do everything until the application has ended, on every node."""
+        """Do everything until the application has exited on every node."""
         supervisor, run = self._supervisor, self.parts.run
         settings, loop = supervisor.settings, supervisor.loop
         self.parts.record.fetched = self._stage(supervisor, self.parts.helpers, self._ssh)
@@ -121,7 +121,7 @@ class MainNode:
                 math.inf,
                 meeting.awaited,
             )
-        except AgentError:  # this node was frozen, and the others have gone on without it
+        except AgentError:  # this node was frozen, and the others continued without it
             parts.upload.skip()
             return
         finally:
@@ -131,7 +131,7 @@ class MainNode:
         nodes = {supervisor.node.index: parts.record.write_node(uploaded)}
         nodes |= {index: record["files"] for index, record in meeting.records.items()}
         self._on_records(nodes)
-        # What was found out since the announcement: a worker ends with the main node's code.
+        # What was found out since the announcement: a worker exits with the main node's code.
         meeting.announce_end("final", supervisor.verdict.outcome)
         supervisor.wait(
             "every worker knows the exit code", lambda: not meeting.announcing, _SEND_SECONDS

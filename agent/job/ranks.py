@@ -1,4 +1,4 @@
-"""What the main node's launcher runs on a worker: processes that the worker did not start."""
+"""The ranks that the main node's launcher runs on a worker, which the worker did not start."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class Ranks:
         self._meeting.put(STOPPED, {})
 
     def forward(self, number: int) -> None:
-        """Pass on a signal that the main node was sent."""
+        """Pass on a signal that the main node received."""
         supervisor = self._supervisor
         Stopping(supervisor.loop, supervisor.log, supervisor.processes.pids).forward(number)
 
     def finish(self) -> None:
-        """End what still runs here."""
+        """Stop what still runs here."""
         if not self._meeting.joined:
             return
         if self._stopping is None:

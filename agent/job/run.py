@@ -26,7 +26,7 @@ LIMIT_HINT = "raise ARCHITRAVE_TIMEOUT_SECONDS"
 
 
 class Peers:
-    """Hooks for the other nodes' share of the application; these do nothing (single node)."""
+    """Hooks for the application's ranks on other nodes; these do nothing (single node)."""
 
     def started(self) -> None:
         """Act on the start here; other nodes' messages may have arrived before it."""
@@ -184,7 +184,7 @@ class RunPhase:
 
     @property
     def times(self) -> dict[str, float]:
-        """Return the application's times in seconds, as bash's `time` names them."""
+        """Return the application's times in seconds, under the names of bash's `time`."""
         application = self.application
         child = application.child if application else None
         return {
@@ -207,7 +207,7 @@ class RunPhase:
     def stop(
         self, reason: AgentError, number: int = signal.SIGTERM, max_grace: float = math.inf
     ) -> None:
-        """Stop the application; asked again, end it now. `max_grace` is in seconds."""
+        """Stop the application; called again, kill it now. `max_grace` is in seconds."""
         if self.application is not None:
             self.application.stop(reason, number, max_grace)
 
@@ -219,7 +219,7 @@ class RunPhase:
                 self.peers.forward(number)
 
     def finish(self) -> None:
-        """End an application that still runs because something else has failed."""
+        """Stop an application that still runs because something else has failed."""
         application, supervisor = self.application, self._supervisor
         self._monitor.stop()
         if application is None or application.child is None or application.finished:
@@ -229,5 +229,5 @@ class RunPhase:
         try:
             supervisor.loop.wait(lambda: application.exited)
             application.finish(self._wait_for_output)
-        except Exception as error:  # what there is must be uploaded all the same
+        except Exception as error:  # the existing results must be uploaded nevertheless
             supervisor.degrade(supervisor.bug(error))

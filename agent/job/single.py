@@ -41,7 +41,7 @@ class Single:
 
 
 def finish_single(parts: Parts, on_records: OnRecords) -> None:
-    """Upload what there is, and write the record of this node, which met no others."""
+    """Upload what there is, and write the record of this node, which joined no others."""
     supervisor = parts.supervisor
     supervisor.enter(State.UPLOADING, model.UPLOAD)
     parts.record.begin_page()

@@ -3,7 +3,7 @@
     staging -> joining -> running -> stopping -> uploading -> collecting -> recording -> done
 
 A single node skips joining and collecting; a worker skips recording. A failure in the first three
-leads to `stopping`: the application is ended, and what was computed is uploaded all the same. Keep
+leads to `stopping`: the application is stopped, and the existing results are uploaded. Keep
 the picture in docs/explanation/architecture.md up to date: a test compares it with `NEXT`.
 """
 
@@ -15,7 +15,7 @@ from agent.core.model import FailureKind
 
 
 class State(Enum):
-    """What a node does now."""
+    """What a node is doing."""
 
     STAGING = "staging"
     JOINING = "joining"

@@ -1,7 +1,7 @@
 """Supervise one node: its state, waits, failures, signals and children.
 
-What is done in each phase is in the parts (`helper_calls`, `monitor`, `run`, `upload`, `record`);
-which parts, and in which order, in the roles (`single`, `main_node`, `worker`).
+The components (`helper_calls`, `monitor`, `run`, `upload`, `record`) do the work of each phase; the
+roles (`single`, `main_node`, `worker`) say which of them, and in which order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SECOND_TRY_SECONDS = 2.0
 
 
 class Workload(Protocol):
-    """The part of the application that runs on this node."""
+    """What runs of the application on this node."""
 
     @property
     def stopping(self) -> bool:
@@ -58,19 +58,19 @@ class NoWorkload:
     def stop(
         self, reason: AgentError, number: int = signal.SIGTERM, max_grace: float = math.inf
     ) -> None:
-        """Stop nothing."""
+        """Do nothing."""
 
     def forward(self, number: int) -> None:
-        """Pass on nothing."""
+        """Do nothing."""
 
     def finish(self) -> None:
-        """End nothing."""
+        """Do nothing."""
 
 
 class Supervisor:
     """One node's run. Children whose pid is in `spared` outlive the job.
 
-    `deadline` is the last moment that the platform leaves, None as long as it has named none;
+    `deadline` is when the platform will kill the container, None as long as that is not known;
     `stop_signal` is the signal that stopped this node, 0 if none did. `node` and `app_env` are
     filled in while the job is staged: the node's address, and what deps.tar.gz has brought.
     """
@@ -226,7 +226,7 @@ class Supervisor:
         self.log.at(level, event, fields)
 
     def bug(self, error: Exception) -> AgentError:
-        """Log an exception that nobody expected; return it as the failure (70) that it is."""
+        """Log an unexpected exception; return it as a failure (70)."""
         import traceback
 
         self.log.error("internal_error", traceback="".join(traceback.format_exception(error)))
@@ -256,7 +256,7 @@ class Supervisor:
             self.deadline = min(stop, self.deadline or stop)
             self.loop.call_at(self.deadline, lambda: None)
             self.loop.hurried_since = self.loop.clock()
-        # The application gets the signal that the agent got; a second one means now.
+        # The application gets the signal that the agent got; a second one kills it.
         self.workload.stop(error, number, max_grace=MAX_GRACE_SECONDS)
         if first:
             self.fail(error, FailureKind.SIGNAL)

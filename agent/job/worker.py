@@ -1,4 +1,4 @@
-"""Take part in a job as a worker: run what the main node asks for, hand over the results."""
+"""Run the job as a worker: run what the main node asks for, upload, hand over the record."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Worker:
         self._oom_before = 0
 
     def work(self) -> None:
-        """Join, then wait until the main node reports how the job has ended."""
+        """Join, then wait until the main node sends the job's outcome."""
         supervisor, parts = self._supervisor, self.parts
         launcher = supervisor.settings.launch.launcher
         parts.record.fetched = self._stage(supervisor, parts.helpers, self._ssh)

@@ -1,4 +1,4 @@
-"""What the workers have to do with the application that the main node launches."""
+"""The workers' share of the application that the main node launches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from agent.multinode.meeting import (
 )
 
 _SEND_SECONDS = 20.0
-# A worker that can't be reached is no reason to hold the others for longer.
+# A worker that can't be reached must not delay the others for longer.
 _STOP_SECONDS = 3.0
 
 
@@ -40,7 +40,7 @@ class Workers(Peers):
     # -- while the application runs
 
     def stop(self, reason: AgentError, number: int, grace: float) -> None:
-        """Have each worker stop what of the application runs there."""
+        """Have each worker stop its ranks."""
         if self._meeting.ending or self._settings.launch.launcher == "direct":
             return
         message = {"signal": number, "grace": grace, "error": reason.to_json()}
@@ -59,7 +59,7 @@ class Workers(Peers):
         return bool(self._meeting.computing())
 
     def release_launchers(self) -> None:
-        """Let the launcher's daemons on the workers go on."""
+        """Resume the launcher's daemons on the workers."""
         if self._wait_until:
             self._meeting.announce(GO, RELEASE_NAME, {}, _STOP_SECONDS)
 
@@ -135,7 +135,7 @@ class Workers(Peers):
 
 
 def judge_records(supervisor: Supervisor, meeting: MainMeeting) -> None:
-    """Judge the job by the workers' records: who was lost or failed, which rank lacked memory."""
+    """Judge the job by the workers' records: lost or failed workers, ranks out of memory."""
     verdict, outcome = supervisor.verdict, supervisor.verdict.outcome
     killed = outcome.code == 137 and outcome.source != AGENT and not outcome.out_of_memory
     short = {i: r["out_of_memory"] for i, r in meeting.records.items() if r.get("out_of_memory")}

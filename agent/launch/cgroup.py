@@ -1,4 +1,4 @@
-"""Read what this container may use, and what the kernel did to it, from cgroup v1 and v2."""
+"""Read this container's limits, usage and OOM kills from cgroup v1 and v2."""
 
 from __future__ import annotations
 

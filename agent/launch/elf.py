@@ -38,7 +38,7 @@ class Elf:
 
     @property
     def machine_name(self) -> str:
-        """Return the machine as people call it."""
+        """Return the machine's usual name."""
         return MACHINES.get(self.machine, f"machine {self.machine}")
 
 

@@ -12,7 +12,7 @@ from agent.core.errors import AgentError
 from agent.launch import elf
 
 _CHUNK, _OVERLAP = 1 << 20, 64
-# Of a file so much is read, of a script so much.
+# How much of a file, and of a script, is read.
 _MAX_BYTES, _MAX_SCRIPT_BYTES = 1 << 30, 1 << 20
 _MAX_DEPTH = 3
 # C's names, Fortran's (a compiler adds an underscore), and what a program opens by itself.

@@ -69,7 +69,7 @@ class TimeLog:
 
     @property
     def taken(self) -> bool:
-        """Return, at the end, whether the application has a time.log of its own."""
+        """Return, at the end, whether the application wrote its own time.log."""
         return self.path != self._copy.path
 
     def tail(self, max_bytes: int) -> bytes:

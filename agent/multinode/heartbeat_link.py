@@ -1,4 +1,4 @@
-"""Hold a worker's link to the main node while the job runs.
+"""A worker's link to the main node while the job runs.
 
 OpenSSH's client carries it and the agent uses SFTP through its pipes: a helper with paramiko
 would hold 30 MiB on every node for as long as the application runs.
@@ -27,15 +27,15 @@ _PIECE = 32 << 10
 _LONGEST = 1 << 18
 _STDERR_TAIL = 500
 
-# What is asked: a packet's type and its body; what is answered: the same.
+# A request: a packet's type and its body; an answer: the same.
 _Steps = Generator[tuple[int, bytes], tuple[int, bytes], dict[str, Any]]
 
 
 class HeartbeatLink:
-    """An SFTP session with the main node that does one order after the other.
+    """An SFTP session with the main node that executes one request after the other.
 
-    Its messages are {"beat": n} and {"put": path}, as the orders are done. When one fails the
-    session is over, `done`, and `cause` is why.
+    Its messages are {"beat": n} and {"put": path}, one for each request. When one fails the session
+    is over, `done`, and `cause` says why.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class HeartbeatLink:
 
     @property
     def busy(self) -> bool:
-        """Return whether an order is being done; `seen` is when the last answer came."""
+        """Return whether a request is being executed; `seen` is when the last answer arrived."""
         return not self.done and self._steps is not None
 
     def ask(self, order: Mapping[str, Any]) -> bool:
-        """Do one thing; return whether it could be begun.
+        """Execute one request; return whether it could be started.
 
         {"do": "beat", "path"} touches a file and reads main's count; {"do": "put", "path", "data"}
-        writes a file so that it appears whole.
+        writes a file atomically.
         """
         if self.done or self._steps is not None:
             return False
@@ -96,7 +96,7 @@ class HeartbeatLink:
                 yield piece
 
     def _beats(self, ready: str, every: float) -> Callable[[], _Steps | None]:
-        """Return what gives the steps of a beat when one is due, in the midst of a long order."""
+        """Return what gives the steps of a beat when one is due, during a long request."""
         due = self._loop.clock()
 
         def beat() -> _Steps | None:
@@ -147,7 +147,7 @@ class HeartbeatLink:
                 self.close(str(error))
 
     def _take(self, kind: int, body: bytes) -> None:
-        """Take in one packet: the order that waits for it goes on."""
+        """Handle one packet: the request that waits for it continues."""
         if kind == _VERSION:
             self.open = True
         elif self._steps is not None:
@@ -168,7 +168,7 @@ class HeartbeatLink:
         return lines[-1][:_STDERR_TAIL] if lines else ""
 
     def close(self, cause: str = "") -> None:
-        """End the session; `cause` is why."""
+        """Close the session; `cause` says why."""
         self.cause = self.cause or cause
         if self.child.running:
             self.child.kill_group(9)
@@ -181,7 +181,7 @@ class HeartbeatLink:
 
 
 def _beat(path: str) -> _Steps:
-    """Touch a file; return the time of main's, which is its count of beats."""
+    """Touch a file; return the time of the main node's file, which is its count of beats."""
     now = int(time.time())
     yield _SETSTAT, _string(path) + struct.pack(">III", _HAS_TIMES, now, now)
     kind, body = yield _STAT, _string("main.json")
@@ -196,7 +196,7 @@ def _beat(path: str) -> _Steps:
 def _put(
     path: str, pieces: Iterator[bytes], beats: Callable[[], _Steps | None] = lambda: None
 ) -> _Steps:
-    """Write a file beside its place and move it there: it appears whole. Beat when it is due."""
+    """Write a file under a temporary name and rename it. Send a heartbeat when one is due."""
     folder, name = posixpath.split(path)
     temporary = _string(posixpath.join(folder, f".{name}.{os.urandom(8).hex()}"))
     kind, handle = yield _OPEN, temporary + struct.pack(">II", _CREATE, 0)

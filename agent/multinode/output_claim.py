@@ -1,4 +1,4 @@
-"""Find out which node uploads a directory that several of them have."""
+"""Decide which node uploads a directory that several nodes share."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def _path(directory: str, token: str) -> str:
 def claim(directory: str, token: str, index: int) -> int:
     """Claim a directory of results for a node; return the index of the one that has it.
 
-    The first comes first, on a network file system too, and the main node comes before all others.
-    Where nothing can be written nothing is shared either.
+    The first claim wins, on a network file system too; the main node claims before all others. A
+    directory that can't be written to isn't shared either.
     """
     path = _path(directory, token)
     try:

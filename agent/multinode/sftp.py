@@ -102,7 +102,7 @@ class Sftp:
             return bytes(file.read(limit))
 
     def write(self, path: str, data: bytes, *, replace: bool = True) -> None:
-        """Write a file so that it appears whole; without `replace` an existing one is an OSError.
+        """Write a file atomically; without `replace` an existing one is an OSError.
 
         OpenSSH's plain rename links first, so it fails when another node was faster.
         """

@@ -1,6 +1,6 @@
-"""Run what a launcher asks this node for over SSH, in the environment of this node's application.
+"""Run what a launcher sends over SSH, in the environment of this node's application.
 
-sshd starts this file by itself, as the forced command of the job's key: nothing of `agent` is
+sshd starts this file on its own, as the forced command of the job's key, so nothing of `agent` is
 imported. SetEnv and AcceptEnv can't carry an environment: sshd drops values that contain a quote,
 and versions before 7.8 have no SetEnv (sshd_config(5)).
 

@@ -1,4 +1,4 @@
-"""Find what took longest in a run, and what would help: one rule for each phase."""
+"""Find the slowest phase of a run, and what would help: one rule for each phase."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from agent.core import model
 from agent.core.units import duration, rate, share, size, three_digits
 from agent.report.reader import Machine, Run
 
-# Below, a phase isn't worth a word beside the slowest one; and what counts as idle, full or late.
+# Below these a phase isn't mentioned beside the slowest; then what counts as idle, full or late.
 _MIN_SECONDS, _MIN_SHARE = 5.0, 0.1
 _IDLE, _BUSY, _FULL, _LATE, _UNEVEN = 0.5, 0.85, 0.85, 0.5, 2.0
 
@@ -48,7 +48,7 @@ def _fetch(run: Run) -> str:
         return "there was nothing to fetch, so S3 was slow to answer; look at the region"
     seconds = node.seconds(model.FETCH)
     return (
-        f"{size(node.fetched_bytes)} came at {rate(node.fetched_bytes / max(seconds, 1e-3))} on "
+        f"{size(node.fetched_bytes)} fetched at {rate(node.fetched_bytes / max(seconds, 1e-3))} on "
         f"{node.name}; smaller archives, or a bucket in the region of the nodes, would help"
     )
 
@@ -91,7 +91,7 @@ def _run(run: Run) -> str:
 
 
 def _memory(nodes: list[Machine]) -> str:
-    """Return what to do if memory came near its limit anywhere, else nothing."""
+    """Return what to do if memory was near its limit on any node, else nothing."""
 
     def full(node: Machine) -> float:
         return node.peaks.get("resident_bytes", 0.0) / node.limits.get(
@@ -156,7 +156,7 @@ def _upload(run: Run) -> str:
     seconds = max(node.seconds(model.UPLOAD), 1e-3)
     name, largest = run.files[0]
     return (
-        f"{size(node.uploaded_bytes)} went up at {rate(node.uploaded_bytes / seconds)} from "
+        f"{size(node.uploaded_bytes)} uploaded at {rate(node.uploaded_bytes / seconds)} from "
         f"{node.name}; exclude what is not a result (ARCHITRAVE_OUTPUT_EXCLUDE), the largest "
         f"is {name} with {size(largest)}"
     )

@@ -49,7 +49,7 @@ class Measure:
         return name + self.unit.removeprefix("B"), scale
 
     def text(self, value: float) -> str:
-        """Return a value for people."""
+        """Return a value with its unit."""
         if not self.unit:
             return units.three_digits(value)
         return units.size(value) + self.unit.removeprefix("B")
@@ -103,7 +103,7 @@ def _timeline(run: Run, title: str, begin: float, end: float) -> Chart:
     order = sorted(run.nodes, key=lambda node: (node.index != run.main, node.index))
     many = len(order) > ROWS
     height = 44 + len(order) * (_THIN if many else max(14, 26 - len(order) // 2))
-    # Names of some nodes: one has room for 16 thin rows.
+    # Names of some nodes: there is space for one in 16 thin rows.
     labels = [node.name if not many or i % 16 == 0 else "" for i, node in enumerate(order)]
     unit, scale = clock(end - begin)
     chart = pygal.HorizontalStackedBar(

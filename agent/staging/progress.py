@@ -1,4 +1,4 @@
-"""Report the progress of a transfer, not too often."""
+"""Report the progress of a transfer at intervals."""
 
 from __future__ import annotations
 

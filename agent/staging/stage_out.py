@@ -19,7 +19,7 @@ from agent.staging.s3 import MANY, SMALL, Storage
 from agent.staging.uploader import File, Sender
 
 _REPORT_SECONDS = 0.2
-# Of the results that could not be uploaded so many are named one by one.
+# How many of the results that could not be uploaded are named.
 _NAMED = 1000
 
 
@@ -29,7 +29,7 @@ def stage_out(
     """Upload files below one prefix, several at once; one that fails doesn't hold up the rest.
 
     `request`: uri, node (its name below that), path_style, directory, list (a file of names
-    in it, each with a NUL behind it), stored (the file to which what S3 has is appended, a line
+    in it, each with a NUL behind it), stored (the file to which uploaded files are appended, a line
     {"name", "size", "sha256"} each; what is in it isn't sent again), own (paths of those that are
     elsewhere, by name), afresh (remove an older manifest first), patient (wait for credentials).
     Emits {"stored": count} now and then, at the end {"uploaded": {"count", "lost" (counts),
@@ -67,7 +67,7 @@ def _put_document(storage: Storage, uri: S3Uri, path: str) -> None:
 
 
 def _put_page(storage: Storage, uri: S3Uri, path: str, emit: Emit) -> None:
-    """Write the page where a browser will show it; without it the record is complete."""
+    """Write the page so that a browser will show it; the record is complete without it."""
     try:
         text = Path(path).read_bytes()
         storage.put(text, uri, content_type="text/html; charset=utf-8")

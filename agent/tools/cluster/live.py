@@ -21,7 +21,7 @@ _COLOURS = {"run": "green", "release": "cyan", "upload": "cyan"}
 
 
 class LiveTable(View):
-    """A table that is drawn anew a few times a second from the states of the nodes."""
+    """A table that is redrawn a few times a second from the states of the nodes."""
 
     def __init__(self) -> None:
         self._output: deque[str] = deque(maxlen=_LINES)
@@ -56,7 +56,7 @@ class LiveTable(View):
             self._output.append(f"{mark} | {text}".lstrip())
 
     def close(self) -> None:
-        """Draw for the last time and give the terminal back."""
+        """Draw for the last time and release the terminal."""
         if self._live.is_started:
             self._live.stop()
 
@@ -77,9 +77,9 @@ class LiveTable(View):
 
 
 def _chosen(states: Sequence[NodeState]) -> tuple[list[NodeState], Counter[str]]:
-    """Return the nodes that a screen has room for, and how many others are in which phase.
+    """Return the nodes that fit on a screen, and how many others are in which phase.
 
-    Those come first that failed, and then those that are behind: the others wait for them.
+    Failed nodes come first, then those that are behind: the others wait for them.
     """
     order = ["waiting", "starting", *PHASES, "exited"]
     ranked = sorted(states, key=lambda state: (not state.code, order.index(_phase(state))))

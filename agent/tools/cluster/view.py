@@ -1,4 +1,4 @@
-"""Show a job to people: plain lines off a terminal, and the table at the end."""
+"""Show a job: plain lines if there is no terminal, and the table at the end."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from agent.tools.cluster.states import NodeState
 
 
 class View(Listener):
-    """What shows a job while it runs; this one shows nothing."""
+    """The interface of a job's view; this one shows nothing."""
 
     def opened(self, states: Sequence[NodeState], description: str) -> None:
-        """Learn of the nodes before they start."""
+        """Take the nodes before they start."""
 
     def started(self, node: NodeState) -> None:
-        """Learn that a node was started."""
+        """Show that a node was started."""
 
     def note(self, text: str) -> None:
         """Show a line of the cluster's own."""
 
     def close(self) -> None:
-        """End the show."""
+        """Stop showing."""
 
     def record(self, node: NodeState, record: dict[str, object]) -> None:
-        """Show what a node's agent has logged."""
+        """Show a record of a node's agent."""
 
     def line(self, node: NodeState, text: str, *, error: bool) -> None:
         """Show a line of the application."""
 
     def exited(self, node: NodeState) -> None:
-        """Learn that a node has ended."""
+        """Show that a node has exited."""
 
 
 class Views(View):
@@ -125,7 +125,7 @@ class Plain(View):
 
 
 def is_notable(record: dict[str, object]) -> bool:
-    """Return whether people must see a record: troubles, and not the end, which is shown anyway."""
+    """Return whether to show a record: warnings and errors, but not the exit, shown anyway."""
     return record.get("level") in ("warning", "error") and record.get("event") != "job_exited"
 
 
@@ -135,7 +135,7 @@ def text_of(record: dict[str, object]) -> str:
 
 
 def end_of(node: NodeState) -> str:
-    """Return how a node ended."""
+    """Return how a node exited."""
     source = node.exit_record.get("source")
     notes = [str(source)] if source else []
     notes += [node.fault] if node.fault else []

@@ -177,7 +177,7 @@ def _view() -> View:
 
 
 def _print_end(result: Result, main: NodeState) -> None:
-    """Print how each node ended; for a failure the cause and the application's last lines."""
+    """Print how each node exited; for a failure the cause and the application's last lines."""
     print()
     print(summary(result.nodes))
     print(f"results: {result.results}")

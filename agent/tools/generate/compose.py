@@ -63,12 +63,12 @@ _HEALTHY = (
 def compose(job: Job, subnet: str = SUBNET) -> Fields:
     """Return a compose file of an S3 server, what fills it, and one service for each node.
 
-    `subnet` is the first three numbers of the network's addresses. Raises AgentError: 64 for what
-    can't be rehearsed, 78 for what the job wouldn't take.
+    `subnet` is the first three numbers of the network's addresses. Raises AgentError: 64 for a job
+    that can't be rehearsed, 78 for invalid settings.
     """
     _check(job, subnet)
     fresh = job.private is None and job.nodes > 1
-    # Only that there is an archive matters for the nodes' variables.
+    # For the nodes' variables it only matters whether there is an archive.
     described = replace(job, private=Path("private.7z")) if fresh else job
     endpoint = {"AWS_ENDPOINT_URL_S3": f"http://{subnet}.{_S3_HOST}:{_PORT}"} | _KEYS
     main_address = _address(subnet, job.main_index)
@@ -169,5 +169,5 @@ def _escaped(fields: Mapping[str, Any]) -> Fields:
 
 
 def _dollars(text: str) -> str:
-    """Return a text in which compose finds no variable."""
+    """Return a text in which compose replaces no variable."""
     return text.replace("$", "$$")
