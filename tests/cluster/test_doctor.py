@@ -32,8 +32,8 @@ def doctors(cluster, monkeypatch):
     start = processes.spawn.start
 
     def doctor(argv, *arguments, **options):
-        words = ["doctor", "--json"] if argv[-1] == "run" else [argv[-1]]
-        return start([*argv[:-1], *words], *arguments, **options)
+        command = ["doctor", "--json"] if argv[-1] == "run" else [argv[-1]]
+        return start([*argv[:-1], *command], *arguments, **options)
 
     def make(image, env=None, **options):
         env = {"ARCHITRAVE_LOG_LEVEL": "info", "ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "60"} | (
@@ -121,7 +121,7 @@ def test_a_node_that_never_comes(doctors):
     assert "worker 2" in failed
 
 
-def test_what_a_worker_finds_is_told_by_main(doctors):
+def test_what_a_worker_finds_is_reported_by_main(doctors):
     """The main node names a worker's own finding, and every node ends with its code."""
     env = {2: {"APP_BIN": "/opt/nothing"}}
     with doctors(None, node_env=env) as running:
@@ -129,5 +129,5 @@ def test_what_a_worker_finds_is_told_by_main(doctors):
     main, _, worker = reports(result)
     assert codes(result) == [127] * 3
     assert named(worker, "program", "FAIL")
-    (told,) = named(main, "worker 2", "FAIL")
-    assert told.startswith("program: cannot run ")
+    (found,) = named(main, "worker 2", "FAIL")
+    assert found.startswith("program: cannot run ")

@@ -48,7 +48,7 @@ CELLS = [
     ),
     Cell("nodes.sshd-killed", NODES, "sshd killed", f"restarted; {_GOES_ON}"),
     Cell(
-        "nodes.untold",
+        "nodes.unreachable",
         NODES,
         "a worker that lives, and can't be reached at the end (its sshd is stopped)",
         "75, the worker named with the cause; the main node's results uploaded",
@@ -255,7 +255,7 @@ CELLS = [
         "a file for the place of a directory of the image, or a directory for a file's",
         "65, and the image's files stay",
     ),
-    Cell("archives.no-room", ARCHIVES, "more bytes than the disk has", "71, nothing half left"),
+    Cell("archives.no-space", ARCHIVES, "more bytes than the disk has", "71, nothing half left"),
     Cell("archives.no-7zip", ARCHIVES, "7-Zip missing", "71"),
     Cell("archives.deps", ARCHIVES, "deps.tar.gz broken in the same ways", "the same"),
     Cell(

@@ -40,7 +40,7 @@ class Page:
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_makereport(self, item):
-        """Give the report the names of the item's cells: with workers, it alone gets here."""
+        """Give the report the names of the item's cells: with workers, only the item gets here."""
         report = (yield).get_result()
         for mark in item.iter_markers("cell"):
             report.user_properties += [(_PROPERTY, name) for name in mark.args]

@@ -70,7 +70,7 @@ def upload(s3, batch, path, name="private.7z"):
     s3.put_file("bucket", f"{batch['S3_BUCKET'].rpartition('/')[2]}/batch/{name}", path)
 
 
-def test_a_sound_job(doctor, batch, root, s3):
+def test_a_healthy_job(doctor, batch, root, s3):
     """Nothing fails, and afterwards nothing is there that was not there before."""
     before = sorted(root.rglob("*"))
     code, found, _ = doctor(**batch)
@@ -87,10 +87,10 @@ def test_a_sound_job(doctor, batch, root, s3):
 def test_wrong_password(doctor, batch, tmp_path, s3, header):
     """77, whether or not the names can be read; the program is not judged."""
     archive = tmp_path / "other.7z"
-    words = ["7zz", "a", "-bso0", "-bsp0", f"-mhe={header}", "-p", archive, "."]
+    command = ["7zz", "a", "-bso0", "-bsp0", f"-mhe={header}", "-p", archive, "."]
     given = {"input": f"{PASSWORD}\n{PASSWORD}\n", "stdout": subprocess.DEVNULL}
     subprocess.run(
-        words, cwd=tmp_path / "content", text=True, check=True, start_new_session=True, **given
+        command, cwd=tmp_path / "content", text=True, check=True, start_new_session=True, **given
     )
     upload(s3, batch, archive)
     code, found, _ = doctor(**batch | {"PRIVATE_PASSWD": "not this one"})
@@ -279,7 +279,7 @@ def test_no_secret_is_shown(doctor, batch, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 @pytest.mark.parametrize("size", ["40k", "120k"], ids=["not even packed", "packed only"])
-def test_too_little_room(doctor, batch, root, tmp_path, size):
+def test_too_little_space(doctor, batch, root, tmp_path, size):
     """71, as the job would find out while it unpacks."""
     (root / "tmp").mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", root / "tmp"]

@@ -15,13 +15,13 @@ from agent.multinode.heartbeat_link import HeartbeatLink
 from agent.engine.loop import Loop
 from agent.engine.process import Children
 
-loop, heard = Loop(Children()), []
-line = HeartbeatLink(loop, sys.argv[1:], os.environ, heard.append)
+loop, messages = Loop(Children()), []
+line = HeartbeatLink(loop, sys.argv[1:], os.environ, messages.append)
 for order in json.load(sys.stdin):
     line.ask(order)
     assert not line.ask(order), "one at a time"
     loop.wait(lambda: not line.busy, loop.clock() + 30)
-print(json.dumps({"heard": heard, "over": line.done, "cause": line.cause}))
+print(json.dumps({"messages": messages, "over": line.done, "cause": line.cause}))
 line.close()
 """
 
@@ -58,7 +58,7 @@ def test_beats_and_messages(server):  # noqa: F811
     long = "ä" * 1_000_000
     answer = ask(server[0], BEAT, put("empty", ""), put("long", long), put("long", "x"), BEAT)
     beats = [{"beat": 7}, {"put": "empty"}, {"put": "long"}, {"put": "long"}, {"beat": 7}]
-    assert answer == {"heard": beats, "over": False, "cause": ""}
+    assert answer == {"messages": beats, "over": False, "cause": ""}
     assert (batch / "2.json").stat().st_mtime > 1e9
     assert ((batch / "empty").read_text(), (batch / "long").read_text()) == ("", "x")
     assert ask(server[0], put("long", long))["over"] is False
@@ -79,7 +79,7 @@ def test_ssh_says_why_it_fails(server, tmp_path, keys):  # noqa: F811
     _, port = server
     stranger = prepare(tmp_path / "stranger", keys / "ssh_host_rsa_key", port, job="another")
     answer = ask(stranger, BEAT)
-    assert (answer["heard"], answer["over"]) == ([], True)
+    assert (answer["messages"], answer["over"]) == ([], True)
     assert "Host key verification failed" in answer["cause"]
     nobody = prepare(tmp_path / "nobody", keys / "ssh_host_rsa_key", 1)
     assert "Connection refused" in ask(nobody, BEAT)["cause"]

@@ -15,9 +15,9 @@ def packed(agent, tmp_path):
     """Return what runs `architrave pack` in a directory: (exit code, output, complaint)."""
     (tmp_path / "here").mkdir()
 
-    def run(*words, **env):
+    def run(*arguments, **env):
         env = {"PYTHONPATH": str(REPOSITORY)} | env
-        process = agent("pack", *map(str, words), env=env, cwd=tmp_path / "here")
+        process = agent("pack", *map(str, arguments), env=env, cwd=tmp_path / "here")
         out, errors = process.communicate(timeout=110)
         return process.returncode, out, errors
 
@@ -61,8 +61,10 @@ def test_private(packed, program, tmp_path):
 def test_nothing_tells_the_names_without_the_password(packed, program, tmp_path):
     packed("private", program, PRIVATE_PASSWD=PASSWORD)
     assert b"simest" not in (tmp_path / "here/private.7z").read_bytes()
-    words = [archive.seven_zip(), "l", tmp_path / "here/private.7z"]
-    listed = subprocess.run(words, input=b"wrong\n", capture_output=True, start_new_session=True)
+    arguments = [archive.seven_zip(), "l", tmp_path / "here/private.7z"]
+    listed = subprocess.run(
+        arguments, input=b"wrong\n", capture_output=True, start_new_session=True
+    )
     assert listed.returncode != 0
 
 
@@ -76,7 +78,7 @@ def test_password_from_a_file_and_none(packed, program, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "env", "code", "said"),
+    ("arguments", "env", "code", "said"),
     [
         (["private", "nowhere"], {"PRIVATE_PASSWD": "x"}, 64, "nowhere"),
         (["private", "PROGRAM"], {}, 78, "no password"),
@@ -94,9 +96,9 @@ def test_password_from_a_file_and_none(packed, program, tmp_path):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_wrong_words(packed, program, words, env, code, said):
-    words = [program if word == "PROGRAM" else word for word in words]
-    found, _, errors = packed(*words, **env)
+def test_wrong_arguments(packed, program, arguments, env, code, said):
+    arguments = [program if one == "PROGRAM" else one for one in arguments]
+    found, _, errors = packed(*arguments, **env)
     assert found == code and said in errors and "hint:" in errors
 
 
@@ -104,8 +106,8 @@ def test_wrong_words(packed, program, words, env, code, said):
 def test_an_archive_inside_what_it_packs_is_refused(packed, program, target):
     """A target in the directory is refused by name before anything is made there."""
     before = sorted(program.rglob("*"))
-    words = ("private", program, "--to", program / target)
-    code, _, errors = packed(*words, PRIVATE_PASSWD=PASSWORD)
+    arguments = ("private", program, "--to", program / target)
+    code, _, errors = packed(*arguments, PRIVATE_PASSWD=PASSWORD)
     assert code == 64 and "--to" in errors
     assert sorted(program.rglob("*")) == before
 
@@ -117,8 +119,8 @@ def test_names_of_the_agent_s_own_are_refused(packed, program):
 
 
 def test_upload(packed, program, s3, s3_env):
-    words = ("private", program, "--upload", "s3://bucket/packed")
-    code, out, errors = packed(*words, PRIVATE_PASSWD=PASSWORD, **s3_env)
+    arguments = ("private", program, "--upload", "s3://bucket/packed")
+    code, out, errors = packed(*arguments, PRIVATE_PASSWD=PASSWORD, **s3_env)
     assert code == 0, errors
     assert "s3://bucket/packed/private.7z: uploaded" in out
     assert list(s3.keys("bucket", "packed/")) == ["packed/private.7z"]
@@ -126,8 +128,8 @@ def test_upload(packed, program, s3, s3_env):
 
 def in_container(image, directory, script):
     """Run a script in a container of the image, with a directory at /given; return its output."""
-    words = ["docker", "run", "--rm", "-v", f"{directory}:/given", "--entrypoint", "sh", image]
-    done = subprocess.run([*words, "-ec", script], capture_output=True, text=True, timeout=200)
+    arguments = ["docker", "run", "--rm", "-v", f"{directory}:/given", "--entrypoint", "sh", image]
+    done = subprocess.run([*arguments, "-ec", script], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -47,8 +47,8 @@ def test_shell_starts_the_job_by_its_banner(agent, root, env):
 
 
 def test_shell_by_its_other_names(agent):
-    for words, env in ((["debug"], {}), (["bash"], {}), ([], {"EXEC_TYPE": "SHELL"})):
-        process = agent(*words, env=env, stdin=subprocess.PIPE)
+    for arguments, env in ((["debug"], {}), (["bash"], {}), ([], {"EXEC_TYPE": "SHELL"})):
+        process = agent(*arguments, env=env, stdin=subprocess.PIPE)
         assert process.communicate("exit 3\n", timeout=20)[1].startswith("architrave: debug shell")
         assert process.returncode == 3
     assert agent("bash", "-c", "exit 5").wait(20) == 5

@@ -35,7 +35,7 @@ def test_every_exit_code_is_passed_on(agent):
         assert [process.wait(20) for process in started] == codes
 
 
-def test_first_word_that_is_no_subcommand_runs_as_it_stands(agent):
+def test_a_first_argument_that_is_not_a_subcommand_runs_unchanged(agent):
     process = agent("/bin/sh", "-c", 'echo "$0|$1|$2"', "a b", "*", "$HOME")
     assert process.communicate(timeout=20)[0] == "a b|*|$HOME\n"
     assert process.returncode == 0
@@ -59,8 +59,8 @@ def test_a_job_s_code_is_not_lost_by_its_command(agent, application, after, code
         process = agent("sh", "-c", f'{job} "$PYTHON" -m agent run; {after}', env=env)
         _, errors = process.communicate(timeout=30)
         assert process.returncode == code, errors
-        said = "exiting with" in errors
-        assert said == (code not in (0, 5))
+        warned = "exiting with" in errors
+        assert warned == (code not in (0, 5))
     process = agent("true", env=env)
     assert process.wait(30) == 0
 
@@ -120,10 +120,10 @@ def test_a_command_that_does_not_stop(agent):
 
 @pytest.mark.cell("signals.orphans")
 @pytest.mark.parametrize(
-    ("leftover", "seconds", "said"),
+    ("leftover", "seconds", "printed"),
     [("trap 'echo saved; exit' TERM", (0, 1.5), "saved\n"), ("trap '' TERM", (2, 10), "")],
 )
-def test_what_the_command_leaves_behind_is_told(agent, leftover, seconds, said):
+def test_what_the_command_leaves_behind_is_stopped(agent, leftover, seconds, printed):
     """It gets SIGTERM, and two seconds; the code is the command's."""
     script = f"({leftover}; echo up; for i in $(seq 80); do sleep 0.05; done) & read line; exit 7"
     process = agent("sh", "-c", script, stdin=subprocess.PIPE)
@@ -132,9 +132,9 @@ def test_what_the_command_leaves_behind_is_told(agent, leftover, seconds, said):
     process.stdin.write("\n")
     process.stdin.flush()
     assert process.wait(20) == 7
-    least, most = seconds
-    assert least <= time.monotonic() - start < most
-    assert process.stdout.read() == said
+    shortest, longest = seconds
+    assert shortest <= time.monotonic() - start < longest
+    assert process.stdout.read() == printed
 
 
 @pytest.mark.cell("signals.orphans")
@@ -172,12 +172,12 @@ def test_a_sigchld_from_outside_ends_nothing(agent):
 
 
 @pytest.mark.cell("inherited.directory")
-@pytest.mark.parametrize("words", [("exec", "--", "sh", "-c", "pwd; read line"), ("run",)])
-def test_the_directory_is_the_commands_own(agent, tmp_path, words):
+@pytest.mark.parametrize("arguments", [("exec", "--", "sh", "-c", "pwd; read line"), ("run",)])
+def test_the_directory_is_the_commands_own(agent, tmp_path, arguments):
     """The command starts where the agent was started, and the agent itself stays nowhere."""
     env = {"EXEC_TYPE": "lambda", "ARCHITRAVE_LAUNCHER": "direct", "APP_BIN": "/bin/sh"}
     env |= {"APP_PARAMS": "-c 'pwd; read line'", "PYTHONPATH": str(REPOSITORY)}
-    process = agent(*words, env=env, stdin=subprocess.PIPE, cwd=tmp_path)
+    process = agent(*arguments, env=env, stdin=subprocess.PIPE, cwd=tmp_path)
     assert read_line(process) == f"{tmp_path}\n"
     until(lambda: os.readlink(f"/proc/{process.pid}/cwd") == "/")
     process.communicate("\n", timeout=20)
@@ -315,7 +315,7 @@ def test_a_shell_stops_and_continues_it(agent):
 
 
 def expect(leader, text):
-    """Read from a terminal until a text has come; return all that came."""
+    """Read from a terminal until a text has arrived; return everything read."""
     seen = b""
     while text.encode() not in seen:
         seen += os.read(leader, 4096)
@@ -330,7 +330,7 @@ def test_help_and_version(agent):
 
 
 @pytest.mark.parametrize(
-    ("words", "env", "said"),
+    ("arguments", "env", "said"),
     [
         ([], {}, "EXEC_TYPE"),
         ([], {"EXEC_TYPE": "fargate"}, "fargate"),
@@ -339,8 +339,8 @@ def test_help_and_version(agent):
         (["--fast"], {}, "--fast"),
     ],
 )
-def test_wrong_use_is_64(agent, words, env, said):
-    process = agent(*words, env=env)
+def test_wrong_use_is_64(agent, arguments, env, said):
+    process = agent(*arguments, env=env)
     err = process.communicate(timeout=20)[1]
     assert process.returncode == 64
     assert said in err and "hint: " in err and "Traceback" not in err

@@ -43,7 +43,7 @@ _OFF = (
     "-admin.ui=false",
     "-s3.port.iceberg=0",
     "-s3.port.lance=0",
-    # HTTP of the master and the filer: any client of the master gets a token for any object, or deletes
+    # HTTP of master and filer: any client of the master gets a token for any object, or deletes
     # them all. The other ports require a token (`locks`).
     "-disableHttp",
 )

@@ -32,7 +32,7 @@ def metadata():
             self.end_headers()
             self.wfile.write(json.dumps(answers[self.path]).encode())
 
-        def log_message(self, *words):
+        def log_message(self, *arguments):
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -65,7 +65,7 @@ def test_an_error_that_a_helper_reports_is_an_answer(tmp_path):
     assert raised.value is refused and len(started) == 1
 
 
-def test_there_is_no_second_try_when_the_node_is_told_to_end(tmp_path):
+def test_there_is_no_second_try_when_the_node_is_stopped(tmp_path):
     helpers, supervisor, started, _ = calls(tmp_path, GONE, {"ok": 1})
     supervisor.stop_signal = 15
     with pytest.raises(AgentError):
@@ -84,7 +84,7 @@ def test_only_what_reaches_s3_has_its_credentials(tmp_path):
     ]
 
 
-def test_no_room_for_a_process_is_an_error_of_the_system(tmp_path):
+def test_a_process_limit_is_an_error_of_the_system(tmp_path):
     supervisor, _ = supervise(tmp_path)
 
     def start(loop, env, task):

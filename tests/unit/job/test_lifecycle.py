@@ -81,7 +81,7 @@ def test_a_failure_that_ends_the_work_is_the_job_s(tmp_path_factory, code, kind)
 
 
 def test_an_outcome_of_the_agent_s_is_no_failure_of_the_application(tmp_path):
-    """A worker hears that another node was lost: alarms must not count its application."""
+    """A worker learns that another node was lost: alarms must not count its application."""
 
     def work(supervisor):
         supervisor.verdict.decide(Outcome(75, AGENT, cause="lost worker 2"))

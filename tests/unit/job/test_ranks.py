@@ -1,4 +1,4 @@
-"""The ranks that mpirun starts on a worker: stopped once, and the main node is told when."""
+"""The ranks that mpirun starts on a worker: stopped once, which is reported to the main node."""
 
 import types
 
@@ -64,7 +64,7 @@ def test_a_node_that_has_not_joined_has_none(ranks):
     assert not made
 
 
-def test_the_main_node_is_told_when_nothing_computes(ranks):
+def test_the_main_node_is_notified_when_no_rank_is_left(ranks):
     ranks.it.stop(REASON)
     made[0].on_quiet()
     assert ranks.meeting.sent == [STOPPED]

@@ -69,7 +69,7 @@ def test_states_only_go_forward(tmp_path):
     assert all(order.index(a) < order.index(b) for a in State for b in NEXT[a])
 
 
-def test_a_wait_that_times_out_says_who_is_missing(tmp_path):
+def test_a_wait_that_times_out_names_what_is_missing(tmp_path):
     supervisor, lines = supervise(tmp_path)
     assert not supervisor.wait("nodes", lambda: False, 7, lambda: [1, 2])
     assert supervisor.loop.now == 7
@@ -140,7 +140,7 @@ def test_a_failure_that_is_not_a_lost_node_leaves_the_whole_grace_period(tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-def test_a_signal_ends_the_job_and_a_second_one_asks_again(tmp_path, number):
+def test_a_signal_stops_the_job_and_a_second_one_is_passed_on(tmp_path, number):
     supervisor, lines = supervise(tmp_path)
     supervisor.loop.on_signal(number)
     assert supervisor.stop_signal == number and supervisor.deadline == STOP_SECONDS

@@ -42,7 +42,7 @@ NAMES_V1 = "9:name=systemd:/docker/job\n4:memory:/docker/job\n2:cpu,cpuacct:/doc
 
 @pytest.fixture
 def kernel(tmp_path, monkeypatch):
-    """Return what puts a tree in the place of /sys/fs/cgroup, and a text in /proc/self/cgroup's."""
+    """Return what replaces /sys/fs/cgroup with a tree, and /proc/self/cgroup with a text."""
 
     def make(files, names):
         for name, content in files.items():

@@ -91,7 +91,7 @@ def test_disk_is_counted_once(tmp_path):
     assert 1.9 * one <= sampler.peaks()["written_bytes"] < 2.5 * one
 
 
-class Told:
+class Counted:
     """A process as psutil shows it, of which only the disk is of interest."""
 
     def __init__(self, pid, parent, written):
@@ -122,10 +122,10 @@ def test_a_child_that_ends_while_its_parent_is_read(monkeypatch):
     """The sample that finds it nowhere is short; what it has written counts once in the end."""
     samples = iter(
         [
-            [Told(2, 1, 100), Told(3, 2, 8000)],
-            [Told(2, 1, 100)],  # read before it waited for the child
-            [Told(2, 1, 8300)],
-            [Told(2, 1, 8400)],
+            [Counted(2, 1, 100), Counted(3, 2, 8000)],
+            [Counted(2, 1, 100)],  # read before it waited for the child
+            [Counted(2, 1, 8300)],
+            [Counted(2, 1, 8400)],
         ]
     )
     sampler = Sampler(set(), 0.0)

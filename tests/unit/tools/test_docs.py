@@ -27,12 +27,12 @@ FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
 def typed(text):
-    """Yield the words of each command of ours that a page shows, as a shell reads them."""
+    """Yield the arguments of each of our commands on a page, as a shell splits them."""
     for block in BLOCK.findall(text):
         for line in block.replace("\\\n", " ").splitlines():
             if line.strip().startswith("architrave "):
-                words = shlex.split(line, comments=True)[1:]
-                yield [word for word in words if not word.startswith(">")]
+                arguments = shlex.split(line, comments=True)[1:]
+                yield [one for one in arguments if not one.startswith(">")]
 
 
 def anchors(text):
@@ -43,13 +43,13 @@ def anchors(text):
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_every_command_on_a_page_is_understood(page):
-    for words in typed((REPOSITORY / page).read_text()):
+    for arguments in typed((REPOSITORY / page).read_text()):
         try:
-            parser.parser().parse_args(words)
+            parser.parser().parse_args(arguments)
         except SystemExit as end:  # --help and --version
             assert end.code == 0
         except AgentError as error:
-            pytest.fail(f"{shlex.join(words)}: {error}")
+            pytest.fail(f"{shlex.join(arguments)}: {error}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
@@ -62,8 +62,8 @@ def test_every_link_between_files_leads_somewhere(page):
 
 
 def test_commands_are_found_on_the_pages():
-    shown = [words for page in PAGES for words in typed((REPOSITORY / page).read_text())]
-    assert {words[0] for words in shown} >= {"pack", "local", "report", "generate"}
+    shown = [arguments for page in PAGES for arguments in typed((REPOSITORY / page).read_text())]
+    assert {arguments[0] for arguments in shown} >= {"pack", "local", "report", "generate"}
 
 
 def test_each_page_that_is_made_of_the_code_has_its_maker():
