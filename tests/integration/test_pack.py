@@ -44,7 +44,7 @@ def unpacked(path, target, password=PASSWORD):
 def test_private(packed, program, tmp_path):
     code, out, errors = packed("private", program, PRIVATE_PASSWD=PASSWORD)
     assert code == 0, errors
-    assert "encrypted, names too" in out and PASSWORD not in out + errors
+    assert "private.7z" in out and PASSWORD not in out + errors
     again = unpacked(tmp_path / "here/private.7z", tmp_path / "again")
     assert (again / "examples/with blank").read_bytes() == bytes(range(256)) * 1000
     assert (again / "simest").stat().st_mode & 0o111
@@ -58,7 +58,7 @@ def test_private(packed, program, tmp_path):
     assert names == {"private.7z"}
 
 
-def test_nothing_tells_the_names_without_the_password(packed, program, tmp_path):
+def test_names_cannot_be_read_without_the_password(packed, program, tmp_path):
     packed("private", program, PRIVATE_PASSWD=PASSWORD)
     assert b"simest" not in (tmp_path / "here/private.7z").read_bytes()
     arguments = [archive.seven_zip(), "l", tmp_path / "here/private.7z"]
@@ -73,33 +73,33 @@ def test_password_from_a_file_and_none(packed, program, tmp_path):
     assert packed("private", program, "--password-file", tmp_path / "secret")[0] == 0
     unpacked(tmp_path / "here/private.7z", tmp_path / "one")
     code, out, _ = packed("private", program, "--no-password", "--to", "open.7z")
-    assert code == 0 and "not encrypted" in out
+    assert code == 0 and "open.7z" in out
     unpacked(tmp_path / "here/open.7z", tmp_path / "two", "")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "env", "code", "said"),
+    ("arguments", "env", "code", "named"),
     [
         (["private", "nowhere"], {"PRIVATE_PASSWD": "x"}, 64, "nowhere"),
-        (["private", "PROGRAM"], {}, 78, "no password"),
-        (["private", "PROGRAM"], {"PRIVATE_PASSWD": ""}, 78, "empty"),
+        (["private", "PROGRAM"], {}, 78, "--password-file"),
+        (["private", "PROGRAM"], {"PRIVATE_PASSWD": ""}, 78, "--no-password"),
         (["private", "PROGRAM"], {"PRIVATE_PASSWD": "<none>"}, 78, "<none>"),
         (["private", "PROGRAM", "--password-file", "none"], {}, 66, "none"),
-        (["private", "PROGRAM", "--password-file", "/bin/sh"], {}, 78, "UTF-8"),
+        (["private", "PROGRAM", "--password-file", "/bin/sh"], {}, 78, "/bin/sh"),
         (["private", "PROGRAM", "--to", "no/where.7z"], {"PRIVATE_PASSWD": "x"}, 73, "no/where"),
-        (["private", "PROGRAM", "--to", "/"], {"PRIVATE_PASSWD": "x"}, 73, "directory"),
+        (["private", "PROGRAM", "--to", "/"], {"PRIVATE_PASSWD": "x"}, 73, "--to"),
         (["deps", "--here", "x", "--to", "no/where.tar.gz"], {}, 73, "no/where"),
         (["private", "PROGRAM", "--upload", "http://x"], {"PRIVATE_PASSWD": "x"}, 78, "http://x"),
-        (["deps"], {}, 64, "no package"),
+        (["deps"], {}, 64, "--binary"),
         (["deps", "--here", "--binary", "nowhere"], {}, 78, "nowhere"),
         (["all"], {}, 64, "all"),
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_wrong_arguments(packed, program, arguments, env, code, said):
+def test_wrong_arguments(packed, program, arguments, env, code, named):
     arguments = [program if one == "PROGRAM" else one for one in arguments]
     found, _, errors = packed(*arguments, **env)
-    assert found == code and said in errors and "hint:" in errors
+    assert found == code and named in errors and "hint:" in errors
 
 
 @pytest.mark.parametrize("target", ["private.7z", "examples/p.7z"])
@@ -122,7 +122,7 @@ def test_upload(packed, program, s3, s3_env):
     arguments = ("private", program, "--upload", "s3://bucket/packed")
     code, out, errors = packed(*arguments, PRIVATE_PASSWD=PASSWORD, **s3_env)
     assert code == 0, errors
-    assert "s3://bucket/packed/private.7z: uploaded" in out
+    assert "s3://bucket/packed/private.7z" in out
     assert list(s3.keys("bucket", "packed/")) == ["packed/private.7z"]
 
 
@@ -159,18 +159,18 @@ def test_deps_of_a_binary(packed, image, tmp_path):
     assert "not found" not in in_container(image, given, INSTALL)
     # What the image has by now is not packed again.
     code, out, _ = packed("deps", "--image", image, "coreutils", "--to", "more.tar.gz")
-    assert code == 0 and "nothing is missing" in out and "S3_BATCH_DEPS_REL_PATH" in out
+    assert code == 0 and "S3_BATCH_DEPS_REL_PATH" in out
     assert not (here / "more.tar.gz").exists()
 
 
 def test_deps_for_a_real_image_that_is_not_there(packed, image):
-    """The real Docker says it alike."""
+    """The real Docker's failure is treated alike."""
     code, _, errors = packed("deps", "--image", "127.0.0.1:9/no-such-image", "hello")
     assert code == 69 and "127.0.0.1:9" in errors and "docker pull" in errors
 
 
 @pytest.mark.timeout(200)
-def test_deps_that_nobody_knows(packed, image):
+def test_unknown_deps(packed, image):
     code, _, errors = packed("deps", "--image", image, "no-such-package-at-all")
     assert code == 66 and "no-such-package-at-all" in errors
 

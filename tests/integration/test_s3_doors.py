@@ -139,8 +139,8 @@ def as_owner(server, directory):
     def run(program, *arguments, text):
         env = {"HOME": str(directory), "PATH": os.defpath}
         done = subprocess.run(
-            [program, *arguments], input=text, capture_output=True, text=True, cwd=directory, env=env,
-            timeout=60,
+            [program, *arguments], input=text, capture_output=True, text=True, cwd=directory,
+            env=env, timeout=60,
         )  # fmt: skip
         return done.stdout
 

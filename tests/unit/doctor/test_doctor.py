@@ -1,6 +1,7 @@
 """What the doctor makes of files, of lists of libraries, of hanging checks and of many nodes."""
 
 import itertools
+import re
 import struct
 import threading
 import time
@@ -122,8 +123,13 @@ def test_a_report_of_strange_text(capfdbinary):
     assert report.end() == 65
     lines = capfdbinary.readouterr().out.splitlines()
     assert all(len(line) <= 106 for line in lines)  # an escaped byte is six columns
-    assert lines[0].startswith(b"FAIL  archive        *** \\udcff") and len(lines) > 4
-    assert lines[-1] == b"0 passed, 0 warnings, 1 failed"
+    assert lines[0].split()[:4] == [b"FAIL", b"archive", b"***", b"\\udcff"] and len(lines) > 4
+    assert numbers(lines[-1].decode()) == [0, 0, 1]
+
+
+def numbers(text):
+    """Return the numbers that a finding names."""
+    return [int(number) for number in re.findall(r"\d+", text)]
 
 
 def nodes(count):
@@ -151,22 +157,23 @@ def judged(records, verdict, count=3):
 
 def test_healthy_nodes():
     assert judged(nodes(64), FAIL, 64) == judged(nodes(64), WARN, 64) == {}
-    assert judged(nodes(64), PASS, 64)["pairs"].what.startswith("4032 of 4032")
+    assert numbers(judged(nodes(64), PASS, 64)["pairs"].what) == [4032, 4032]
 
 
 def test_a_pair_that_does_not_reach():
     records = nodes(3)
     records[1]["pairs"][1]["tcp"] = "port 20000: timed out"
     pairs = judged(records, FAIL)["pairs"]
-    assert pairs.what == "worker 1 cannot reach worker 2: tcp: port 20000: timed out"
+    assert re.search(r"worker 1\b.*worker 2\b.*tcp: port 20000: timed out", pairs.what)
     assert pairs.code == 75 and pairs.hint
-    assert judged(records, WARN)["pairs"].what.startswith("5 of 6")
+    assert numbers(judged(records, WARN)["pairs"].what) == [5, 6]
 
 
 def test_a_node_that_has_not_reported():
     records = nodes(3)
     records[2]["pairs"] = []
-    assert judged(records, FAIL)["pairs"].what.startswith("worker 2 ")
+    found = judged(records, FAIL)["pairs"].what
+    assert "worker 2" in found and "worker 1" not in found
 
 
 @pytest.mark.parametrize("what", ["version", "machine", "mpirun"])
@@ -174,20 +181,21 @@ def test_nodes_that_differ(what):
     records = nodes(3)
     records[2][what] = ""
     failed = judged(records, FAIL)[what]
-    assert failed.code == 78 and "none on worker 2" in failed.what
+    assert failed.code == 78 and "worker 2" in failed.what
 
 
 def test_clocks_that_differ():
     records = nodes(3)
     records[1]["pairs"][0]["clock"] = -30.0
-    assert judged(records, WARN)["clocks"].what == "the clocks of worker 1 and main differ by 30 s"
+    found = judged(records, WARN)["clocks"].what
+    assert all(value in found for value in ("worker 1", "main", "30 s")), found
 
 
 def test_what_a_worker_has_found():
     records = nodes(3)
     records[2]["findings"] = [Finding(FAIL, "/tmp: full", "df -h", 71, "disk").to_json()]
     failed = judged(records, FAIL)["worker 2"]
-    assert (failed.what, failed.code) == ("disk: /tmp: full", 71)
+    assert failed.code == 71 and "disk" in failed.what and "/tmp: full" in failed.what
 
 
 def test_doors():

@@ -170,7 +170,7 @@ def test_the_job_reads_what_was_asked(nodes, index):
 
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_the_program_s_limit_comes_before_aws_batch_s(nodes):
-    """Staging and upload fit between both limits; the timeout that the hint names is the minimum."""
+    """Staging and upload fit between both limits; the timeout that a hint names is the minimum."""
     env = {"ARCHITRAVE_GRACE_SECONDS": "7", "ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "90"}
 
     def limit(timeout, **more):
