@@ -59,8 +59,10 @@ def test_a_job_s_code_is_not_lost_by_its_command(agent, application, after, code
         process = agent("sh", "-c", f'{job} "$PYTHON" -m agent run; {after}', env=env)
         _, errors = process.communicate(timeout=30)
         assert process.returncode == code, errors
-        warned = "exiting with" in errors
-        assert warned == (code not in (0, 5))
+        # The command's agent has no log of its own: its warning is not JSON, and names the code.
+        plain = [line for line in errors.splitlines() if not line.startswith("{")]
+        warned = any(str(code) in line for line in plain)
+        assert warned == (code not in (0, 5)), errors
     process = agent("true", env=env)
     assert process.wait(30) == 0
 
@@ -330,20 +332,20 @@ def test_help_and_version(agent):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "env", "said"),
+    ("arguments", "env", "named"),
     [
         ([], {}, "EXEC_TYPE"),
         ([], {"EXEC_TYPE": "fargate"}, "fargate"),
         (["run", "fast"], {"EXEC_TYPE": "batch"}, "fast"),
-        (["exec"], {}, "no command"),
+        (["exec"], {}, "architrave exec"),
         (["--fast"], {}, "--fast"),
     ],
 )
-def test_wrong_use_is_64(agent, arguments, env, said):
+def test_wrong_use_is_64(agent, arguments, env, named):
     process = agent(*arguments, env=env)
     err = process.communicate(timeout=20)[1]
     assert process.returncode == 64
-    assert said in err and "hint: " in err and "Traceback" not in err
+    assert named in err and "hint: " in err and "Traceback" not in err
 
 
 @pytest.mark.cell("signals.nested")
