@@ -71,7 +71,7 @@ def test_each_page_that_is_made_of_the_code_has_its_maker():
     source = ast.parse((REPOSITORY / "docs/extensions/reference.py").read_text())
     makers = {node.name for node in source.body if isinstance(node, ast.FunctionDef)}
     texts = [(REPOSITORY / page).read_text() for page in PAGES]
-    marks = {mark for text in texts for mark in re.findall(r"<!-- made of the code: (\w+)", text)}
+    marks = {mark for text in texts for mark in re.findall(r"<!-- made from the code: (\w+)", text)}
     assert marks <= makers and marks >= {"command_line", "environment", "events", "run_json"}
 
 
