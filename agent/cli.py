@@ -116,9 +116,9 @@ def _job(way: str, arguments: list[str]) -> int:
 
     # First of all: from here on signals are handled.
     loop = Loop(Children(), not_ours=OWN_FAULTS)
-    from agent.engine.lazy import import_later
+    from agent.engine.lazy import import_lazily
 
-    import_later("inspect", "bz2", "lzma", "subprocess", "tempfile", "uuid")
+    import_lazily("inspect", "bz2", "lzma", "subprocess", "tempfile", "uuid")
     from agent.core import settings as settings_
     from agent.core.environ import environment
     from agent.engine.console import LineQueue, Outlet

@@ -28,7 +28,7 @@ def runtime_api(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     try:
         for line in sys.stdin:
             emit(_obey(client, json.loads(line)))
-    except Exception as error:  # the client raises whatever its C++ and http.client do
+    except Exception as error:  # the client raises what its C++ code and http.client raise
         hint = "AWS_LAMBDA_RUNTIME_API must name a server of the Lambda Runtime API"
         raise AgentError("serve AWS Lambda", str(error), code=OS_ERROR, hint=hint) from error
     return {}

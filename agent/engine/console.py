@@ -109,7 +109,7 @@ def _open_again(fd: int) -> tuple[int, bool]:
     """Return a descriptor of our own, and whether it never blocks.
 
     O_NONBLOCK belongs to the open file and would change it for every process that shares it, so a
-    pipe or a terminal is opened anew; where that can't be, small writes after a poll must do.
+    pipe or a terminal is reopened; where that is impossible, small writes after a poll are used.
     """
     mode = os.fstat(fd).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):

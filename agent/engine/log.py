@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from agent.core.events import message
-from agent.engine.lazy import import_later, import_without
+from agent.engine.lazy import import_lazily, import_without
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class _Writer:
 
 
 def _make_logger(write: Callable[[bytes], None], console: bool, min_level: int) -> Any:
-    import_later("asyncio")
+    import_lazily("asyncio")
     # rich would show tracebacks in colour, which are never printed here: 0.1 s.
     structlog = import_without("structlog", "rich")
     renderer: Any

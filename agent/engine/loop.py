@@ -175,7 +175,7 @@ class Loop:
 
     def _call(self, fd: int) -> None:
         """Run a descriptor's callback. One that has a bug must not repeat it forever: what follows
-        a bug waits here as well. Signals are handled whatever happens.
+        a bug waits here as well. Signals are always handled.
         """
         try:
             self._watched[fd]()

@@ -89,7 +89,7 @@ class RuntimeDirectory:
             self._release()  # another shell has it by now
             return
         for path in (*journal(self.path), *(self._lent or ())):
-            with contextlib.suppress(OSError):  # never a directory, whatever has come there since
+            with contextlib.suppress(OSError):  # never a directory that was made there since
                 os.unlink(path)
         for path in (*more, self.path, f"{self.path}.lock"):
             remove(path)

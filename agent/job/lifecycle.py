@@ -87,7 +87,7 @@ def _hold(supervisor: Supervisor) -> None:
     from agent.job.attach import attach_command
 
     settings, loop = supervisor.settings, supervisor.loop
-    hint = f"{attach_command(settings.helper_env)}; SIGTERM ends it"
+    hint = f"{attach_command(settings.helper_env)}; SIGTERM stops it"
     supervisor.log.warning("container_held", seconds=settings.limits.hold, hint=hint)
     loop.wait(lambda: supervisor.stop_signal, loop.clock() + settings.limits.hold)
 

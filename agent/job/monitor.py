@@ -22,7 +22,7 @@ class Monitor:
         """Begin to sample; psutil is imported a second later.
 
         `by_mpirun`: this agent runs mpirun or its daemon, so orphans on this node come from ranks
-        and may be killed. An application that calls mpirun itself may want its daemons.
+        and may be killed. An application that calls mpirun itself may need its daemons.
         """
         if self._timer is not None:
             return

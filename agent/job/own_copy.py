@@ -48,7 +48,7 @@ class OwnCopy(Peers):
     def _main_ended(self, outcome: Outcome) -> None:
         """Stop the copy: the job is over."""
         if not self._parts.run.stopping:
-            cause, hint = "the job has ended on the main node", "see the log of the main node"
+            cause, hint = "the main node ended the job", "see the log of the main node"
             code = outcome.code or 143
             self._parts.run.stop(application_stopped(cause, code=code, hint=hint))
 

@@ -71,7 +71,7 @@ class Ranks:
         if not self._meeting.joined:
             return
         if self._stopping is None:
-            reason = application_stopped("the job has ended on the main node", code=143)
+            reason = application_stopped("the main node ended the job", code=143)
             self.stop(reason, max_grace=LOST_GRACE_SECONDS)
         stopping, supervisor = self._stopping, self._supervisor
         assert stopping is not None

@@ -35,7 +35,7 @@ class Peers:
         """Stop the application there too; it is about to be stopped here."""
 
     def forward(self, number: int) -> None:
-        """Pass on a signal that doesn't end the job."""
+        """Pass on a signal that doesn't stop the job."""
 
     def computing(self) -> bool:
         """Return whether a stopped application still computes there."""
@@ -81,7 +81,7 @@ class RunPhase:
         supervisor.processes.on_child.append(self._child_exited)
 
     def launch(self, time_limit: float) -> Outcome:
-        """Run the application here and return how it ended; `time_limit` in seconds, 0 for none."""
+        """Run the application here and return its outcome; `time_limit` in seconds, 0 for none."""
         supervisor, log = self._supervisor, self._supervisor.log
         loop, env = supervisor.loop, dict(supervisor.app_env)
         choice = self._launch_command
@@ -212,7 +212,7 @@ class RunPhase:
             self.application.stop(reason, number, max_grace)
 
     def forward(self, number: int) -> None:
-        """Pass on a signal that doesn't end the job."""
+        """Pass on a signal that doesn't stop the job."""
         if self.application is not None:
             self.application.forward(number)
             if not self.stopping:

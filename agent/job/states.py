@@ -1,4 +1,4 @@
-"""The states of a node, the way from one to the next, and which failure ends which wait.
+"""The states of a node, the transitions, and which failure aborts which wait.
 
     staging -> joining -> running -> stopping -> uploading -> collecting -> recording -> done
 
@@ -45,10 +45,10 @@ _ANY = frozenset(FailureKind)
 _CUT_OFF = frozenset({FailureKind.MAIN_LOST, FailureKind.FROZEN})
 _NONE: frozenset[FailureKind] = frozenset()
 
-# The application has yet to run, or runs: any failure ends that.
+# The application has yet to run, or runs: any failure stops that.
 WORKING = frozenset({State.STAGING, State.JOINING, State.RUNNING})
 
-# Which failure ends a wait in which state.
+# Which failures abort a wait in which state.
 ABORTS = {
     State.STAGING: _ANY,
     State.JOINING: _ANY,

@@ -42,7 +42,7 @@ class Workload(Protocol):
         ...
 
     def forward(self, number: int) -> None:
-        """Pass on a signal that doesn't end the job."""
+        """Pass on a signal that doesn't stop the job."""
         ...
 
     def finish(self) -> None:
@@ -182,7 +182,7 @@ class Supervisor:
         self.log.info(event, what=what, seconds=took, missing=missing())
 
     def _aborting(self) -> AgentError | None:
-        """Return the failure that ends a wait in this state."""
+        """Return the failure that aborts a wait in this state."""
         aborts = ABORTS[self.state]
         return next((error for kind, error in self._failures.items() if kind in aborts), None)
 
@@ -208,7 +208,7 @@ class Supervisor:
             self.workload.stop(error, max_grace=max_grace)
 
     def degrade(self, error: AgentError) -> None:
-        """Note a failure after the application has ended: it counts if nothing failed before."""
+        """Note a failure after the application has exited: it counts if nothing failed before."""
         self.fail(error)
         self.verdict.degrade(error)
 

@@ -225,7 +225,7 @@ class Upload:
                     hint = "check the network, or leave more time for the upload"
                     raise HelperDied(_WHAT, "not done in time", code=CANNOT_WRITE, hint=hint)
                 helper.outcome()
-                raise AssertionError("the helper ended without an answer")
+                raise AssertionError("the helper exited without an answer")
             except HelperDied as error:
                 if not retry.again(error):
                     raise

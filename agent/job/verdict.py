@@ -13,7 +13,7 @@ class Verdict:
     """The job's outcome: the first failure decides.
 
     `failure` is the first thing that went wrong on the agent's side. `reported` says that the log
-    names the job's cause already, which may also be the application's own end.
+    names the job's cause already, which may also be the application's own failure.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Verdict:
         self._outcome = outcome_of(self.failure or error)
 
     def degrade(self, error: AgentError) -> None:
-        """Note a failure after the application has ended: it counts if nothing failed before."""
+        """Note a failure after the application has exited: it counts if nothing failed before."""
         self.fail(error)
         if self._outcome is None or not self._outcome.code:
             self._outcome = outcome_of(error)

@@ -33,7 +33,7 @@ class Workers(Peers):
         self._settings = supervisor.settings
         self._run = run
         self._meeting = meeting
-        # Until then a worker that has not reported the end of its ranks is waited for.
+        # Until then a worker that has not reported the exit of its ranks is waited for.
         self._wait_until = 0.0
         meeting.on_exited = self._copy_exited
 
@@ -97,12 +97,12 @@ class Workers(Peers):
             return self._outcome_of_each(outcome)
         if outcome.code and outcome.source != AGENT and not self._supervisor.stop_signal:
             # mpirun also fails when a node is gone; then the node that is lost is the cause. A
-            # heartbeat that was on its way when mpirun ended doesn't count.
+            # heartbeat that was on its way when mpirun exited doesn't count.
             beat = self._settings.network.heartbeat
-            ended = self._supervisor.loop.clock() + beat / 2
+            exited_at = self._supervisor.loop.clock() + beat / 2
             self._supervisor.wait(
                 "every worker is alive",
-                lambda: self._meeting.seen_since(ended),
+                lambda: self._meeting.seen_since(exited_at),
                 (SILENT_BEATS + 2) * beat,
             )
         return outcome
@@ -124,7 +124,7 @@ class Workers(Peers):
             if settings.limits.timeout
             else math.inf
         )
-        if not self._supervisor.wait("the application ends on every node", decided, limit):
+        if not self._supervisor.wait("the application exits on every node", decided, limit):
             left = ", ".join(str(index) for index in workers if index not in exited)
             cause, hint = f"its copy on worker {left} did not exit in time", LIMIT_HINT
             raise application_stopped(cause, code=TIME_LIMIT, hint=hint)

@@ -137,7 +137,7 @@ class Copy:
             os.rename(name, self.path)
 
     def _put(self, path: str) -> str:
-        """Give the file a name, in place of whatever has it."""
+        """Give the file a name, and replace an existing file."""
         os.makedirs(self._directory, exist_ok=True)
         with contextlib.suppress(OSError):
             if self._hidden and os.path.samestat(os.lstat(self._hidden), os.fstat(self.source)):

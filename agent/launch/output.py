@@ -54,7 +54,7 @@ class Output:
 
     @property
     def source(self) -> str:
-        """Return a path by which other processes can read the file, whatever its name is."""
+        """Return a path by which other processes can read the file, also without a name."""
         return self._log.source
 
     @property

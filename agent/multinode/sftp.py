@@ -12,11 +12,11 @@ from types import TracebackType
 from typing import Any
 
 from agent.core.errors import NO_PERMISSION, TRY_AGAIN, AgentError
-from agent.engine.lazy import import_later
+from agent.engine.lazy import import_lazily
 from agent.multinode import ssh_keys
 
 # paramiko imports it for local commands, which are never run here: half of all that it loads.
-import_later("invoke")
+import_lazily("invoke")
 # paramiko raises the same type for a refusal and for a server that goes away meanwhile.
 _WENT_AWAY = ("transport shut down", "timeout")
 

@@ -4,7 +4,7 @@ sshd starts this file on its own, as the forced command of the job's key, so not
 imported. SetEnv and AcceptEnv can't carry an environment: sshd drops values that contain a quote,
 and versions before 7.8 have no SetEnv (sshd_config(5)).
 
-    ssh_session.py FILE     FILE holds NAME=VALUE, each ended by a NUL byte
+    ssh_session.py FILE     FILE holds NAME=VALUE, each terminated by a NUL byte
 """
 
 import os

@@ -90,17 +90,17 @@ class WorkerMeeting(Meeting):
     def _announcing(self, helper: Helper) -> Iterator[Callable[[], object]]:
         """Let the helper announce this node as soon as it has connected and the link is open."""
 
-        def ended() -> bool:
+        def finished() -> bool:
             return helper.done or helper.result is not None
 
-        while not ended():
+        while not finished():
             if not self._connected:
-                yield lambda: self._connected or ended()
+                yield lambda: self._connected or finished()
             elif (link := self._open_link()) is not None and link.open:
                 self._connected = False
                 helper.ask({"do": "announce"})
             else:
-                yield lambda: ended() or self._link_is_ready()
+                yield lambda: finished() or self._link_is_ready()
 
     def _link_is_ready(self) -> bool:
         """Return whether the link is open, or can be opened again."""

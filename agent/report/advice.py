@@ -86,7 +86,7 @@ def _start(node: Machine, phase: str) -> float:
 def _run(run: Run) -> str:
     nodes = run.sampled
     if not nodes:
-        return "it ended before its use of the node could be sampled"
+        return "it exited before its use of the node could be sampled"
     return _memory(nodes) or _processors(nodes)
 
 

@@ -82,11 +82,11 @@ def timelines(run: Run) -> list[Chart]:
     found = [timeline(run, run.seconds)]
     runs = [stage for node in run.nodes for stage in node.stages if stage.phase == RUN]
     if runs:
-        begun, ended = max(stage.start for stage in runs), min(stage.end for stage in runs)
-        if ended - begun >= _LONG_RUN * run.seconds:
-            edge = 0.05 * max(begun, run.seconds - ended)
+        begun, end_of_runs = max(stage.start for stage in runs), min(stage.end for stage in runs)
+        if end_of_runs - begun >= _LONG_RUN * run.seconds:
+            edge = 0.05 * max(begun, run.seconds - end_of_runs)
             found.append(_timeline(run, "Before the run, {unit}", 0.0, begun + edge))
-            found.append(_timeline(run, "After the run, {unit}", ended - edge, run.seconds))
+            found.append(_timeline(run, "After the run, {unit}", end_of_runs - edge, run.seconds))
     return found
 
 

@@ -106,7 +106,7 @@ _MEMORY = "resident memory of all the job's processes, bytes"
 
 _PEAKS = _object(
     "The highest values of one second while the application ran, and totals. Empty "
-    "if it ended before the first sample.",
+    "if it exited before the first sample.",
     {
         **{name: _amount(f"highest: {text}") for name, text in _RATES.items()},
         "resident_bytes": _amount(f"highest: {_MEMORY}"),
@@ -118,7 +118,7 @@ _PEAKS = _object(
 
 _SAMPLES = _object(
     "Curves, one value for each sample, at most 600; a sample covers the time since the one "
-    "before it. Empty if the application ended before the first one.",
+    "before it. Empty if the application exited before the first one.",
     {
         "start": _of("number", "when sampling began, in seconds of the node's monotonic clock"),
         "seconds": _numbers("when the samples were taken, in seconds since start"),

@@ -90,7 +90,7 @@ class FastS3:
         progress: Callable[[int], None],
         check: Callable[[Wait], Digests],
     ) -> Digests:
-        """Fetch an object of a known size and ETag into a file; raise whatever goes wrong.
+        """Fetch an object of a known size and ETag into a file; raise any error.
 
         `check` reads the file meanwhile, as far as it has waited for; its answer is returned.
         """
@@ -137,7 +137,7 @@ class FastS3:
         return bytes(found.bytes()), str(found.meta["e_tag"]).strip('"')
 
     def put(self, bucket: str, key: str, data: bytes) -> None:
-        """Write a small object with its SHA-256, which S3 checks; raise whatever goes wrong."""
+        """Write a small object with its SHA-256, which S3 checks; raise any error."""
         import obstore
 
         obstore.put(self._store(bucket), key, data, use_multipart=False)

@@ -10,14 +10,14 @@ _, file, path, *arguments = sys.argv
 sys.path += [__file__.rpartition("/tests/")[0], path]
 
 from agent.engine import process  # noqa: E402
-from agent.engine.lazy import _Later  # noqa: E402
+from agent.engine.lazy import _Lazy  # noqa: E402
 
 spawn = process.Children.spawn
 
 
 def noted(self, *arguments, **named):
     with open(file, "x") as out:
-        there = {name for name, module in sys.modules.items() if type(module) is not _Later}
+        there = {name for name, module in sys.modules.items() if type(module) is not _Lazy}
         out.write("\n".join(there - before))
     process.Children.spawn = spawn
     return spawn(self, *arguments, **named)

@@ -42,7 +42,7 @@ class Processes:
         self._ssh_port = ports.common_port(self._addresses, self._reserved)
 
     def close(self) -> None:
-        """Kill every agent, and whatever an agent left behind."""
+        """Kill every agent, and what an agent left behind."""
         for node in self._nodes:
             node.thaw()
             node.signal(signal.SIGTERM)

@@ -72,7 +72,7 @@ def _add_run(local: Commands) -> None:
         action="append",
         default=[],
         metavar="K[=V]",
-        help="variable of the job; K alone: its value here",
+        help="variable of the job; only K: its value here",
     )
     run.add_argument(
         "--results", type=Path, metavar="DIR", help="for results (architrave-results/<job id>)"

@@ -1,4 +1,4 @@
-"""What the doctor makes of files, of lists of libraries, of hanging checks and of many nodes."""
+"""The doctor's findings for files, lists of libraries, hanging checks and many nodes."""
 
 import itertools
 import re
@@ -82,7 +82,7 @@ def test_lists_of_libraries():
 
 
 def test_a_check_that_hangs_is_left():
-    """The walk goes on after the limit, with what the hanging means."""
+    """The walk continues after the limit, with a finding for the hanging check."""
     release = threading.Event()
     check = Check("slow", lambda subject: release.wait() and [], 0.1, LATE)
     start = time.monotonic()
@@ -199,7 +199,7 @@ def test_what_a_worker_has_found():
 
 
 def test_doors():
-    """The ports are the attempt's own, and below those that kernels give out."""
+    """The ports are the attempt's own, and below the ephemeral ports."""
     assert ports("j", 1) == ports("j", 1) != ports("j", 2)
     assert all(20000 <= port < 32000 for port in ports("j", 1))
 

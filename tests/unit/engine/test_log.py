@@ -34,7 +34,7 @@ def test_console_shows_the_message_and_the_other_fields():
 
 
 def test_starting_loads_no_asyncio():
-    """Structlog's import of asyncio, and with it of ssl, stays undone."""
+    """asyncio, and with it ssl, is not imported for structlog."""
     code = (
         "import sys; from agent.engine.log import Log; "
         "l = Log(lambda b: None); l.open(); l.info('x');"

@@ -1,4 +1,4 @@
-"""A helper that died gets one more try, if there is time; what it reports is an answer."""
+"""A helper that died is retried once, if there is time; a failure that it reports is an answer."""
 
 import pytest
 
@@ -11,7 +11,7 @@ GONE = None
 
 
 def calls(root, *ends, env=None):
-    """Return helper calls whose helpers end one after the other as given, and what they are."""
+    """Return helper calls whose helpers exit one after the other as given, and what they are."""
     supervisor, lines = supervise(root, env)
     remaining, started = list(ends), []
 

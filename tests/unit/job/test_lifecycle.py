@@ -14,7 +14,7 @@ from tests.unit.job.parts import events, supervise
 
 
 class Role:
-    """A role whose work and finish do what the test gives."""
+    """A role with the work and finish that the test gives."""
 
     def __init__(self, supervisor, work, finish=lambda supervisor: None):
         self.closed = False
@@ -42,7 +42,7 @@ def ends(code):
 
 
 def fails(code, kind=FailureKind.OTHER):
-    """Return work in which a failure is noted, and ends the wait that is going on."""
+    """Return work in which a failure is noted, and aborts the current wait."""
 
     def work(supervisor):
         error = AgentError("go on", "it can't", code=code)

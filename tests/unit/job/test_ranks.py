@@ -16,7 +16,7 @@ GRACE = 30
 
 
 class Stopping:
-    """The end of the processes here, which the test brings about."""
+    """The stop of the processes here, which the test controls."""
 
     def __init__(self, loop, log, own, **options):
         self.calls = []

@@ -19,7 +19,7 @@ WORKER = NODES | {
 
 
 class Upload:
-    """An upload that succeeds; it notes what is asked of it."""
+    """An upload that succeeds; it records its calls."""
 
     stored_list = "stored"
 
@@ -38,7 +38,7 @@ class Upload:
 
 
 class Meeting:
-    """Both sides of a meeting, as far as the end of a job asks for them."""
+    """Both sides of a meeting, as far as the end of a job needs them."""
 
     joined = True
     announcing = False
@@ -72,7 +72,7 @@ class Meeting:
 
 
 def role(root, kind, env, code=0):
-    """Return a role whose application has ended with `code`, its meeting, and its parts."""
+    """Return a role whose application has exited with `code`, its meeting, and its parts."""
     supervisor, lines = supervise(root, env)
     monitor = types.SimpleNamespace(stopped=False)
     monitor.stop = lambda: setattr(monitor, "stopped", True)

@@ -1,4 +1,4 @@
-"""Which failure ends which wait in which state, and what signals and children do."""
+"""Which failure aborts which wait in which state, and what signals and children do."""
 
 import math
 import signal
@@ -32,7 +32,7 @@ def way_to(state):
 
 
 def expected(state, kind):
-    """Say by hand what the table says: so a slip in it is seen."""
+    """Repeat the table by hand, so that an error in it is found."""
     if state in (State.STAGING, State.JOINING, State.RUNNING):
         return True
     return state in (State.STOPPING, State.COLLECTING) and kind in CUT_OFF

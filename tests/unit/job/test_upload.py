@@ -1,4 +1,4 @@
-"""What becomes of results that can't be uploaded, and what is tried again."""
+"""Results that can't be uploaded, and what is retried."""
 
 import json
 import os

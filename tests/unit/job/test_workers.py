@@ -1,4 +1,4 @@
-"""What the main node makes of its workers: their copies, their records, their losses."""
+"""How the main node treats its workers: their copies, their records, their losses."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the kernel says of a container, in both of its forms, as files recorded from such machines.
+"""A container's limits and usage, for both cgroup versions, as files recorded on such machines.
 
 The machine that runs the tests has one of the two: there a real container is killed for memory
 (tests/faults/test_application.py). The other form is checked here.

@@ -68,7 +68,7 @@ def counted(path, size):
 
 
 def run_sampled(script, every=0.05):
-    """Return the sampler that has watched a shell script to its end."""
+    """Return the sampler that has watched a shell script until its exit."""
     others = {process.pid for process in psutil.Process().children(recursive=True)}
     sampler = Sampler(others, time.monotonic())
     with subprocess.Popen(["sh", "-c", script]) as process:
@@ -79,7 +79,7 @@ def run_sampled(script, every=0.05):
 
 
 def test_disk_is_counted_once(tmp_path):
-    """What an ended process has written is its parent's too by the kernel: it counts once."""
+    """What an exited process has written is its parent's too by the kernel: it counts once."""
     size = 8 << 20
     one = counted(tmp_path / "alone", size)
     if not one:

@@ -1,4 +1,4 @@
-"""The roll of the workers."""
+"""The roster of the workers."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_refused(name, content):
 @given(st.text(max_size=20), st.binary(max_size=200))
 @pytest.mark.cell("chance.parsers", "security.readiness")
 def test_any_bytes(name, content):
-    """Whatever a stranger writes, it is refused and nothing else happens."""
+    """Anything that a stranger writes is refused, and nothing else happens."""
     with pytest.raises(Refused):
         parse(name, content, TOPOLOGY)
 
@@ -69,7 +69,7 @@ def test_index_of():
 
 
 class Meeting(RuleBasedStateMachine):
-    """Joins, duplicates, strangers, beats, losses and partings, in any order, by a given clock."""
+    """Joins, duplicates, strangers, heartbeats, losses, records, in any order, on a given clock."""
 
     def __init__(self):
         super().__init__()

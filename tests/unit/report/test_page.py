@@ -1,4 +1,4 @@
-"""The report of a run: the page, the text, the comparison, what it advises."""
+"""The report of a run: the page, the text, the comparison, the advice."""
 
 import copy
 import json
@@ -60,7 +60,7 @@ def html(run):
 
 
 def check_self_contained(text):
-    """Fail if anything of a page is a script or lies elsewhere."""
+    """Fail if anything of a page is a script or an external resource."""
     seen = Page(text)
     assert seen.open == []
     assert not seen.count("script") and not seen.count("link") and not seen.count("img")
@@ -142,7 +142,7 @@ def test_hundreds_of_nodes_stay_small():
 
 
 def test_hostile_text_is_only_text():
-    """Whatever a command, a file's name or a line of output says, the page shows it."""
+    """Whatever a command, a file's name or a line of output contains, the page shows it as text."""
     ended = Outcome(1, AGENT, cause=HOSTILE, hint=HOSTILE)
     lines = [HOSTILE, "</pre></style>"]
     run = record(3, command=["/bin/echo", HOSTILE], outcome=ended, last_lines=lines)
@@ -288,7 +288,7 @@ def test_advice_for_each_phase(phase, pattern):
 
 
 def test_late_node_is_named():
-    """When all waited for a node that began late, it is named, with how late it was."""
+    """When all waited for a node that started late, it is named, with how late it was."""
     run = record(3)
     for node in run["nodes"]:
         for one in node["phases"]:

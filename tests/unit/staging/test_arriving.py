@@ -49,7 +49,7 @@ def test_digests_follow_what_arrives(tmp_path):
                     file.seek(start)
                     file.write(content[start:end])
                     arriving.add(start, end)
-                # The next ones come when the reader wants what is not there.
+                # The next ones arrive when the reader needs what is missing.
                 asked.acquire(timeout=10)
 
     def wait(end):

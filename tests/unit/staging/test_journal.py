@@ -1,4 +1,4 @@
-"""What of private.7z goes into /opt, and what of it is taken out again at the end."""
+"""Which files of private.7z are moved into /opt, and which are removed at the end."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The commands on the pages are understood, and their links lead somewhere."""
+"""The commands on the pages can be parsed, and their links have targets."""
 
 import ast
 import configparser
@@ -36,13 +36,13 @@ def typed(text):
 
 
 def anchors(text):
-    """Return the names by which GitHub's pages, and MyST's, call the headings of a page."""
+    """Return the anchors of a page's headings, on GitHub and with MyST."""
     headings = re.findall(r"^#+ (.*)$", FENCED.sub("", text), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-def test_every_command_on_a_page_is_understood(page):
+def test_every_command_on_a_page_can_be_parsed(page):
     for arguments in typed((REPOSITORY / page).read_text()):
         try:
             parser.parser().parse_args(arguments)
@@ -53,7 +53,7 @@ def test_every_command_on_a_page_is_understood(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-def test_every_link_between_files_leads_somewhere(page):
+def test_every_link_between_files_has_a_target(page):
     for name, fragment in LINK.findall((REPOSITORY / page).read_text()):
         there = (REPOSITORY / page).parent / name if name else REPOSITORY / page
         assert there.exists(), name
@@ -86,7 +86,7 @@ def test_the_diagram_has_the_phases_of_both_kinds_of_node():
 
 
 def test_the_plan_shows_the_layers_and_names_every_module():
-    """The picture of the packages is what import-linter holds; the table has each module."""
+    """The picture of the packages is what import-linter checks; the table has each module."""
     plan = (REPOSITORY / "docs/explanation/architecture.md").read_text()
     section = plan.partition("## Packages")[2].partition("\n## ")[0]
     picture = section.split("```")[1].split("\n")

@@ -1,4 +1,4 @@
-"""A job definition of `generate` is taken by AWS Batch and by the job, and does what it says."""
+"""A job definition of `generate` is accepted by AWS Batch and by the job, and takes effect."""
 
 import json
 import re

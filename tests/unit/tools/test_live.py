@@ -1,4 +1,4 @@
-"""The live view: what is drawn of many nodes, and whose lines they are."""
+"""The live view: which nodes are drawn, and the origin of lines."""
 
 import io
 import json

@@ -208,7 +208,7 @@ LAMBDA_CHANGES = {
 
 @pytest.mark.parametrize(("file", "changes"), [("batch.yaml", {}), ("lambda.yaml", LAMBDA_CHANGES)])
 def test_scar_s_file_is_the_example_that_scar_reads(file, changes):
-    """tests/scar lets SCAR read the examples: what is the same is read the same."""
+    """tests/scar lets SCAR read the examples: what is equal is read alike."""
     example = yaml.safe_load((REPOSITORY / "examples/scar" / file).read_text())
     assert scar.scar(scar_wanted(**changes)) == example
 
