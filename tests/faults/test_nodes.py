@@ -282,13 +282,13 @@ def mpirun_fails(result):
     (code,) = set(codes(result))
     assert code not in (0, 75, 70)
     for line in map(errors, result.nodes):
-        assert "mpirun could not start its daemon on every node" in line
+        assert "mpirun" in line and "daemon" in line, line
     assert "reliably start" in (result.results / "node-0/time.log").read_text()
 
 
 @pytest.mark.cell("nodes.all-at-once")
 def test_sixty_four_in_one_second(cluster):
-    """The main node's sshd refuses none of 64 workers that all knock in the same moment."""
+    """The main node's sshd refuses none of 64 workers that all connect at the same moment."""
     count = 64
     late = tuple(Fault(DELAY, index, seconds=1000) for index in range(1, count + 1))
     env = harness.env(ARCHITRAVE_JOIN_TIMEOUT_SECONDS="60", ARCHITRAVE_LAUNCHER="direct")

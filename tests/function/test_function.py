@@ -59,7 +59,7 @@ def test_a_failure_is_a_failed_invocation(function, invoke, s3):
     assert answer.kind == "error"
     body = answer.body
     assert (body["errorType"], body["exit_code"]) == ("ApplicationFailed", 3)
-    assert body["errorMessage"] == "application exited with 3"
+    assert body["source"] == "application" and "3" in body["errorMessage"]
     assert len(body["last_lines"]) == 50 and "100" in body["last_lines"]
     assert stored(s3, answer)["node-0/part"] == b"part\n"
     assert invoke("exit 0").kind == "response"

@@ -207,7 +207,8 @@ def test_missing_and_not_executable(agent, tmp_path):
     (tmp_path / "plain").write_text("x")
     for command, code in (("no-such-program", 127), (str(tmp_path / "plain"), 126)):
         process = agent("exec", "--", command)
-        assert process.communicate(timeout=20)[1].startswith(f"cannot run {command}: ")
+        first, *_ = process.communicate(timeout=20)[1].splitlines()
+        assert command in first
         assert process.returncode == code
 
 
