@@ -1,6 +1,6 @@
-"""Turn a command line into one of the ways to start.
+"""Parse the command line and start what it asks for.
 
-Little is imported here, and the rest where it is needed: a start costs what it uses.
+Modules are imported where they are needed: a start pays only for what it uses.
 """
 
 from __future__ import annotations
@@ -45,22 +45,24 @@ The job is described by the environment: docs/reference/environment.md
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit code of what the arguments start."""
+    """Run what the arguments ask for; return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         return _dispatch(list(argv))
     except AgentError as error:
-        _say(f"{error}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        _write_stderr(f"{error}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return _failed(argv, error.code)
     except Exception:
         import traceback
 
-        _say(f"{traceback.format_exc()}internal error\nhint: report it with the lines above\n")
+        _write_stderr(
+            f"{traceback.format_exc()}internal error\nhint: report it with the lines above\n"
+        )
         return _failed(argv, BUG)
 
 
 def _failed(argv: Sequence[str], code: int) -> int:
-    """Put the code of a job that could not begin where a surrounding program looks for it."""
+    """Write the code of a job that could not start where a surrounding program looks for it."""
     if not argv or argv[0] == "run":
         from agent.core.environ import environment, exit_code_file
         from agent.job.exit_code_file import put_exit_code
@@ -89,10 +91,10 @@ def _dispatch(argv: list[str]) -> int:
             )
     elif not argv or first in ("run", "explain"):
         if argv[1:]:
-            who, hint = "a job", "set APP_PARAMS, or use architrave exec -- CMD ARG…"
+            command, hint = "run", "set APP_PARAMS, or use architrave exec -- CMD ARG…"
             if first == "explain":
-                who, hint = "explain", "architrave explain"
-            cause = f"{who} takes no arguments"
+                command, hint = "explain", "architrave explain"
+            cause = f"{command} takes no arguments"
             raise AgentError(f"{first} {argv[1]!r}", cause, code=USAGE, hint=hint)
         return _job(first, [])
     elif first.startswith("-"):
@@ -103,7 +105,7 @@ def _dispatch(argv: list[str]) -> int:
         return passthrough.run(argv)
     except AgentError as error:
         if error.code == NOT_FOUND and first != "exec" and "/" not in first:
-            error.hint += "; architrave --help lists the commands"  # a slip of the pen
+            error.hint += "; architrave --help lists the commands"  # a typing error
         raise
 
 
@@ -112,11 +114,11 @@ def _job(way: str, arguments: list[str]) -> int:
     from agent.engine.loop import OWN_FAULTS, Loop
     from agent.engine.process import Children
 
-    # First of all: from here on a signal counts.
+    # First of all: from here on signals are handled.
     loop = Loop(Children(), not_ours=OWN_FAULTS)
-    from agent.engine.lazy import import_later
+    from agent.engine.lazy import import_lazily
 
-    import_later("inspect", "bz2", "lzma", "subprocess", "tempfile", "uuid")
+    import_lazily("inspect", "bz2", "lzma", "subprocess", "tempfile", "uuid")
     from agent.core import settings as settings_
     from agent.core.environ import environment
     from agent.engine.console import LineQueue, Outlet
@@ -185,7 +187,7 @@ def _run(way: str, supervisor: Supervisor, env: Mapping[str, str], arguments: li
 
 
 def _settings(way: str, env: Mapping[str, str]) -> Settings:
-    """Read the environment, for what is asked."""
+    """Read the environment for the given command."""
     from agent.core import settings
 
     if way == "explain":
@@ -200,7 +202,7 @@ def _print(text: str) -> int:
     return 0
 
 
-def _say(text: str) -> None:
+def _write_stderr(text: str) -> None:
     try:
         os.write(2, text.encode("utf-8", "replace"))
     except OSError:

@@ -17,7 +17,7 @@ from agent.engine.process_name import name_process
 
 
 def task_named(name: str) -> Callable[..., dict[str, Any]]:
-    """Return the function behind a task's name, importing only what that one needs."""
+    """Return a task's function, and import only what it needs."""
     if name.startswith("stage_"):
         tasks = (stage_in, stage_input, stage_out)
         return {task.__name__: task for task in tasks}[name]
@@ -39,7 +39,7 @@ def task_named(name: str) -> Callable[..., dict[str, Any]]:
 
 
 def stage_in(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Fetch, unpack and install; then make the keys of a node that will meet others.
+    """Fetch, unpack and install; then make the keys of a node that will join others.
 
     `request`: see `stage_in.stage_in`, and identity (null on a single node, else see
     `ssh_keys.prepare`).
@@ -72,8 +72,8 @@ def stage_out(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
 def main() -> None:
     """Run the task that a JSON line on standard input names; answers go to standard output.
 
-    helper.py NAME: the task's; `spare` is one that has imported what takes long before the line
-    comes.
+    helper.py NAME: the task's name; a `spare` helper imports what takes long before the line
+    arrives.
     """
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # A library that prints must not break the protocol.

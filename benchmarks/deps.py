@@ -1,4 +1,4 @@
-"""Time the installation of packages: the agent's, dpkg's and apt's own, and files laid out alone.
+"""Time the installation of packages: the agent's, dpkg's and apt's own, and only extracting files.
 
 Each in a fresh container of the image, the ways by turns; seconds are the shell's own inside. The
 packages are openssh-server, openssh-client, iproute2, inotify-tools, locales and what they need.

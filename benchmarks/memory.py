@@ -1,6 +1,6 @@
 """Watch what an agent holds while its application runs: much output, a long run, several nodes.
 
-Printed: resident MiB of the agent at the first and last sample, and the most; for the nodes of a
+Printed: resident MiB of the agent at the first and last sample, and the peak; for the nodes of a
 cluster the proportional share (PSS) of every process of the agent's. Run by hand, as root, since
 the containers' processes are looked at from outside:
 PYTHONPATH=. .venv/bin/python benchmarks/memory.py [GIGABYTES] [MINUTES] [IMAGE]
@@ -36,8 +36,8 @@ def main() -> None:
         f"{minutes} minutes, a line a second": watch(image, line, every=10),
     }
     for name, row in found.items():
-        first, last, most = (row[key] for key in ("first", "last", "most"))
-        print(f"{name:34} {first:5.1f} MiB at first, {last:5.1f} at last, most {most:5.1f}")
+        first, last, peak = (row[key] for key in ("first", "last", "peak"))
+        print(f"{name:34} {first:5.1f} MiB at first, {last:5.1f} at last, peak {peak:5.1f}")
     shares = nodes(image)
     for name, processes in shares.items():
         total = sum(processes.values())
@@ -65,12 +65,12 @@ def watch(image: str, script: str, every: float) -> dict[str, Any]:
         curve = []
         start = time.monotonic()
         while job.poll() is None:
-            with suppress(OSError, KeyError):  # it has ended meanwhile
+            with suppress(OSError, KeyError):  # it has exited meanwhile
                 curve.append((round(time.monotonic() - start, 1), field(pid, "status", "VmRSS")))
             time.sleep(every)
         assert job.wait() == 0
     resident = [mib for _, mib in curve]
-    return {"first": resident[0], "last": resident[-1], "most": max(resident), "curve": curve}
+    return {"first": resident[0], "last": resident[-1], "peak": max(resident), "curve": curve}
 
 
 def nodes(image: str) -> dict[str, dict[str, float]]:

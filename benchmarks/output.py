@@ -67,7 +67,7 @@ def tee(size: int, root: Path) -> tuple[float, float]:
 
 
 def agent(size: int, root: Path) -> tuple[float, float]:
-    """Return wall and processor seconds of the agent alone, less those of a job without output."""
+    """Return wall and processor seconds of the agent only, less those of a job without output."""
     quick = run(0, root)
     long = run(size, root)
     return long[0] - quick[0], long[1] - quick[1]

@@ -24,7 +24,7 @@ APPLICATION_SECONDS = 1.2
 
 
 def run(directory: Path, private: Path) -> dict[str, float]:
-    """Run the job once; return seconds in all, and those of the agents alone."""
+    """Run the job once; return seconds in total, and those of the agents only."""
     job = Job(
         nodes=3,
         image="architrave:test",
@@ -42,7 +42,7 @@ def run(directory: Path, private: Path) -> dict[str, float]:
 
 
 def span(container: str) -> list[datetime]:
-    """Return when a container started and ended."""
+    """Return when a container started and exited."""
     form = "{{.State.StartedAt}} {{.State.FinishedAt}}"
     return [datetime.fromisoformat(word) for word in inspect(container, form).split()]
 

@@ -108,10 +108,10 @@ def agent(root):
     """Return what starts an agent below its own root; none outlives the test."""
     started = []
 
-    def start(*words, env=None, **options):
+    def start(*arguments, env=None, **options):
         clean = {"PATH": os.environ["PATH"], "HOME": str(root), "ARCHITRAVE_ROOT": str(root)}
         process = subprocess.Popen(
-            [sys.executable, "-m", "agent", *words],
+            [sys.executable, "-m", "agent", *arguments],
             env=clean | (env or {}),
             stdin=options.pop("stdin", subprocess.DEVNULL),
             stdout=options.pop("stdout", subprocess.PIPE),

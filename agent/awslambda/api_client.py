@@ -1,4 +1,4 @@
-"""Call the AWS Lambda Runtime API by awslambdaric. Runs in a helper process only."""
+"""Call the AWS Lambda Runtime API with awslambdaric. Runs in a helper process only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.core.model import Emit
 
 
 def runtime_api(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Fetch invocations and post their answers, as the lines on standard input ask.
+    """Fetch invocations and post their answers, as requested by lines on standard input.
 
     `request`: api, HOST:PORT. Lines: {"next": true}, answered by {"invocation": {"id", "deadline"
     (seconds since 1970), "event" (text), "trace"}}; {"id", "answer"}; {"id", "failure"};
@@ -28,7 +28,7 @@ def runtime_api(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     try:
         for line in sys.stdin:
             emit(_obey(client, json.loads(line)))
-    except Exception as error:  # the client raises whatever its C++ and http.client do
+    except Exception as error:  # the client raises what its C++ code and http.client raise
         hint = "AWS_LAMBDA_RUNTIME_API must name a server of the Lambda Runtime API"
         raise AgentError("serve AWS Lambda", str(error), code=OS_ERROR, hint=hint) from error
     return {}
@@ -36,13 +36,13 @@ def runtime_api(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
 
 def _obey(client: Any, line: dict[str, Any]) -> dict[str, Any]:
     if "next" in line:
-        came = client.wait_next_invocation()
+        invocation = client.wait_next_invocation()
         return {
             "invocation": {
-                "id": came.invoke_id,
-                "deadline": float(came.deadline_time_in_ms) / 1000,
-                "event": (came.event_body or b"").decode("utf-8", "replace"),
-                "trace": came.x_amzn_trace_id,
+                "id": invocation.invoke_id,
+                "deadline": float(invocation.deadline_time_in_ms) / 1000,
+                "event": (invocation.event_body or b"").decode("utf-8", "replace"),
+                "trace": invocation.x_amzn_trace_id,
             }
         }
     if "answer" in line:

@@ -1,6 +1,6 @@
-"""Open the event of a Lambda function: what brought it is unwrapped, what is unknown is refused.
+"""Parse the event of a Lambda function: unwrap its carrier, refuse what is unknown.
 
-Known are an event of one's own (`params`, `input`, `output`, `env`), and what AWS sends: S3's
+Known are a custom event (`params`, `input`, `output`, `env`), and what AWS sends: S3's
 notification, by itself or in a message of SQS or SNS or in SNS in SQS; EventBridge's of an object
 that was created; and the body of a function URL's or an API Gateway's request, with any of these.
 The shapes are those of the AWS Lambda developer guide, "Invoking Lambda with events from other AWS
@@ -27,13 +27,13 @@ KNOWN = (
 )
 TEST_NOTE = "S3 tests its notification: nothing to run"
 FOLDER_NOTE = "a folder was made in the bucket: nothing to run"
-# SNS in SQS is three deep, a request's body one more.
+# SNS in SQS is nested three deep, a request's body one deeper.
 _MAX_DEPTH = 6
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What an event holds: an object on S3 (bucket, key), or an event of one's own.
+    """The content of an event: an object on S3 (bucket, key), or a custom event.
 
     With a `note` there is nothing to run.
     """
@@ -44,7 +44,7 @@ class Opened:
 
 
 def open_event(text: str) -> Opened:
-    """Open an event as received; raise AgentError (64) for one that is not understood."""
+    """Parse an event as received; raise AgentError (64) for one that is not understood."""
     return _opened(_json(text or "null", "the event"), 0)
 
 
@@ -74,7 +74,7 @@ def _opened(value: Any, depth: int) -> Opened:
 
 
 def _records(records: Any, depth: int) -> Opened:
-    """Open the one record that names what to run; S3's test records don't count."""
+    """Parse the single record that names what to run; S3's test records don't count."""
     if not isinstance(records, list) or not records:
         raise unknown(f"its Records are {_shown(records)}")
     found = [_record(record, depth) for record in records]
@@ -128,7 +128,7 @@ def _object(described: Any, *, quoted: bool) -> Opened:
 
 
 def _request(event: Mapping[str, Any], depth: int) -> Opened:
-    """Open the body of an HTTP request, as a function URL and an API Gateway (1.0, 2.0) pass it."""
+    """Parse the body of an HTTP request from a function URL or an API Gateway (1.0, 2.0)."""
     body = event.get("body") or ""
     if not isinstance(body, str):
         raise unknown("its body is not text")
@@ -153,7 +153,7 @@ def _kind(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as an error may show it: an event can have 6 MB."""
+    """Return a value shortened for an error: an event can have 6 MB."""
     return shorten(repr(value))
 
 

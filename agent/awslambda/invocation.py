@@ -1,4 +1,4 @@
-"""Read what an invocation of a Lambda function asks for, plan its time, and word the answer."""
+"""Read what an invocation of a Lambda function asks for, plan its time, and make the answer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from agent.core.errors import USAGE, AgentError, shorten
 from agent.core.model import APPLICATION, Outcome
 from agent.core.s3_uri import S3Uri
 
-# From the last moment on for the answer itself; Lambda ends the environment at the deadline.
+# Reserved for the answer itself; Lambda kills the environment at the deadline.
 _ANSWER_SECONDS = 0.5
-# For results on their way: a tenth of the time, in these limits and never more than a third of it.
+# For the upload: a tenth of the time, within these limits and never more than a third of it.
 _SHARE, _MIN_UPLOAD_SECONDS, _MAX_UPLOAD_SECONDS = 0.1, 1.0, 10.0
-# From the application's end on, for its last output.
+# After the application's exit, for its last output.
 _LAST_OUTPUT_SECONDS = 0.2
 # An answer has at most 6 MB (AWS Lambda quotas); the manifest on S3 has every file.
 _MAX_FILES = 1000
@@ -25,7 +25,7 @@ _MAX_FILES = 1000
 
 @dataclass(frozen=True)
 class Request:
-    """What one invocation asks for; `env` goes over the function's own environment."""
+    """What one invocation asks for; `env` overrides the function's own environment."""
 
     input: S3Uri | None
     env: dict[str, str]
@@ -48,8 +48,8 @@ class Budget:
 def read(event: str, allowed: Iterable[str]) -> Request | str:
     """Return what an event asks for, or a note why there is nothing to run.
 
-    An object of S3's is the input. An event of one's own may have `params` (text or a list of
-    words), `input` and `output` (s3://bucket/key), and `env`, whose names `allowed` must allow.
+    An object on S3 is the input. A custom event may have `params` (text or a list of
+    arguments), `input` and `output` (s3://bucket/key), and `env`, whose names `allowed` must allow.
     Raises AgentError (64).
     """
     opened = events.open_event(event)
@@ -84,9 +84,9 @@ def answer(
     uploaded: Mapping[str, Any],
     last_lines: list[str],
 ) -> dict[str, Any]:
-    """Return the JSON that the caller gets; a failure's also has Lambda's own fields."""
+    """Return the JSON that the caller gets; for a failure also with Lambda's own fields."""
     files, failed = uploaded["files"], [one["name"] for one in uploaded["failed"]]
-    told: dict[str, Any] = {
+    answer: dict[str, Any] = {
         "exit_code": outcome.code,
         "source": outcome.source,
         "times": dict(times),
@@ -99,8 +99,8 @@ def answer(
     if outcome.code:
         by_application = outcome.source == APPLICATION
         kind = "ApplicationFailed" if by_application else "AgentFailed"
-        told |= {"errorType": kind, "errorMessage": outcome.cause, "hint": outcome.hint}
-    return told
+        answer |= {"errorType": kind, "errorMessage": outcome.cause, "hint": outcome.hint}
+    return answer
 
 
 def refusal(error: AgentError) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _uri(given: Mapping[str, Any], name: str) -> S3Uri:
 
 
 def _with_a_name(uri: S3Uri, shown: str) -> S3Uri:
-    """Refuse an object that can be no file in the input directory."""
+    """Refuse an object that can't be a file in the input directory."""
     name = uri.key.rpartition("/")[2]
     if name in ("", ".", "..") or not _is_text(name):
         raise _bad("the input", f"{_shown(shown)} names no file", "send an object, not a folder")
@@ -136,10 +136,10 @@ def _with_a_name(uri: S3Uri, shown: str) -> S3Uri:
 def _params(value: Any) -> str:
     if isinstance(value, str) and _is_text(value):
         return value
-    if isinstance(value, list) and all(isinstance(word, str | int | float) for word in value):
-        words = [str(word) for word in value]
-        if all(map(_is_text, words)):
-            return shlex.join(words)
+    if isinstance(value, list) and all(isinstance(one, str | int | float) for one in value):
+        arguments = [str(one) for one in value]
+        if all(map(_is_text, arguments)):
+            return shlex.join(arguments)
     raise _bad("params", f"{_shown(value)} is neither text nor a list of arguments")
 
 
@@ -160,12 +160,12 @@ def _env(given: Mapping[str, Any], allowed: list[str]) -> dict[str, str]:
 
 
 def _is_text(value: str) -> bool:
-    """Return whether a program can be given it: no NUL, and nothing that UTF-8 doesn't have."""
+    """Return whether it can be passed to a program: no NUL, and only what UTF-8 can encode."""
     return "\0" not in value and value == value.encode("utf-8", "replace").decode("utf-8")
 
 
 def _shown(value: Any) -> str:
-    """Return a value as an error may show it, an event can have 6 MB."""
+    """Return a value shortened for an error: an event can have 6 MB."""
     text = value if isinstance(value, str) and value.startswith("s3://") else repr(value)
     return shorten(text)
 

@@ -1,4 +1,4 @@
-"""Be an AWS Lambda function: one job for each invocation, and nothing of it left for the next.
+"""Run as an AWS Lambda function: one job for each invocation, with nothing left for the next one.
 
     Lambda Runtime API <--> helper `runtime_api` <--> Runtime --> Call (a role) --> answer
 
@@ -36,11 +36,11 @@ from agent.job import lifecycle
 from agent.job.directories import make_directory
 from agent.job.parts import Parts
 from agent.job.run import Peers
-from agent.job.single import Single, finish_alone
+from agent.job.single import Single, finish_single
 from agent.job.supervisor import ENDING_SIGNALS, Supervisor
 from agent.launch.application import resolve
 
-# For a word to the API, which is a process on the same machine.
+# For a request to the API, which is a process on the same machine.
 _POST_SECONDS = 5.0
 _LIMIT_HINT = "raise the function's timeout (at most 900 s)"
 
@@ -55,22 +55,22 @@ class Spares:
         self._spare: Helper | None = None
 
     def prepare(self) -> None:
-        """Start one that is ready when S3 is to be used, if there is none."""
+        """Start one that will be ready when S3 is used, if there is none."""
         if self._spare is None or not self._spare.child.running:
             self.take()
             try:
                 self._spare = Helper(self._loop, self._env, "spare")
             except (AgentError, OSError):
-                return  # no room for a process: an error where one is needed
+                return  # no further process is allowed: an error where one is needed
             self.pids.add(self._spare.child.pid)
 
     def start(self, loop: Loop, env: Mapping[str, str], task: str) -> Helper:
-        """Return the process that is ready, for what S3 is used for; else a new one."""
+        """Return the ready process for a task that uses S3, else a new one."""
         spare = self.take() if task.startswith("stage_") else None
         return spare or Helper(loop, env, task)
 
     def take(self) -> Helper | None:
-        """Hand over the one that is ready."""
+        """Return the one that is ready."""
         spare, self._spare = self._spare, None
         if spare is None:
             return None
@@ -105,18 +105,18 @@ class Call:
             output_deadline=start + budget.upload,
             grace=budget.grace,
             fresh=True,  # Lambda's own retries have the same id
-            page=False,  # an invocation pays for its time; `architrave report` makes it
+            page=False,  # an invocation's time is billed; `architrave report` makes the page
         )
         self.parts.run.peers = _Prepare(self._supervisor, spares)
         self._input = input
-        self._application_ends = start + budget.application
+        self._application_deadline = start + budget.application
 
     def work(self) -> None:
         """Fetch the input, and run the application in the time that is left to it."""
         supervisor = self._supervisor
         if self._input is not None:
             self.parts.record.fetched = self._fetch(self._input)
-        left = self._application_ends - supervisor.loop.clock()
+        left = self._application_deadline - supervisor.loop.clock()
         if left <= 0:
             cause = "no time is left for it"
             raise AgentError("start the application", cause, code=TIME_LIMIT, hint=_LIMIT_HINT)
@@ -139,10 +139,10 @@ class Call:
 
     def finish(self) -> None:
         """Upload what there is, and write the record."""
-        finish_alone(self.parts, self.parts.record.write)
+        finish_single(self.parts, self.parts.record.write)
 
     def answer(self) -> dict[str, Any]:
-        """Run the job; return what the caller gets."""
+        """Run the job; return the caller's answer."""
         lifecycle.run(self)
         run, outcome = self.parts.run, self._supervisor.verdict.outcome
         uri, uploaded = self._supervisor.settings.results_uri, self.parts.upload.answer
@@ -150,7 +150,7 @@ class Call:
 
     @property
     def stop_signal(self) -> int:
-        """Return the signal that told the environment to end, 0 if none did."""
+        """Return the signal that stopped the environment, 0 if none did."""
         return self._supervisor.stop_signal
 
 
@@ -169,7 +169,7 @@ class _Prepare(Peers):
 
 
 class Runtime:
-    """Serves the Lambda Runtime API until a signal, or until the API is gone."""
+    """Serves the Lambda Runtime API until a signal, or until the API is unreachable."""
 
     def __init__(self, env: Mapping[str, str], settings: Settings, loop: Loop, log: Log) -> None:
         # The application must not call the API.
@@ -182,7 +182,7 @@ class Runtime:
         self._answers: list[dict[str, Any]] = []
         self._spares = Spares(loop, settings.helper_env)
         self._api_helper = self._new_api_helper()
-        self._ended_by = 0
+        self._stop_signal = 0
 
     def serve(self) -> int:
         """Answer one invocation after the other; return the exit code of the environment."""
@@ -201,14 +201,14 @@ class Runtime:
             if self._settings.output is not None:
                 self._spares.prepare()
             event = self._ask({"next": True}, None)
-            if self._ended_by:
+            if self._stop_signal:
                 return 0
             answer = self._run_invocation(event["invocation"])
             self._idle()
             kind = "failure" if "errorType" in answer else "answer"
             self._ask({"id": event["invocation"]["id"], kind: answer}, _POST_SECONDS)
-            if self._ended_by:
-                return 128 + self._ended_by
+            if self._stop_signal:
+                return 128 + self._stop_signal
         raise AgentError(
             f"empty {tmp}",
             f"what the application left can't be removed: {', '.join(left[:5])}",
@@ -229,14 +229,14 @@ class Runtime:
 
     def _signal(self, number: int) -> None:
         if number in ENDING_SIGNALS:
-            self._ended_by = number
+            self._stop_signal = number
 
     def _run_invocation(self, event: dict[str, Any]) -> dict[str, Any]:
         """Run an invocation; return its answer, also when nothing could run."""
         until = self._loop.clock() + event["deadline"] - time.time()
         self._log.context = {"job": event["id"], "attempt": 1, "node": 0}
         try:
-            os.chdir(self._directory)  # the one before has left it to its application
+            os.chdir(self._directory)  # the invocation before left it to its application
             request = invocation.read(event["event"], self._settings.event_env)
             if isinstance(request, str):
                 return {"exit_code": 0, "note": request}
@@ -248,7 +248,7 @@ class Runtime:
         except Exception as error:
             self._log.error("internal_error", traceback="".join(traceback.format_exception(error)))
             return invocation.refusal(as_agent_error(error))
-        self._ended_by = call.stop_signal
+        self._stop_signal = call.stop_signal
         return answer
 
     def _call(self, event: dict[str, Any], request: invocation.Request, until: float) -> Call:
@@ -299,13 +299,13 @@ class Runtime:
         deadline = None if seconds is None else self._loop.clock() + seconds
         answers, api_helper = self._answers, self._api_helper
         self._loop.wait(
-            lambda: answers or api_helper.done or ("next" in line and self._ended_by), deadline
+            lambda: answers or api_helper.done or ("next" in line and self._stop_signal), deadline
         )
         if answers:
             return answers[0]
         if api_helper.done:
             api_helper.outcome()
-        if self._ended_by:
+        if self._stop_signal:
             return {}
         cause = "the Runtime API does not answer"
         raise AgentError(

@@ -11,10 +11,10 @@ from agent.job.directories import remove
 
 
 class Scratch:
-    """A directory whose first content stays and whose later content goes.
+    """A directory whose initial content stays and whose later content is removed.
 
-    What was there first is written to the file `note` in it: a call that Lambda ended at its
-    deadline takes the agent along, and the next agent finds /tmp as that call left it. Raises
+    The initial content is listed in the file `note` in it: when Lambda kills a call at its
+    deadline, it kills the agent too, and the next agent finds /tmp as that call left it. Raises
     AgentError (77) where nothing can be written.
     """
 
@@ -39,10 +39,10 @@ class Scratch:
         return [os.path.join(self._directory, name) for name in self._new_names()]
 
     def _noted(self) -> set[str]:
-        """Return the names that are in the note; the first time, what is there.
+        """Return the names in the note; the first time, what is there.
 
-        A note that can't be read is not the first time: then nothing is known to be the image's,
-        and nothing that a call has left may be seen by the next one.
+        If a note can't be read, nothing is known to be the image's, and nothing that a call has
+        left may be seen by the next one.
         """
         own = os.path.basename(self._note)
         try:
@@ -56,7 +56,7 @@ class Scratch:
         return {*names, own} if known else {own}
 
     def _write_note(self) -> None:
-        """Write it again each time: an application may empty the whole directory."""
+        """Write it each time: an application may empty the whole directory."""
         replace(self._note, json.dumps(sorted(self._kept)).encode())
 
     def _new_names(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Read the environment, the only place that does; and put directories in front of its paths."""
+"""Read the environment, in this module only; and prepend directories to its search paths."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def runtime_dir(root: str) -> str:
 
 
 def exit_code_file(env: Mapping[str, str]) -> str:
-    """Return the file in which a job's exit code is put for a surrounding program."""
-    # By their bare names: the table of variables would cost `exec` its import.
+    """Return the file that a job's exit code is written to for a surrounding program."""
+    # By their literal names: the table of variables would cost `exec` its import.
     usual = os.path.join(env.get("ARCHITRAVE_ROOT") or "/", "tmp/batch-exit-code")
     return os.path.abspath(env.get("AWS_BATCH_EXIT_CODE_FILE") or usual)
 
@@ -55,7 +55,7 @@ def region(env: Mapping[str, str]) -> str | None:
 def with_directories(
     env: Mapping[str, str], path: Sequence[str], library_path: Sequence[str]
 ) -> dict[str, str]:
-    """Return `env` with directories in front of its PATH and LD_LIBRARY_PATH."""
+    """Return `env` with directories prepended to its PATH and LD_LIBRARY_PATH."""
     result = dict(env)
     if path:
         result["PATH"] = ":".join([*path, env.get("PATH", os.defpath)])

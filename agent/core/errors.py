@@ -1,8 +1,8 @@
-"""What can fail, and the exit code of it.
+"""The agent's errors and their exit codes.
 
 AgentError        an action failed: what, why, what to do next, and the job's code
-+-- HelperDied    a helper process ended without an answer: it is worth one more try
-`-- NotThere      an S3 object does not exist: there may be another one in its place
++-- HelperDied    a helper process exited without an answer: retried once
+`-- NotThere      an S3 object does not exist: an alternative may
 """
 
 # After sysexits.h, so that a Batch retry strategy can act on them.
@@ -17,7 +17,7 @@ TRY_AGAIN = 75
 NO_PERMISSION = 77
 BAD_SETTINGS = 78
 
-# As a shell and timeout(1) give them.
+# The codes that a shell and timeout(1) use.
 TIME_LIMIT = 124
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
@@ -26,7 +26,7 @@ NOT_FOUND = 127
 class AgentError(Exception):
     """An action failed: `cannot <what>: <cause>`.
 
-    With an `event` of its own (an id of `core.events`) it is what happened: `<what>: <cause>`.
+    With an `event` of its own (an id of `core.events`) it says what happened: `<what>: <cause>`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ def as_agent_error(error: Exception) -> AgentError:
 
 
 def cause_of(error: Exception) -> str:
-    """Return why something failed, without what: the message around it names that."""
+    """Return only the cause: the message around it names what failed."""
     if isinstance(error, AgentError):
         return error.cause
     return os_reason(error) if isinstance(error, OSError) else str(error)
@@ -88,7 +88,7 @@ def os_reason(error: OSError) -> str:
 
 
 def bad(name: str, value: str, cause: str, hint: str, code: int = BAD_SETTINGS) -> AgentError:
-    """Return the error that a value of a variable is."""
+    """Return the error for an invalid value of a variable."""
     return AgentError(f"use {name}={shorten(repr(value))}", cause, code=code, hint=hint)
 
 

@@ -18,8 +18,8 @@ DEFAULT = (
     *("OMP_SCHEDULE", "OMP_STACKSIZE", "OMP_TEAMS_THREAD_LIMIT", "OMP_THREAD_LIMIT"),
     "OMP_WAIT_POLICY",
 )
-# Nothing opens these: a caller of the function could run code of their own, by a file that the
-# event brings, or change what the agent does.
+# Never allowed: with these a caller of the function could run code of their own, from a file that
+# the event brings, or change what the agent does.
 NEVER = (
     # the agent, its platform, and where things are
     *("ARCHITRAVE_*", "AWS_*", "_*", "LAMBDA_*", "EXEC_TYPE", "S3_*", "PRIVATE_*", "SSH_*"),
@@ -60,7 +60,7 @@ NEVER = (
     *("EDITOR", "VISUAL", "PAGER", "LESS*", "GIT_*", "OPENSSL_*", "SSL*", "*_PROXY", "*_proxy"),
     *("BOTO*", "*_CA_BUNDLE", "TAR_OPTIONS"),
 )
-# Named exactly these are opened, by a pattern never: an input can be a program.
+# Allowed by their exact names only, never by a pattern: an input can be a program.
 _EXACT_ONLY = frozenset({"APP_BIN"})
 
 
@@ -90,7 +90,7 @@ def advice(name: str, patterns: Iterable[str]) -> str:
     if _never(name):
         return f"no event may set it, whatever {NAME} has: set it for the function"
     if name in _EXACT_ONLY:
-        return f"no pattern opens it: {NAME} must list {name} itself"
+        return f"no pattern allows it: {NAME} must list {name} itself"
     return f"allowed are {' '.join(patterns) or 'none'}; see {NAME}"
 
 

@@ -1,4 +1,4 @@
-"""The agent's log events: a stable id for each, and the message that people read.
+"""The agent's log events: a stable id for each, and its message.
 
 A log line has the id as `event`, the message, and the values as fields. Tests, alarms and tools
 rely on ids and fields. docs/reference/events.md is made from this table.
@@ -41,7 +41,7 @@ EVENTS: dict[str, str] = {
     "application_stopping": "application stopping: {cause}",
     "application_killed": "sending SIGKILL to {processes}",
     "application_exited": "application exited with {code}",
-    "stragglers_ended": "ended processes that the application left behind: {processes}",
+    "stragglers_ended": "killed processes that the application left behind: {processes}",
     "rank_output_dropped": "dropped output of ranks still running after another rank exited",
     "console_output_missed": "console output incomplete: {bytes} bytes dropped",
     "output_lost": "cannot write {path}: {cause}",

@@ -1,4 +1,4 @@
-"""The exit codes that a job can end with, what each means, and whether trying again can help.
+"""The exit codes of a job, what each means, and whether a retry can help.
 
 The reference and the retry rules of a generated job definition are made from this table.
 """
@@ -12,7 +12,7 @@ from agent.core import errors
 
 @dataclass(frozen=True)
 class ExitCode:
-    """One code; `again`: the same job may well succeed when it is retried."""
+    """One code; `again`: the same job may succeed when it is retried."""
 
     code: int
     meaning: str

@@ -1,4 +1,4 @@
-"""The program's vocabulary: plain values, without any input or output."""
+"""The program's data types: plain values, without any input or output."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ FETCH, UNPACK, JOIN, RUN, RELEASE, UPLOAD = "fetch", "unpack", "join", "run", "r
 PHASES = (FETCH, UNPACK, JOIN, RUN, RELEASE, UPLOAD)
 
 APPLICATION, AGENT = "application", "agent"
-# What could not be done, where an error of many files is this one.
+# The `what` of an error that concerns many files.
 CREDENTIALS = "get AWS credentials"
 
 
-class Cause(Enum):
-    """What kind of failure it is, where waits differ by it."""
+class FailureKind(Enum):
+    """What kind of failure it is: it decides which waits are aborted."""
 
-    SIGNAL = "signal"  # this node was told to end
+    SIGNAL = "signal"  # this node received a signal to stop
     PEER = "peer"  # another node was lost, or has failed
     MAIN_LOST = "main_lost"  # a worker gets no heartbeats of the main node
-    FROZEN = "frozen"  # this node was frozen, and its peers have gone on without it
+    FROZEN = "frozen"  # this node was frozen, and its peers continued without it
     OTHER = "other"
 
 
 def node_name(index: int, main_index: int) -> str:
-    """Return how people call a node."""
+    """Return a node's name as messages show it."""
     return "main" if index == main_index else f"worker {index}"
 
 
@@ -58,7 +58,7 @@ class Topology:
         return [index for index in range(self.count) if index != self.main_index]
 
     def name(self, index: int) -> str:
-        """Return how people call the node with this index."""
+        """Return the name of the node with this index."""
         return node_name(index, self.main_index)
 
 
@@ -85,7 +85,7 @@ class Span:
 class Outcome:
     """How the job ended.
 
-    `code` is the job's exit code, `source` whose code it is (`application` or `agent`), `signal`
+    `code` is the job's exit code, `source` is its origin (`application` or `agent`), `signal`
     the number of the signal that killed the application, 0 if none did.
     """
 
@@ -103,7 +103,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class NodeFiles:
-    """Where a node's record and the list of its results are; a list that isn't there is empty."""
+    """Where a node's record and the list of its results are; a missing list counts as empty."""
 
     record: str
     listed: str

@@ -1,8 +1,8 @@
-"""What is in the directory of results and beside them on S3 that is the agent's own."""
+"""Names of the agent's own files in the directory of results and on S3."""
 
 # Names in the directory of results that begin so.
 HIDDEN = ".architrave-"
-# Where several nodes have one directory: the log of those that don't upload it, with their index.
+# Where several nodes share a directory: the log of each one that doesn't upload it, by its index.
 NODE_LOG = "architrave-time-node-"
 RUN, MANIFEST = "run.json", "manifest.json"
 # In the runtime directory: the names of the results, what S3 has of them, this node's record.

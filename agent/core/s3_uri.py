@@ -29,12 +29,12 @@ class S3Uri:
         return S3Uri(self.bucket, "/".join(part for part in (self.key, relative) if part))
 
     def __str__(self) -> str:
-        """Return the address as people write it."""
+        """Return the URI as text."""
         return f"s3://{self.bucket}/{self.key}".rstrip("/")
 
 
 def has_own_endpoint(env: Mapping[str, str]) -> bool:
-    """Return whether S3 is asked with the bucket in the path: a given endpoint has no DNS."""
+    """Return whether requests name the bucket in the path: a custom endpoint has no DNS for it."""
     return bool(env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"))
 
 

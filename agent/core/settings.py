@@ -16,7 +16,7 @@ from agent.core.s3_uri import S3Uri
 from agent.core.values import is_text
 
 LAMBDA, BATCH, SHELL = "lambda", "batch", "shell"
-# The object by which a node tries whether it can write its results.
+# A node writes this object to check whether it can write its results.
 PROBE = ".write-probe"
 # Variables with these prefixes must be UTF-8, except those with `any_bytes`.
 _TEXTS = ("ARCHITRAVE_", "AWS_", "S3_", "PRIVATE_", "SSH_PRIV_FILE_KEY")
@@ -99,7 +99,7 @@ class Settings:
 
     @property
     def probe(self) -> S3Uri | None:
-        """Return the object by which this node tries whether its results can be written."""
+        """Return the object that this node writes to check whether its results can be written."""
         return self.results_uri and self.results_uri / f"node-{self.topology.index}/{PROBE}"
 
     @property
@@ -172,13 +172,13 @@ def read_for_shell(env: Mapping[str, str]) -> Settings:
 
 
 def read_for_explain(env: Mapping[str, str]) -> Settings:
-    """Return the settings of the job that is explained, also where a shell is asked for."""
+    """Return the settings of the job that is explained, also with EXEC_TYPE=shell."""
     asked = str(v.EXEC_TYPE.read(env)).lower()
     return read({**env, v.EXEC_TYPE.name: job_mode(env) or BATCH} if asked == SHELL else env)
 
 
 def read_for_invocation(env: Mapping[str, str], request_id: str) -> Settings:
-    """Return the settings of one invocation of a Lambda function, whose id is the job's."""
+    """Return the settings of one invocation of a Lambda function; its id is the job's."""
     settings = read(env)
     return replace(
         settings, topology=Topology(request_id, 1), limits=replace(settings.limits, hold=0.0)
@@ -205,7 +205,7 @@ def job_mode(env: Mapping[str, str]) -> str:
 
 
 def _check_text(env: Mapping[str, str]) -> None:
-    """Raise AgentError (78) for a value of ours that is not text; a path may be any bytes."""
+    """Raise AgentError (78) for a value of ours that is not UTF-8; a path may be any bytes."""
     for name, value in env.items():
         if name.startswith(_TEXTS) and name not in _ANY_BYTES and not is_text(value):
             cause, hint = "not valid UTF-8", f"set {name} again, in a UTF-8 locale"
@@ -267,7 +267,7 @@ def _command(env: Mapping[str, str], root: str, output_dir: str) -> tuple[str, .
         return (app_bin, *v.APP_PARAMS.read(env))
     in_file = env.get(v.APP_IN_FILE.name, _below(root, v.APP_IN_FILE.default))
     older = (in_file, *v.APP_PARAMS1.read(env), output_dir, *v.APP_PARAMS2.read(env))
-    return (app_bin, *(word for word in older if word))
+    return (app_bin, *(argument for argument in older if argument))
 
 
 def _application(app_bin: str, root: str) -> str:

@@ -1,4 +1,4 @@
-"""Write quantities as people read them."""
+"""Format quantities with units."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def three_digits(value: float) -> str:
-    """Return a number with at most three digits that matter: 0.25, 3.1, 42, 1234."""
+    """Return a number with at most three significant digits: 0.25, 3.1, 42, 1234."""
     if value >= 99.5 or value == int(value):
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 9.95 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
@@ -42,7 +42,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
-def share(part: float, whole: float) -> str:
-    """Return a part of a whole in percent."""
-    percent = 100 * part / whole if whole else 0.0
+def share(amount: float, whole: float) -> str:
+    """Return a share of a whole in percent."""
+    percent = 100 * amount / whole if whole else 0.0
     return f"{percent:.0f} %" if percent >= 1 or not percent else "below 1 %"

@@ -21,7 +21,7 @@ class Invalid(ValueError):
 
 
 def flaw(password: str) -> str:
-    """Return why a password can't be used, empty if it can: packing and jobs have the same rule."""
+    """Return why a password is invalid, empty if it is valid: packing and jobs share this rule."""
     if "\n" in password or "\r" in password:
         return "contains a newline"
     return "" if is_text(password) else "not valid UTF-8"
@@ -33,7 +33,7 @@ def is_text(value: str) -> bool:
 
 
 def text(given: str) -> str:
-    """Return the text as it is."""
+    """Return the text unchanged."""
     return given
 
 
@@ -51,7 +51,7 @@ def patterns(given: str) -> tuple[str, ...]:
 
 
 def choice(*valid: str) -> Parser:
-    """Return the parser of one of some words, in any case."""
+    """Return the parser of one of some values, in any case."""
 
     def parse(given: str) -> str:
         if given.lower() not in valid:

@@ -1,4 +1,4 @@
-"""The environment that a job is described by: each variable is declared here, once.
+"""The environment variables that describe a job: each one is declared here, once.
 
 Settings, `explain`, `doctor`, `generate`, the reference and the redaction of the log read it.
 """
@@ -24,9 +24,9 @@ OFF = ("", NONE)
 class Variable:
     """One variable: `parse` turns its text into a value, and raises `values.Invalid`.
 
-    `default` is the value of one that is unset or empty; `default_help` describes it where it
-    depends on more. `secret`: the value is never shown. `hidden`: the application does not see it.
-    `any_bytes`: a path, say, need not be UTF-8.
+    `default` is the value if it is unset or empty; `default_help` describes a default that depends
+    on other settings. `secret`: the value is never shown. `hidden`: the application does not see
+    it. `any_bytes`: need not be UTF-8, for example a path.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Variable:
 
     @property
     def default_text(self) -> str:
-        """Return the default as people read it, empty for none."""
+        """Return the default as the help shows it, empty for none."""
         if self.default_help or self.default in ("", ()):
             return self.default_help
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
@@ -246,7 +246,7 @@ RUNNING = (
     *(LAUNCHER, MPIRUN_ARGS, SLOTS, WORKDIR, TIMEOUT, GRACE, HOLD, EVENT_ENV, EXIT_CODE_FILE),
     *(LOG_FORMAT, LOG_LEVEL, ROOT),
 )
-# What users may set, by what it is about.
+# What users may set, by topic.
 GROUPS = {
     "application": APPLICATION,
     "data": DATA,
@@ -276,13 +276,13 @@ CREDENTIALS = (
     Variable("AWS_SESSION_TOKEN", "the token of a role's session", secret=True, hidden=True),
     Variable("AWS_CONTAINER_AUTHORIZATION_TOKEN", "for a role", secret=True, hidden=True),
 )
-# What the application must not see, and of these what is never shown.
+# What the application must not see, and the secrets among these.
 HIDDEN = tuple(one.name for one in (*EVERY, *CREDENTIALS) if one.hidden)
 SECRET = tuple(one.name for one in (*EVERY, *CREDENTIALS) if one.secret)
 
 
 def unknown(env: Iterable[str]) -> dict[str, str]:
-    """Return the unknown variables with our prefix, each with the name that is nearest."""
+    """Return the unknown variables with our prefix, each with the most similar name."""
     import difflib  # not for a job
 
     known = [one.name for one in EVERY]

@@ -1,4 +1,4 @@
-"""Check what comes from S3 and goes there: archives, password, packages, results, clock, disk."""
+"""Check the data of a job: archives, password, packages, results, clock, disk."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from agent.core.errors import (
 )
 from agent.core.s3_uri import S3Uri
 from agent.core.settings import LAMBDA, SHELL
-from agent.core.units import size as size_words
+from agent.core.units import size as size_text
 from agent.doctor.context import Context
 from agent.doctor.finding import FAIL, PASS, SKIP, WARN, Check, Finding
 from agent.staging import archive, deps
 from agent.staging.probe import probe_results
 
-# S3 is asked twice at most within the first; whole archives are fetched within the second.
+# The first allows for two requests to S3; whole archives are fetched within the second.
 _ASK_SECONDS, _FETCH_SECONDS, _DISK_SECONDS = 15.0, 900.0, 5.0
-# Above the first applications' own clients begin to mind; S3 refuses above the second
+# Above the first, clients of applications may fail; above the second, S3 refuses requests
 # (RequestTimeTooSkewed): https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _SKEW_SECONDS, _REFUSED_SECONDS = 5.0, 900.0
 _SPARE = 256 << 20
@@ -39,7 +39,7 @@ def private(context: Context) -> Finding:
         return _switched_off(context, "S3_BATCH_PRIVATE_REL_PATH")
     context.private_size = _look(context, uri)
     context.private_there = True
-    return Finding(PASS, f"{uri}, {size_words(context.private_size)}")
+    return Finding(PASS, f"{uri}, {size_text(context.private_size)}")
 
 
 def _look(context: Context, uri: S3Uri) -> int:
@@ -65,14 +65,14 @@ def unpacking(context: Context) -> Finding:
     path = os.path.join(context.scratch, "private.7z")
     free = shutil.disk_usage(context.scratch).free
     if context.private_size > free:
-        raise _no_room(settings.path("/tmp"), context.private_size, free)
+        raise _no_space(settings.path("/tmp"), context.private_size, free)
     context.storage.fetch(settings.private, path)
     context.unpacked_size = archive.unpacked_size(path, settings.password, archive.OWN_NAMES)
-    size = size_words(context.unpacked_size)
+    size = size_text(context.unpacked_size)
     free = shutil.disk_usage(context.scratch).free
     if context.unpacked_size > free:
         os.unlink(path)
-        what = f"not unpacked, {size}: {size_words(free)} are free in {context.scratch}"
+        what = f"not unpacked, {size}: {size_text(free)} are free in {context.scratch}"
         return Finding(WARN, what, f"free space in {settings.path('/tmp')} for this check")
     archive.unpack_7z(path, context.opt, settings.password, archive.OWN_NAMES)
     os.unlink(path)
@@ -109,7 +109,7 @@ def _size_below(directory: str) -> int:
 
 
 def deps_there(context: Context) -> Finding:
-    """See that deps.tar.gz, or the list in place of it, is there and may be read."""
+    """See that deps.tar.gz, or the list instead of it, is there and may be read."""
     uri = context.settings.deps
     if uri is None:
         return _switched_off(context, "S3_BATCH_DEPS_REL_PATH")
@@ -122,7 +122,7 @@ def deps_there(context: Context) -> Finding:
         except NotThere:
             raise missing from None
     context.deps_there = True
-    return Finding(PASS, f"{uri}, {size_words(size)}")
+    return Finding(PASS, f"{uri}, {size_text(size)}")
 
 
 def results(context: Context) -> Finding:
@@ -147,7 +147,7 @@ def clock(context: Context) -> Finding:
     skew = context.received - parsedate_to_datetime(context.date).timestamp()
     # The header has whole seconds.
     off = max(0.0, abs(skew) - 1)
-    what = f"this clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} S3's"
+    what = f"this machine's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} S3's"
     hint = "set this machine's clock (chronyc makestep), or that of the machine it runs on"
     if off > _REFUSED_SECONDS:
         what += ", and S3 refuses requests that are 15 minutes off"
@@ -158,27 +158,27 @@ def clock(context: Context) -> Finding:
 
 
 def disk(context: Context) -> list[Finding]:
-    """Compare the room of each file system with what the job puts there."""
+    """Compare each file system's free space with what the job puts there."""
     settings = context.settings
     needs = {settings.output_dir: 0, **context.needs}
-    rooms: dict[int, list[str]] = {}
+    by_device: dict[int, list[str]] = {}
     for path, size in needs.items():
         if size or path != settings.path("/opt"):
-            rooms.setdefault(os.stat(_nearest(path)).st_dev, []).append(path)
-    # What this doctor has unpacked itself takes the same room; it is given back.
+            by_device.setdefault(os.stat(_nearest(path)).st_dev, []).append(path)
+    # What this doctor has unpacked takes the same space, and is removed.
     given_back = {os.stat(context.scratch).st_dev: _size_below(context.scratch)}
     return [
         _room(paths, sum(needs[path] for path in paths), given_back.get(device, 0))
-        for device, paths in rooms.items()
+        for device, paths in by_device.items()
     ]
 
 
 def _room(paths: list[str], needed: int, given_back: int) -> Finding:
     names = ", ".join(paths)
     free = shutil.disk_usage(_nearest(paths[0])).free + given_back
-    what = f"{names}: {size_words(free)} free"
+    what = f"{names}: {size_text(free)} free"
     if needed:
-        what += f", the archives take {size_words(needed)}"
+        what += f", the archives take {size_text(needed)}"
     hint = "give the container a larger disk; df -h"
     if needed > free:
         return Finding(FAIL, what, hint, OS_ERROR)
@@ -187,8 +187,8 @@ def _room(paths: list[str], needed: int, given_back: int) -> Finding:
     return Finding(PASS, what)
 
 
-def _no_room(path: str, size: int, free: int) -> AgentError:
-    cause = f"needs {size_words(size)}, {size_words(free)} are free in {path}"
+def _no_space(path: str, size: int, free: int) -> AgentError:
+    cause = f"needs {size_text(size)}, {size_text(free)} are free in {path}"
     hint = "give the container a larger disk"
     return AgentError("fetch private.7z", cause, code=OS_ERROR, hint=hint)
 

@@ -1,4 +1,4 @@
-"""Check what a node needs to meet the others: keys, sshd, a port, an interface."""
+"""Check what a node needs to join the others: keys, sshd, a port, an interface."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agent.multinode.sshd import PRIVSEP, find_ssh, find_sshd, user_name
 
 _SECONDS = 10.0
 _LATE = ("check this node", OS_ERROR, "check the file systems: mount; df -h")
-_ALONE = Finding(SKIP, "not applicable: single-node job")
+_SINGLE = Finding(SKIP, "not applicable: single-node job")
 
 
 def interface(context: Context) -> Finding:
@@ -23,7 +23,7 @@ def interface(context: Context) -> Finding:
     settings = context.settings
     main = settings.topology.main_address
     if settings.topology.count == 1:
-        return _ALONE
+        return _SINGLE
     address = network.own_address(settings.network.address, settings.network.interface, main)
     if not address:
         cause, hint = "this node has no IPv4 address", "check ip -4 address"
@@ -44,10 +44,10 @@ def interface(context: Context) -> Finding:
 
 
 def port(context: Context) -> Finding:
-    """See that sshd can have its port."""
+    """See that sshd's port is free."""
     settings = context.settings
     if settings.topology.count == 1:
-        return _ALONE
+        return _SINGLE
     address = network.own_address(
         settings.network.address, settings.network.interface, settings.topology.main_address
     )
@@ -70,7 +70,7 @@ def key(context: Context) -> Finding:
     """See that a job's keys can be made from the one in the archive; lay it where they are."""
     settings = context.settings
     if settings.topology.count == 1:
-        return _ALONE
+        return _SINGLE
     path = os.path.join(context.opt, settings.network.key_name)
     if not os.path.lexists(path):
         given = settings.path(f"/opt/{settings.network.key_name}")
@@ -86,15 +86,15 @@ def key(context: Context) -> Finding:
 def sshd(context: Context) -> Finding:
     """See that sshd and ssh are here, and what sshd asks of the system."""
     if context.settings.topology.count == 1:
-        return _ALONE
+        return _SINGLE
     program = find_sshd()
     find_ssh(context.app_env.get("PATH", os.defpath))
     user = user_name()
     if os.geteuid() == 0 and not os.path.isdir(PRIVSEP) and not os.access("/run", os.W_OK):
         hint = f"docker run --tmpfs /run, or mkdir {PRIVSEP} in the image"
         raise AgentError("start sshd", f"{PRIVSEP} is missing", code=OS_ERROR, hint=hint)
-    said = capture.run([program, "-V"], seconds=_SECONDS)
-    version = next((line for line in said.err.splitlines() if "OpenSSH" in line), "sshd")
+    done = capture.run([program, "-V"], seconds=_SECONDS)
+    version = next((line for line in done.err.splitlines() if "OpenSSH" in line), "sshd")
     return Finding(PASS, f"{version.split(',')[0]} as {user}")
 
 

@@ -1,4 +1,4 @@
-"""Check the application and its launcher as they would be started, without starting them."""
+"""Check the application and its launcher without starting them."""
 
 from __future__ import annotations
 
@@ -18,64 +18,64 @@ from agent.engine import capture
 from agent.launch import application, elf, mpi_use, mpirun
 
 _ASK_SECONDS, _SECONDS = 10.0, 30.0
-# What the loader ends a program with when a library is there, but too old for it.
+# The loader's exit code when a library is there, but too old for the program.
 _TOO_OLD = 1
 
 
 def program(context: Context) -> Finding:
     """See that the program is there, is for this machine, and finds what it needs to start."""
     settings, env = context.settings, context.app_env
-    word = settings.command[0]
-    here = context.here(word)
+    name = settings.command[0]
+    here = context.here(name)
     lost = settings.private is not None and not context.unpacked
-    if lost and word.startswith(settings.path("/opt/")) and not os.path.lexists(here):
-        return Finding(SKIP, f"{word} is checked when private.7z can be unpacked")
+    if lost and name.startswith(settings.path("/opt/")) and not os.path.lexists(here):
+        return Finding(SKIP, f"{name} is checked when private.7z can be unpacked")
     try:
         path = application.locate(here, env.get("PATH", os.defpath))
     except AgentError as error:
-        raise _wrong(word, error.cause, error.code, error.hint) from error
+        raise _wrong(name, error.cause, error.code, error.hint) from error
     try:
-        _may_run(word, path)
-        found = elf.check(word, path, env.get("PATH", os.defpath), context.here)
+        _may_run(name, path)
+        found = elf.check(name, path, env.get("PATH", os.defpath), context.here)
     except OSError as error:
-        raise _wrong(word, os_reason(error), NOT_EXECUTABLE, f"ls -l {word}") from error
+        raise _wrong(name, os_reason(error), NOT_EXECUTABLE, f"ls -l {name}") from error
     if isinstance(found, elf.Elf):
-        return _elf(context, word, path, found)
-    return Finding(PASS, f"{word}: a script for {' '.join(found)}")
+        return _elf(context, name, path, found)
+    return Finding(PASS, f"{name}: a script for {' '.join(found)}")
 
 
-def _wrong(word: str, cause: str, code: int, hint: str) -> AgentError:
-    return AgentError(f"run {word}", cause, code=code, hint=hint)
+def _wrong(name: str, cause: str, code: int, hint: str) -> AgentError:
+    return AgentError(f"run {name}", cause, code=code, hint=hint)
 
 
-def _may_run(word: str, path: str) -> None:
+def _may_run(name: str, path: str) -> None:
     """Raise AgentError (126) where the job could not make the program executable, or noexec."""
     status = os.stat(path)
     ours = os.geteuid() in (0, status.st_uid)
     if not os.access(path, os.X_OK) and not ours:
         cause = "not executable, and owned by another user"
-        raise _wrong(word, cause, NOT_EXECUTABLE, f"chmod +x {word}")
+        raise _wrong(name, cause, NOT_EXECUTABLE, f"chmod +x {name}")
     # What is to be in /opt may be elsewhere now.
-    place = word if word.startswith("/") else path
-    while not os.path.exists(place):
-        place = os.path.dirname(place)
-    if os.statvfs(place).f_flag & os.ST_NOEXEC:
-        cause = f"the file system of {place} is mounted noexec"
-        raise _wrong(word, cause, NOT_EXECUTABLE, f"mount -o remount,exec {place}")
+    existing = name if name.startswith("/") else path
+    while not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    if os.statvfs(existing).f_flag & os.ST_NOEXEC:
+        cause = f"the file system of {existing} is mounted noexec"
+        raise _wrong(name, cause, NOT_EXECUTABLE, f"mount -o remount,exec {existing}")
 
 
-def _elf(context: Context, word: str, path: str, program: elf.Elf) -> Finding:
+def _elf(context: Context, name: str, path: str, program: elf.Elf) -> Finding:
     if not program.loader:
-        return Finding(PASS, f"{word}: {program.machine_name}, statically linked")
+        return Finding(PASS, f"{name}: {program.machine_name}, statically linked")
     text = _listed(context, context.here(program.loader), path)
     if lost := elf.missing(text):
         cause = f"missing libraries: {', '.join(lost)}"
-        raise _wrong(word, cause, NOT_FOUND, elf.MISSING_HINT)
+        raise _wrong(name, cause, NOT_FOUND, elf.MISSING_HINT)
     if new := elf.too_new(text):
         cause = f"requires newer libraries: {', '.join(new)}"
         hint = "build it on an older system, or the image with a newer BASE_IMAGE"
-        raise _wrong(word, cause, _TOO_OLD, hint)
-    return Finding(PASS, f"{word}: {program.machine_name}, all libraries found")
+        raise _wrong(name, cause, _TOO_OLD, hint)
+    return Finding(PASS, f"{name}: {program.machine_name}, all libraries found")
 
 
 def _listed(context: Context, loader: str, path: str) -> str:
@@ -88,24 +88,24 @@ def _listed(context: Context, loader: str, path: str) -> str:
     if context.unpacked and elf.missing(text):
         opt = context.settings.path("/opt")
         tried = _ask(command, env | {"LD_DEBUG": "libs"}).split()
-        files = [word.removeprefix("file=") for word in tried if word.startswith(f"file={opt}/")]
+        files = [name.removeprefix("file=") for name in tried if name.startswith(f"file={opt}/")]
         found = {os.path.dirname(context.here(file)) for file in files}
         given = [path for path in [env.get("LD_LIBRARY_PATH", "")] if path]
         text = _ask(command, env | {"LD_LIBRARY_PATH": ":".join([*given, *sorted(found)])})
     return text
 
 
-def _ask(words: list[str], env: dict[str, str]) -> str:
+def _ask(argv: list[str], env: dict[str, str]) -> str:
     """Return what a small program writes."""
-    said = capture.run(words, env=env, seconds=_ASK_SECONDS)
-    return said.out + said.err
+    done = capture.run(argv, env=env, seconds=_ASK_SECONDS)
+    return done.out + done.err
 
 
 def launcher(context: Context) -> Finding:
     """Report which launcher is used, and ask mpirun for its version."""
     settings, env = context.settings, context.app_env
     found = shutil.which("mpirun", path=env.get("PATH", os.defpath))
-    command = [context.here(word) for word in settings.command]
+    command = [context.here(argument) for argument in settings.command]
     chosen = mpirun.launcher(
         settings.launch.launcher,
         found,

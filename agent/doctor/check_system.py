@@ -27,8 +27,8 @@ _LATE = ("check this machine", OS_ERROR, "check the file systems: mount; df -h")
 
 
 def shared_memory(context: Context) -> Finding:
-    """See that the ranks of this node have room for their messages."""
-    alone = context.slots == 1 or not context.mpirun
+    """See that shared memory suffices for the messages of this node's ranks."""
+    one_process = context.slots == 1 or not context.mpirun
     try:
         usage = shutil.disk_usage(_SHM)
     except OSError:
@@ -36,12 +36,12 @@ def shared_memory(context: Context) -> Finding:
     hint = "docker run --shm-size 1g; Batch: linuxParameters.sharedMemorySize"
     if usage is None or not os.access(_SHM, os.W_OK):
         what = f"no writable {_SHM}"
-        if alone:
+        if one_process:
             return Finding(PASS, f"{what}; one process without MPI needs none")
         return Finding(WARN, f"{what}, and {context.slots} ranks would share it", hint)
     what = f"{_SHM}: {size(usage.free)} of {size(usage.total)} free"
     small = usage.total <= _DOCKER_SHM or usage.free < context.slots * _ENOUGH_SHM_PER_RANK
-    if small and not alone:
+    if small and not one_process:
         return Finding(WARN, f"{what} for {context.slots} ranks", hint)
     return Finding(PASS, what)
 
@@ -93,7 +93,7 @@ def _file_system(path: str) -> str:
 
 
 def limits(context: Context) -> list[Finding]:
-    """See that there is room for the job's processes and open files."""
+    """See that the limits allow the job's processes and open files."""
     found = []
     wanted = _AGENT_PROCESSES + _PROCESSES_PER_RANK * context.slots
     limit = cgroup.process_limit()
@@ -109,7 +109,7 @@ def limits(context: Context) -> list[Finding]:
 
 
 def names(env: Mapping[str, str]) -> list[Finding]:
-    """Find variables that look like ours and are none."""
+    """Find unknown variables with our prefix."""
     from agent.core import variables
 
     found = []

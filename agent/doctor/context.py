@@ -1,4 +1,4 @@
-"""What the doctor knows of the job that it looks at; each check may add to it."""
+"""What the doctor knows about the job; each check may add to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Context:
     """One node's job. Sizes are in bytes; `scratch` is the doctor's directory (0700).
 
-    `scratch` takes the place of `/`: what the job would unpack into /opt is in its `opt`.
+    `scratch` replaces `/`: what the job would unpack into /opt is in its `opt`.
     """
 
     settings: Settings
@@ -42,7 +42,7 @@ class Context:
 
     @property
     def storage(self) -> Storage:
-        """Return the way to S3; raise AgentError (77) when its settings are invalid."""
+        """Return the S3 client; raise AgentError (77) when its settings are invalid."""
         if not self._storage:
             from agent.staging.s3 import Storage
 
@@ -62,7 +62,7 @@ class Context:
         return os.path.join(self.scratch, "opt")
 
     def here(self, path: str) -> str:
-        """Return where a file of the job's is now: unpacked for the doctor, or in its place."""
+        """Return where a file of the job's is now: unpacked for the doctor, or at its own path."""
         opt = self.settings.path("/opt")
         unpacked = os.path.join(self.opt, os.path.relpath(path, opt))
         inside = path.startswith(f"{opt}/") and os.path.lexists(unpacked)

@@ -1,7 +1,7 @@
-"""Check all that a job needs before it costs: walk the checks, print, return the job's exit code.
+"""Pre-flight check of what a job needs: run the checks, print, return the job's exit code.
 
 Nothing is changed: what is fetched and unpacked is in a directory of the doctor's own (0700),
-which is removed at the end, also after Ctrl-C. On several nodes the doctors then meet (`rounds`).
+which is removed at the end, also after Ctrl-C. On several nodes the doctors then meet (`meeting`).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from agent.engine.log import Log
 from agent.job.directories import RuntimeDirectory, make_directory
 
 SCHEMA = "architrave-doctor/1"
-# What a check has found out, the next ones use.
+# Each check may use what earlier ones have found.
 _CHECKS = (
     *check_data.CHECKS,
     *check_program.CHECKS,
     *check_system.CHECKS,
     *check_nodes.CHECKS,
 )
-# What can be looked at without knowing the job.
+# What can be checked without knowing the job.
 _WITHOUT_SETTINGS = (*check_program.CHECKS[1:], *check_system.CHECKS)
 # The password may be in a file, and the file on a dead file system.
 _READ_SECONDS = 5.0
@@ -52,7 +52,7 @@ _ATTEMPTS = "2"
 def run(env: Mapping[str, str], *, as_json: bool) -> int:
     """Check this node, and on several nodes every pair; print what is found.
 
-    Returns 0 when nothing failed, else what a job would end with because of the first FAIL.
+    Returns 0 when nothing failed, else the code with which the first FAIL would end a job.
     """
     os.environ.setdefault("AWS_MAX_ATTEMPTS", _ATTEMPTS)
     signal.signal(signal.SIGTERM, _terminated)
@@ -66,7 +66,7 @@ def run(env: Mapping[str, str], *, as_json: bool) -> int:
     except AgentError as error:
         report.add([replace(Finding.of(error), name="doctor")])
     finally:
-        _end_children()
+        _kill_children()
         directory.remove(())
     return report.end()
 
@@ -75,8 +75,8 @@ def _terminated(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _end_children() -> None:
-    """End what a check that was left, or Ctrl-C, has left behind."""
+def _kill_children() -> None:
+    """Kill what an abandoned check, or Ctrl-C, has left behind."""
     import psutil
 
     with suppress(psutil.Error):
@@ -128,7 +128,7 @@ def _read(env: Mapping[str, str], report: Report) -> Settings | None:
 
 
 def _walk(checks: Sequence[Check[Subject]], subject: Subject, report: Report) -> None:
-    """Do the checks; what one has hung on is not asked again."""
+    """Run the checks; skip those that depend on something that hung."""
     silent = set()
     for check in checks:
         if check.late in silent:
@@ -147,7 +147,7 @@ def _failed(findings: list[Finding], *names: str) -> bool:
 
 
 class Report:
-    """What was found, printed as it comes; as JSON in one line at the end."""
+    """The findings, printed one by one, or as one line of JSON at the end."""
 
     def __init__(self, env: Mapping[str, str], *, as_json: bool) -> None:
         self.findings: list[Finding] = []
@@ -159,36 +159,36 @@ class Report:
         self._secrets = tuple(value for value in values if value not in OFF)
 
     def hide(self, secrets: tuple[str, ...]) -> None:
-        """Show these values no more."""
+        """Hide these values from now on."""
         self._secrets += secrets
 
     def add(self, findings: list[Finding]) -> None:
-        """Take findings, and print them for people."""
+        """Add findings, and print them unless JSON is wanted."""
         scrub = Log(_discard, secrets=self._secrets).scrub
         for one in findings:
             clean = Finding(**scrub(one.to_json()))
             self.findings.append(clean)
             if not self._as_json:
-                _say(self._lines(clean))
+                _print(self._lines(clean))
 
     def note(self, text: str) -> None:
-        """Show what takes long now."""
+        """Show what is being waited for."""
         if not self._as_json:
-            _say(f"{'':{6 + _NAME + 2}}{text}")
+            _print(f"{'':{6 + _NAME + 2}}{text}")
 
     def end(self) -> int:
-        """Print the sum of it; return the exit code."""
+        """Print the summary; return the exit code."""
         code = first_code(self.findings)
         if self._as_json:
             checks = [one.to_json() for one in self.findings]
             whole = {"schema": SCHEMA, "node": self.node, "checks": checks, "code": code}
-            _say(json.dumps(whole))
+            _print(json.dumps(whole))
             return code
         count = dict.fromkeys(_COLOURS, 0)
         for one in self.findings:
             count[one.verdict] += 1
         warnings = f"{count[WARN]} warning{'' if count[WARN] == 1 else 's'}"
-        _say(f"{count[PASS]} passed, {warnings}, {count[FAIL]} failed")
+        _print(f"{count[PASS]} passed, {warnings}, {count[FAIL]} failed")
         return code
 
     def _lines(self, finding: Finding) -> str:
@@ -208,7 +208,7 @@ def _discard(data: bytes) -> None:
     pass
 
 
-def _say(text: str) -> None:
-    with suppress(BrokenPipeError):  # a reader that is gone still gets the code
+def _print(text: str) -> None:
+    with suppress(BrokenPipeError):  # without a reader there is still the exit code
         sys.stdout.buffer.write(f"{text}\n".encode("utf-8", "backslashreplace"))
         sys.stdout.buffer.flush()

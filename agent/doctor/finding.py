@@ -1,4 +1,4 @@
-"""What a check of the doctor's finds, and how a check is bounded in time."""
+"""A finding of a check, and the time limit of a check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Subject = TypeVar("Subject")
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `code` is what a job would end with because of a FAIL, else 0."""
+    """One line of the report; `code` is the exit code of a job for a FAIL, else 0."""
 
     verdict: str
     what: str
@@ -26,7 +26,7 @@ class Finding:
 
     @classmethod
     def of(cls, error: AgentError) -> Finding:
-        """Return the finding that an error makes."""
+        """Return the finding for an error."""
         return cls(FAIL, str(error), error.hint, error.code)
 
     def to_json(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class Finding:
 class Check(Generic[Subject]):
     """A check by name: what it does, and after how many seconds it counts as hanging.
 
-    `late` is what a hanging one means: what could not be done, the exit code, the hint.
+    `late` describes a hanging one: what could not be done, the exit code, the hint.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Check(Generic[Subject]):
     late: tuple[str, int, str]
 
     def on(self, subject: Subject) -> list[Finding] | None:
-        """Return what it finds, None when it hangs; an AgentError is a FAIL. Raises nothing."""
+        """Return its finding, None when it hangs; an AgentError is a FAIL. Raises nothing."""
         found: list[Finding] = []
 
         def act() -> None:
@@ -57,7 +57,7 @@ class Check(Generic[Subject]):
             except Exception as error:
                 found.append(Finding.of(as_agent_error(error)))
 
-        # A thread, since what hangs (a dead NFS, a silent endpoint) can't be ended, only left.
+        # A thread, since what hangs (a dead NFS, a silent endpoint) can only be abandoned.
         thread = threading.Thread(target=act, daemon=True)
         thread.start()
         thread.join(self.seconds)

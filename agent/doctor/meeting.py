@@ -1,4 +1,4 @@
-"""Let the doctors of several nodes meet as a job's nodes do, and reach each other by every pair.
+"""Let the doctors of several nodes join as a job's nodes do, and check every pair.
 
 The job is the real one, below a root directory of the doctor's own; its application is `pairs`.
 """
@@ -63,7 +63,7 @@ class _Verdicts:
         self._own = own
 
     def judge(self, nodes: Mapping[int, NodeFiles]) -> None:
-        """Judge what the nodes have reported; every node ends with the code of the first FAIL."""
+        """Judge what the nodes have reported; every node exits with the code of the first FAIL."""
         verdict = self._supervisor.verdict
         reports = {index: load(node)["doctor"] for index, node in nodes.items()}
         self.met = not verdict.code
@@ -154,7 +154,7 @@ def _settings(context: Context) -> Settings:
 
 
 def judge(topology: Topology, answers: Mapping[int, Mapping[str, Any]]) -> list[Finding]:
-    """Return what the main node finds in what all nodes have reported, by index."""
+    """Return the main node's findings from what all nodes have reported, by index."""
     found = [
         replace(Finding(**one), name=topology.name(index), what=f"{one['name']}: {one['what']}")
         for index, node in sorted(answers.items())

@@ -1,7 +1,7 @@
 """Reach every other node by TCP and by ssh: the application of the doctor's own job.
 
 `architrave doctor` runs it on every node at once, with the launcher `each`. One program listens and
-knocks, since mpirun's daemons and ranks must reach each other on ports that are not known before.
+connects, since mpirun's daemons and ranks must reach each other on ports that are not known before.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _CANDIDATES = 4
 _KNOCK_SECONDS, _PAUSE_SECONDS = 3.0, 0.2
 # The others may start some seconds later.
 _TCP_SECONDS, _SSH_SECONDS = 15.0, 30.0
-# After its own calls a node is there for those that come later; many nodes take longer.
+# After its own calls a node stays for those that start later; many nodes take longer.
 _STAY_SECONDS, _STAY_SECONDS_PER_NODE = 20.0, 0.1
 _SSH_OPTIONS = ("-o", "ConnectTimeout=5", "-o", "ConnectionAttempts=1")
 
 
 def ports(job: str, attempt: int) -> list[int]:
-    """Return the ports that all nodes of an attempt try to listen on, below what kernels give out.
+    """Return the ports that all nodes of an attempt try to listen on, below the ephemeral ports.
 
     Several nodes may share a machine, and one of them another program's port.
     """
@@ -76,9 +76,9 @@ def knock(own: int, index: int, address: str, candidates: list[int], seconds: fl
         for port in candidates:
             try:
                 with socket.create_connection((address, port), _KNOCK_SECONDS) as called:
-                    words = called.makefile("rb").readline(64)
+                    answer = called.makefile("rb").readline(64)
                     called.sendall(f"{own}\n".encode())
-                if words == f"architrave {index}\n".encode():
+                if answer == f"architrave {index}\n".encode():
                     return ""
                 cause = f"another program listens on port {port}"
             except ConnectionRefusedError:
@@ -117,7 +117,7 @@ def log_in(address: str, config: str) -> tuple[str, float]:
         other = int(done.stdout)
     except ValueError:
         return f"ssh returned {done.stdout[:40]!r} instead of the time", 0.0
-    # The other's time was asked somewhere in between, and has whole seconds.
+    # The other's time was asked somewhere in between, and is in whole seconds.
     now = time.time()
     return "", max(0.0, other - now) or min(0.0, other + 1 - before)
 

@@ -1,1 +1,1 @@
-"""The one process that waits: its loop, its children, its helpers, its log."""
+"""The supervising process: its loop, its children, its helpers, its log."""

@@ -1,8 +1,8 @@
-"""Run a program of others' and take what it writes, waiting for its own end and nothing else's.
+"""Run an external program and capture its output; wait for its exit, not for its pipes.
 
-A pipe stays open as long as any process holds it: a daemon that a program leaves behind would be
-waited for too, without a bound (subprocess.run waits for the pipe even after its timeout). A file
-in memory has no such end.
+A pipe stays open as long as any process holds it, for example a daemon that the program left
+behind: subprocess.run would wait for that without a bound, even after its timeout. So the output
+goes to a file in memory.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _MAX_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
-class Said:
-    """How a program ended, and what it wrote to standard output and standard error."""
+class Completed:
+    """A program's exit code, and what it wrote to standard output and standard error."""
 
     code: int
     out: str
@@ -26,7 +26,7 @@ class Said:
 
 def run(
     argv: Sequence[str], *, env: Mapping[str, str] | None = None, seconds: float | None = None
-) -> Said:
+) -> Completed:
     """Run a program; raise OSError, or subprocess.TimeoutExpired when it takes too long."""
     out, err = (os.memfd_create(name) for name in ("out", "err"))
     try:
@@ -39,7 +39,7 @@ def run(
             timeout=seconds,
             check=False,
         )
-        return Said(done.returncode, _text(out), _text(err))
+        return Completed(done.returncode, _text(out), _text(err))
     finally:
         os.close(out)
         os.close(err)

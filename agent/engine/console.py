@@ -17,7 +17,7 @@ _QUEUE_LIMIT = 1 << 20
 
 
 class Outlet:
-    """A descriptor that may be slow, blocked for ever or gone; `gone`: the last."""
+    """A descriptor that may be slow, blocked forever or closed; `gone`: it is closed."""
 
     def __init__(self, fd: int) -> None:
         self.gone = False
@@ -45,13 +45,13 @@ class Outlet:
             return 0
 
     def close(self) -> None:
-        """Send nothing more; what was given stays open."""
+        """Send nothing more; the given descriptor stays open."""
         self.gone = True
         os.close(self._fd)
 
 
 class LineQueue:
-    """Lines on their way to an outlet: a bounded queue that reports how many it had to drop."""
+    """A bounded queue of lines for an outlet; it reports how many it had to drop."""
 
     def __init__(self, outlet: Outlet, loop: Loop, *, console: bool = False) -> None:
         self._dropped = 0
@@ -86,7 +86,7 @@ class LineQueue:
 
     @property
     def empty(self) -> bool:
-        """Return whether nothing waits (a reader that is gone waits for nothing)."""
+        """Return whether no line waits to be written; if the reader is gone, none does."""
         return not self._lines or self._outlet.gone
 
     def _drain(self) -> None:
@@ -109,7 +109,7 @@ def _open_again(fd: int) -> tuple[int, bool]:
     """Return a descriptor of our own, and whether it never blocks.
 
     O_NONBLOCK belongs to the open file and would change it for every process that shares it, so a
-    pipe or a terminal is opened anew; where that can't be, small writes after a poll must do.
+    pipe or a terminal is reopened; where that is impossible, small writes after a poll are used.
     """
     mode = os.fstat(fd).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):

@@ -1,4 +1,4 @@
-"""Write small files that other processes read: never half of one, whatever kills this process."""
+"""Write small files atomically: other processes never read half of one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Run heavy work in short-lived processes of the agent's own, which answer in JSON lines.
 
-What needs boto3, paramiko or cryptography is done there: its memory is given back when it ends,
-and a helper that hangs or is killed can be bounded and tried again.
+What needs boto3, paramiko or cryptography is done there: the memory is freed when the helper exits,
+and a helper that hangs or is killed can be replaced.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STDERR_TAIL = 2000
 
 
 class Retry:
-    """One more try for a helper that died, if it is `allowed` then."""
+    """One retry for a helper that died, if it is still `allowed` by then."""
 
     def __init__(self, log: Log, what: str, allowed: Callable[[], bool] = lambda: True) -> None:
         self._log = log
@@ -31,7 +31,7 @@ class Retry:
         self._used = False
 
     def again(self, error: HelperDied) -> bool:
-        """Return whether to try again, and log it."""
+        """Return whether to retry, and log it."""
         if self._used or not self._allowed():
             return False
         self._used = True
@@ -40,9 +40,9 @@ class Retry:
 
 
 class Helper:
-    """One helper process: its requests go to standard input, its messages come by lines.
+    """One helper process: it reads requests from standard input and writes messages as lines.
 
-    It waits for `begin`; a `spare` one has imported by then what S3 takes.
+    It waits for `begin`; a `spare` one imports what S3 needs before that.
     """
 
     def __init__(self, loop: Loop, env: Mapping[str, str], task: str) -> None:
@@ -64,7 +64,7 @@ class Helper:
         request: Mapping[str, Any],
         on_message: Callable[[dict[str, Any]], None],
     ) -> None:
-        """Give it its task; its messages go to `on_message` from now on."""
+        """Send it its task; its messages go to `on_message` from now on."""
         self.task, self._on_message = task, on_message
         self.ask([task, request])
 
@@ -74,16 +74,16 @@ class Helper:
 
     @property
     def done(self) -> bool:
-        """Return whether the process has ended and all of its output has been read."""
+        """Return whether the process has exited and all of its output has been read."""
         return not self.child.running and self._messages < 0
 
     def outcome(self) -> dict[str, Any]:
-        """Return the result of a helper that is done; raise what it failed with."""
+        """Return the result of a helper that is done; raise its error."""
         if self.error is not None:
             raise self.error
         if self.result is not None:
             return self.result
-        words = self.stderr_tail.splitlines()
+        lines = self.stderr_tail.splitlines()
         how = (
             f"killed by signal {self.child.signal}"
             if self.child.signal
@@ -91,7 +91,7 @@ class Helper:
         )
         raise HelperDied(
             f"run the helper {self.task}",
-            f"{how}{': ' + words[-1] if words else ''}",
+            f"{how}{': ' + lines[-1] if lines else ''}",
             code=BUG,
             hint="check the memory limit; if memory was left, report this with the log",
         )
@@ -102,7 +102,7 @@ class Helper:
         return self._stderr_tail.decode("utf-8", "replace").strip()
 
     def close(self) -> None:
-        """End the process, if it still runs, and forget it."""
+        """Kill the process, if it still runs, and forget it."""
         if self.child.running:
             self.child.kill_group(9)
         self._requests.close()

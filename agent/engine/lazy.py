@@ -1,9 +1,10 @@
-"""Let a library import what it never uses here, at no cost.
+"""Import modules that a library never uses here lazily.
 
-A module named here is loaded when something in it is used, not when it is imported: structlog wants
-asyncio (and that ssl) for methods of asynchronous programs and uuid for a thing of the past,
-dataclasses wants inspect for classes without a docstring, shutil the two compressions for archives
-that it makes, psutil subprocess for a class of its own, ctypes.util tempfile for systems with gcc.
+A module named here is loaded when something in it is used, not when it is imported: structlog
+imports asyncio (and that ssl) for methods of asynchronous programs and uuid for a deprecated
+feature, dataclasses imports inspect for classes without a docstring, shutil the two compressions
+for archives that it makes, psutil subprocess for a class of its own, ctypes.util tempfile for
+systems with gcc.
 (importlib's LazyLoader loads at once here: `import` itself asks for an attribute.)
 """
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _Module = type(sys)
 
 
-class _Later(_Module):  # type: ignore[misc, valid-type]
+class _Lazy(_Module):  # type: ignore[misc, valid-type]
     """Stand in for a module until something in it is used."""
 
     def __getattr__(self, name: str) -> Any:
@@ -29,10 +30,10 @@ class _Later(_Module):  # type: ignore[misc, valid-type]
         return getattr(importlib.import_module(self.__name__), name)
 
 
-def import_later(*names: str) -> None:
+def import_lazily(*names: str) -> None:
     """Let `import name` succeed, and load the module only when something in it is used."""
     for name in names:
-        sys.modules.setdefault(name, _Later(name))
+        sys.modules.setdefault(name, _Lazy(name))
 
 
 def import_without(name: str, absent: str) -> Any:

@@ -1,11 +1,11 @@
-"""Log events with structlog: for people on a terminal, as JSON lines everywhere else."""
+"""Log events with structlog: as text on a terminal, as JSON lines everywhere else."""
 
 from __future__ import annotations
 
 import time
 
 from agent.core.events import message
-from agent.engine.lazy import import_later, import_without
+from agent.engine.lazy import import_lazily, import_without
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Log:
         self._logger: Any = None
 
     def open(self) -> None:
-        """Import structlog and write what has waited for it."""
+        """Import structlog and write what was logged before."""
         if self._logger is None:
             self._logger = _make_logger(self._write, self._console, self._min_level)
             waiting, self._waiting = self._waiting, []
@@ -49,7 +49,7 @@ class Log:
                 self._emit(level, event, fields)
 
     def debug(self, event: str, /, **fields: Any) -> None:
-        """Log what only a developer wants to know."""
+        """Log an event for developers."""
         self.at("debug", event, fields)
 
     def info(self, event: str, /, **fields: Any) -> None:
@@ -61,11 +61,11 @@ class Log:
         self.at("warning", event, fields)
 
     def error(self, event: str, /, **fields: Any) -> None:
-        """Log what decides the job."""
+        """Log what makes the job fail."""
         self.at("error", event, fields)
 
     def at(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        """Log an event, by its id, at a level that is known by name only."""
+        """Log an event, by its id, at a level given by name."""
         fields = {"timestamp": _timestamp(), **self.context, **fields}
         fields = {name: value for name, value in fields.items() if value is not None}
         if self._logger is None:
@@ -79,7 +79,7 @@ class Log:
             text, shown = message(event, fields)
             text, lines = self.scrub(text), []
             if self._console:
-                # A list of lines is for reading where people read.
+                # On a terminal a list of lines is shown as lines.
                 lines = fields.pop("last_lines", [])
                 rest = {name: value for name, value in fields.items() if name not in shown}
                 getattr(self._logger, level)(text, **rest)
@@ -105,7 +105,7 @@ class Log:
 
 
 def _timestamp() -> str:
-    """Return the time as ISO 8601 has it, in UTC and to the millisecond."""
+    """Return the time in ISO 8601 format, in UTC, with milliseconds."""
     now = time.time()
     seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
     return f"{seconds}.{int(now * 1000) % 1000:03}Z"
@@ -124,7 +124,7 @@ class _Writer:
 
 
 def _make_logger(write: Callable[[bytes], None], console: bool, min_level: int) -> Any:
-    import_later("asyncio")
+    import_lazily("asyncio")
     # rich would show tracebacks in colour, which are never printed here: 0.1 s.
     structlog = import_without("structlog", "rich")
     renderer: Any

@@ -1,4 +1,4 @@
-"""Wait for everything in one place: signals, children, descriptors and deadlines."""
+"""The event loop: signals, children, descriptors and deadlines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NEVER = float("inf")
 _HURRIED_SECONDS = 1.0
 _UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
 # The first two come from writes of our own, which report the error. After a handler for the others
-# a faulting instruction would run again, for ever.
+# a faulting instruction would run again, forever.
 OWN_FAULTS = {
     signal.SIGPIPE,
     signal.SIGXFSZ,
@@ -43,7 +43,7 @@ class Timer:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """Make the call not happen, and keep nothing alive for it."""
+        """Cancel the call and drop its references."""
         self.cancelled = True
         self.action = _nothing
 
@@ -56,17 +56,18 @@ class Loop:
     """The one event loop of the process.
 
     `on_signal(number)` is called for each signal but SIGCHLD; `wait` runs callbacks until its
-    condition holds. Callbacks never block and never raise but to end the current wait. Signals
-    `not_ours` keep their disposition: a program that only forwards takes all, one that writes not.
+    condition holds. Callbacks never block, and raise only to abort the current wait. Signals
+    `not_ours` keep their disposition: a program that only forwards signals takes all of them, one
+    that writes does not.
     """
 
     def __init__(self, children: Children, *, not_ours: set[signal.Signals] | None = None) -> None:
         self.children = children
         self.on_signal: Callable[[int], object] = lambda number: None
         self.on_child: Callable[[Child], None] = lambda child: None
-        # Who sent the signal that is being handled, empty where that is not known.
+        # The sender of the signal that is being handled, empty if it is not known.
         self.sender = ""
-        # When the program was told to end: from then on it can wait for nothing that hangs.
+        # When the first signal to stop arrived: from then on nothing that hangs may be waited for.
         self.hurried_since = _NEVER
         self.clock = time.monotonic
         # Not selectors, which imports more than all of this module.
@@ -109,9 +110,9 @@ class Loop:
             pass  # full: the loop wakes up anyway
 
     def every(self, seconds: float, action: Callable[[], None]) -> Timer:
-        """Call `action` now and then: `seconds` after each call has ended, until cancelled.
+        """Call `action` repeatedly, `seconds` after each call has returned, until cancelled.
 
-        One that raises is called again all the same: the job that it ends still needs its beats.
+        One that raises is called again: a job that it aborts still needs its heartbeats.
         """
         repeating = Timer(0, action)
 
@@ -153,7 +154,7 @@ class Loop:
             self.unwatch(fd)
 
     def poll_events(self) -> None:
-        """Run what is due, in the midst of long work; wait for nothing."""
+        """Run what is due, during long work, without waiting."""
         now = self.clock()
         self._turn(now, now)
 
@@ -173,8 +174,8 @@ class Loop:
                 timer.action()
 
     def _call(self, fd: int) -> None:
-        """Run a descriptor's callback. One that has a bug must not repeat it for ever: what follows
-        a bug waits here as well. Signals are handled whatever happens.
+        """Run a descriptor's callback. One that has a bug must not repeat it forever: what follows
+        a bug waits here as well. Signals are always handled.
         """
         try:
             self._watched[fd]()
@@ -189,7 +190,7 @@ class Loop:
         return self._timers[0][0] if self._timers else None
 
     def name_senders(self, numbers: Collection[int]) -> None:
-        """From now on take these signals with the name of their sender."""
+        """From now on receive these signals through signalfd, with their senders."""
         from agent.engine import signal_sender  # ctypes: not for a program that only forwards
 
         fd = signal_sender.open_descriptor(numbers)

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # the public one imports enum, a fifth of a start
 
-# Batch and `docker stop` end a container by SIGTERM, then SIGKILL 30 s after it.
+# Batch and `docker stop` stop a container by SIGTERM, and SIGKILL 30 s later.
 _STOP_SECONDS = 27.0
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_TERMINATING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 # Job control's: what stops the agent stops the command too.
 _PAUSING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
-# What the command leaves behind has so long after SIGTERM.
+# Time after SIGTERM for what the command leaves behind.
 _LEFT_SECONDS = 2.0
 
 
@@ -30,34 +30,34 @@ def run(argv: Sequence[str]) -> int:
     env = environment()
     inside = _JobInside(env)
     child = start(loop, argv, env)
-    told: list[tuple[float, int]] = []
+    received: list[tuple[float, int]] = []
 
     pass_on = loop.on_signal
 
     def forward(number: int) -> None:
-        if number in _ENDING:
-            told.append((loop.clock(), number))
+        if number in _TERMINATING:
+            received.append((loop.clock(), number))
         pass_on(number)
 
     loop.on_signal = forward
     loop.wait(lambda: not child.running)
-    if told and inside.runs():
-        # It got the signal too, and takes its time to save what there is. As PID 1 this process
-        # would end it by ending.
-        at, number = told[-1]
-        _tell_other_groups(loop.children.orphans(), child.pid, number)
+    if received and inside.runs():
+        # It got the signal too, and saves what there is. If this process is PID 1, its exit
+        # would kill that job.
+        at, number = received[-1]
+        _signal_other_groups(loop.children.orphans(), child.pid, number)
         loop.wait(lambda: not inside.runs(), at + _STOP_SECONDS)
-    _end_leftovers(loop, child, told)
+    _stop_leftovers(loop, child, received)
     if has_terminal():
         give_terminal(os.getpgrp())
     return child.code or inside.code()
 
 
-def _end_leftovers(loop: Loop, child: Child, told: Sequence[object]) -> None:
-    """Give what the command leaves behind a SIGTERM and two seconds; a signal ends these.
+def _stop_leftovers(loop: Loop, child: Child, received: Sequence[object]) -> None:
+    """Send SIGTERM to what the command leaves behind, and wait two seconds or for a signal.
 
-    As PID 1 this process ends all of it by ending. Elsewhere it is only the command's group: what
-    has left that, as a daemon does, is meant to stay.
+    The exit of PID 1 kills all of it. Elsewhere it is only the command's group: what has left
+    that, as a daemon does, is meant to stay.
     """
     children = loop.children
 
@@ -66,40 +66,40 @@ def _end_leftovers(loop: Loop, child: Child, told: Sequence[object]) -> None:
 
     if not left():
         return
-    if not told:  # else it has had its signal
+    if not received:  # else the signal was forwarded
         child.kill_group(signal.SIGTERM)
         if children.is_init:
-            _tell_other_groups(children.orphans(), child.pid, signal.SIGTERM)
-    before = len(told)
-    loop.wait(lambda: len(told) > before or not left(), loop.clock() + _LEFT_SECONDS)
+            _signal_other_groups(children.orphans(), child.pid, signal.SIGTERM)
+    before = len(received)
+    loop.wait(lambda: len(received) > before or not left(), loop.clock() + _LEFT_SECONDS)
 
 
-def _tell_other_groups(orphans: Sequence[int], group: int, number: int) -> None:
-    """Send a signal to orphans that have not had it: a second one would mean now."""
+def _signal_other_groups(orphans: Sequence[int], group: int, number: int) -> None:
+    """Send a signal to orphans that have not received it: a second one would mean "now"."""
     for pid in orphans:
         try:
             if os.getpgid(pid) != group:
                 os.kill(pid, number)
         except OSError:
-            continue  # it has ended
+            continue  # it has exited
 
 
 class _JobInside:
-    """A job that the command may start: faas-supervisor does, and never asks how it ended.
+    """A job that the command may start: faas-supervisor does, and never checks how it exited.
 
-    A command that ends with 0 although its job failed is a failure, with the job's code.
+    A command that exits with 0 although its job failed counts as failed, with the job's code.
     """
 
     def __init__(self, env: Mapping[str, str]) -> None:
-        self._told = exit_code_file(env)
+        self._code_file = exit_code_file(env)
         self._lock = runtime_dir(env.get("ARCHITRAVE_ROOT") or "/") + ".lock"
-        self._before = _written(self._told), _written(self._lock)
+        self._before = _written(self._code_file), _written(self._lock)
 
     def runs(self) -> bool:
         """Return whether such a job is still running."""
         if _written(self._lock) in (0, self._before[1]):
             return False
-        import fcntl  # at an end by a signal only
+        import fcntl  # only after a signal
 
         try:
             with open(self._lock, "rb") as lock:
@@ -112,19 +112,19 @@ class _JobInside:
 
     def code(self) -> int:
         """Return the code of a job that ran since, 0 if there was none."""
-        told, locked = _written(self._told), _written(self._lock)
+        code_written, locked = _written(self._code_file), _written(self._lock)
         code, how = 0, "exited with"
         if locked not in (0, self._before[1]):
             code, how = 128 + signal.SIGKILL, "was killed or is still running, which counts as"
-        elif told != self._before[0]:
-            code = _number_in(self._told)
+        elif code_written != self._before[0]:
+            code = _number_in(self._code_file)
         if code:
             line = f"the job {how} {code} and its command exited with 0: exiting with {code}\n"
-            _say(line)
+            _write_stderr(line)
         return code
 
 
-def _say(line: str) -> None:
+def _write_stderr(line: str) -> None:
     """Write a line to standard error, unless that would block."""
     from agent.engine.console import Outlet  # for a failure only
 

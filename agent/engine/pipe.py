@@ -1,4 +1,4 @@
-"""Start programs behind pipes, and write into a pipe without ever waiting for its reader."""
+"""Start programs with pipes, and write into a pipe without ever waiting for its reader."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _AT_ONCE, _TURNS = 1 << 16, 16
 
 
 class Lines:
-    """Lines of a stream that comes in pieces; one longer than `max_bytes` comes in pieces too."""
+    """Splits a stream into lines; one longer than `max_bytes` is split too."""
 
     def __init__(self, max_bytes: float = float("inf")) -> None:
         # The pieces of a line whose end has not come yet: a long one is not copied for each.
@@ -39,10 +39,10 @@ class Lines:
 
 
 class Sender:
-    """The end of a pipe that is written to; it is closed when it has no reader any more.
+    """The write end of a pipe; it is closed when the reader is gone.
 
-    What the pipe has no room for follows when it has: how large a pipe may be is for the kernel to
-    for example, which counts a user's pipes in all containers of a machine.
+    What doesn't fit into the pipe is written later: its size is up to the kernel, which counts a
+    user's pipes in all containers of a machine.
     """
 
     def __init__(self, loop: Loop, fd: int) -> None:
@@ -126,7 +126,7 @@ def spawn(
 
 
 def read(fd: int) -> bytes | None:
-    """Return what has come through a pipe that doesn't block; None if nothing has."""
+    """Return what has arrived through a non-blocking pipe; None if nothing has."""
     try:
         return os.read(fd, 1 << 16)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Read /proc where the kernel was built without a part of it."""
+"""Read /proc on kernels that were built without some of its files."""
 
 from __future__ import annotations
 

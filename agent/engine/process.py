@@ -1,4 +1,4 @@
-"""Start processes, and reap every child that ends: this program's own and orphans alike."""
+"""Start processes, and reap every child that exits: this program's own and orphans alike."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHILD_OOM_SCORE = "500"
 # How long exec may take: so long the loop is blocked, then it serves events, until the program's
 # file system counts as dead.
 _EXEC_MILLISECONDS, _EXEC_SECONDS = 200, 60.0
-_REAP_SECONDS, _END_ORPHANS_SECONDS = 0.5, 2.0
+_REAP_SECONDS, _KILL_ORPHANS_SECONDS = 0.5, 2.0
 # The agent has no descriptor above this when it starts a program.
 _HIGH_DESCRIPTOR = 256
 _ALL_SIGNALS = signal.valid_signals()
@@ -45,12 +45,12 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Return whether the process has not ended yet."""
+        """Return whether the process has not exited yet."""
         return self.status is None
 
     @property
     def signal(self) -> int:
-        """Return the number of the signal that ended it, 0 if none did."""
+        """Return the number of the signal that killed it, 0 if none did."""
         return os.WTERMSIG(self.status) if self.status and os.WIFSIGNALED(self.status) else 0
 
     @property
@@ -152,7 +152,7 @@ class Children:
         raise start_error.hangs(child.name, _EXEC_SECONDS)
 
     def reap(self) -> list[Child]:
-        """Collect everything that has ended or stopped; return those of it that are ours."""
+        """Reap everything that has exited or stopped; return the children among it."""
         ours: list[Child] = []
         while True:
             try:
@@ -175,11 +175,11 @@ class Children:
 
     @property
     def running(self) -> list[Child]:
-        """Return our own children that have not ended."""
+        """Return our own children that have not exited."""
         return list(self._by_pid.values())
 
     def orphans(self) -> list[int]:
-        """Return the processes that were left to us when the one that started them had ended."""
+        """Return the processes that were reparented to us when the one that started them exited."""
         # By its number: proot, in which SCAR runs images, answers for itself at /proc/thread-self.
         pid = os.getpid()
         try:
@@ -191,22 +191,22 @@ class Children:
             pids = children_by_status()
         return sorted(pids - self._by_pid.keys())
 
-    def end_orphans(self, spared: Collection[int] = ()) -> list[str]:
+    def kill_orphans(self, spared: Collection[int] = ()) -> list[str]:
         """Kill every orphan that isn't spared, and what they leave to us; return their names.
 
         What forks faster than it can be killed has two seconds: the rest of the job can't wait.
         """
-        ended = set(spared)
+        done = set(spared)
         names: list[str] = []
-        until = time.monotonic() + _END_ORPHANS_SECONDS
-        while (left := set(self.orphans()) - ended) and time.monotonic() < until:
+        until = time.monotonic() + _KILL_ORPHANS_SECONDS
+        while (left := set(self.orphans()) - done) and time.monotonic() < until:
             for pid in left:
                 names.append(_name(pid))
                 try:
                     os.kill(pid, signal.SIGKILL)  # ours to reap: the number can't be another's
                 except OSError:
                     continue  # another user's, and we are not root
-            ended |= left
+            done |= left
             _await_and_reap(left)
         return names
 
@@ -227,7 +227,7 @@ class Children:
             if foreground:
                 os.tcsetpgrp(0, os.getpid())
             if self._libc:
-                # An agent that is not PID 1 may be killed alone: nothing of its own outlives it.
+                # An agent that is not PID 1 may be killed: none of its processes outlives it.
                 self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
                 if os.getppid() != agent:
                     return  # killed between the fork and this: no signal will come any more
@@ -254,7 +254,7 @@ class Children:
             os._exit(NOT_FOUND)
 
     def _place(self, descriptors: tuple[int, int, int]) -> None:
-        """Put the three descriptors in their places; what was closed for us stays closed."""
+        """Put the three descriptors where they belong; what was closed for us stays closed."""
         # Copies first: a source may be another one's target.
         high = [fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, 3) for source in descriptors]
         for target, (source, copy) in enumerate(zip(descriptors, high, strict=True)):

@@ -1,4 +1,4 @@
-"""The list of a node's results: what S3 has, a JSON object a line, of any length."""
+"""The list of a node's uploaded results: one JSON object per line, of any length."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ def sort(path: str) -> None:
 
 
 def open_no_link(path: str, flags: int) -> int:
-    """Open a file of another node's making: no symbolic link, and nothing that blocks."""
+    """Open a file that another node made: no symbolic link, and nothing that blocks."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

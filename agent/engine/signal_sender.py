@@ -1,4 +1,4 @@
-"""Take signals together with their senders (signalfd(2)): Python's own handlers don't know them."""
+"""Receive signals together with their senders (signalfd(2)): Python's handlers don't have them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def open_descriptor(numbers: Collection[int]) -> int:
 
 
 def read(fd: int) -> list[tuple[int, str]]:
-    """Return the signals that have arrived, each with its sender in words."""
+    """Return the signals that have arrived, each with a description of its sender."""
     try:
         data = os.read(fd, 16 * _SIZE)
     except BlockingIOError:

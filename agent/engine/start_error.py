@@ -9,14 +9,14 @@ from agent.core.errors import NOT_EXECUTABLE, NOT_FOUND, OS_ERROR, TRY_AGAIN, Ag
 
 
 def no_room(name: str, error: OSError) -> AgentError:
-    """Return the error of a system that has no room for a process (71)."""
+    """Return the error for a limit that allows no further process (71)."""
     limit = "open files (ulimit -n)" if error.errno == errno.EMFILE else "processes (pids)"
     hint = f"raise this container's limit of {limit}"
     return AgentError(f"start {name}", os_reason(error), code=OS_ERROR, hint=hint)
 
 
 def of_step(name: str, number: int, step: int) -> AgentError:
-    """Return the error of a step on the way: 2 is the execution itself, 1 its directory."""
+    """Return the error of a step of a start: 1 is the change of directory, 2 the execution."""
     if step < 2:
         return AgentError(
             f"start {name}", os.strerror(number), code=OS_ERROR, hint="check ARCHITRAVE_WORKDIR"

@@ -1,1 +1,1 @@
-"""Walk one node through the phases of a job: the roles and their parts."""
+"""Run the phases of a job on one node: the roles and their components."""

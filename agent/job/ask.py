@@ -1,4 +1,4 @@
-"""Run a small program for its output while the loop goes on."""
+"""Run a small program for its output while the loop keeps running."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import signal
 from agent.core.errors import TRY_AGAIN, AgentError
 from agent.job.supervisor import Supervisor
 
-# It answers in milliseconds; on a file system that was never read it may take long.
+# It answers in milliseconds, but slower from a file system that was not read before.
 _SECONDS = (10.0, 30.0)
 
 
 def ask(supervisor: Supervisor, what: str, argv: list[str], env: dict[str, str]) -> str:
     """Run a program and return what it prints, at most 64 KiB; run it again if it hangs.
 
-    Raises AgentError (75) without an answer: nobody knows what it would have been.
+    Raises AgentError (75) if it doesn't answer: nothing can be assumed then.
     """
     for seconds in _SECONDS:
         text = _ask_once(supervisor, what, argv, env, seconds)

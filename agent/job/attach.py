@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-# The directory of ours that is in every image, on the PATH or not.
+# The agent's directory in every image, on the PATH or not.
 _PROGRAM = "/opt/architrave/bin/architrave"
 _METADATA = "ECS_CONTAINER_METADATA_URI_V4"
 _ANSWER_SECONDS = 2.0
@@ -33,7 +33,7 @@ def attach_command(env: Mapping[str, str], mounts: str = "/proc/self/mountinfo")
             f" --interactive --command '{program} shell'"
         )
     if program != _PROGRAM:
-        return "architrave local shell"  # a node that is a process on a person's machine
+        return "architrave local shell"  # a node that is a process on the user's machine
     found = None
     with contextlib.suppress(OSError), open(mounts, encoding="utf-8", errors="replace") as file:
         found = _CONTAINER.search(file.read())
@@ -41,7 +41,7 @@ def attach_command(env: Mapping[str, str], mounts: str = "/proc/self/mountinfo")
 
 
 def _ecs_task(address: str) -> tuple[str, str, str] | None:
-    """Return cluster, task and container as the agent of Amazon ECS names them, if it answers.
+    """Return cluster, task and container as the Amazon ECS agent names them, if it answers.
 
     https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task-metadata-endpoint-v4.html
     """

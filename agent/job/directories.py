@@ -21,7 +21,7 @@ from agent.staging.journal import journal
 
 
 class RuntimeDirectory:
-    """The directory (0700) at `path`; `taken`: another agent's job has it."""
+    """The directory (0700) at `path`; `taken`: another agent's job uses it."""
 
     def __init__(self, path: str) -> None:
         self.taken = False
@@ -32,7 +32,7 @@ class RuntimeDirectory:
     def take(self, *, for_shell: bool = False) -> None:
         """Make it, empty; raise AgentError 75 when it is taken, 77 when it can't be made.
 
-        What a shell has lent is free for a job, not for another shell.
+        A job may take the directory that a shell has lent; another shell may not.
         """
         path = self.path
         try:
@@ -70,11 +70,11 @@ class RuntimeDirectory:
             remove(os.path.join(path, name))
 
     def lend(self) -> None:
-        """Let a job have it until `remove`; the lock's file names this process meanwhile."""
+        """Lend it to a job until `remove`; meanwhile the lock file names this process."""
         if self._lock < 0:
             return
         self._lent = journal(self.path)
-        with contextlib.suppress(OSError):  # a full disk, when a shell is most needed
+        with contextlib.suppress(OSError):  # a full disk, when a shell is needed
             os.pwrite(self._lock, str(os.getpid()).encode(), 0)
         self._release()
 
@@ -89,7 +89,7 @@ class RuntimeDirectory:
             self._release()  # another shell has it by now
             return
         for path in (*journal(self.path), *(self._lent or ())):
-            with contextlib.suppress(OSError):  # never a directory, whatever has come there since
+            with contextlib.suppress(OSError):  # never a directory that was made there since
                 os.unlink(path)
         for path in (*more, self.path, f"{self.path}.lock"):
             remove(path)
@@ -113,7 +113,7 @@ class RuntimeDirectory:
 def _is_process(pid: bytes) -> bool:
     """Return whether this is the number of a process that is there, and not this one's.
 
-    In a container that was started again it may be what this process had before.
+    In a restarted container it may be the pid that this process had before.
     """
     return pid.isdigit() and int(pid) != os.getpid() and os.path.exists(f"/proc/{int(pid)}")
 
@@ -121,7 +121,7 @@ def _is_process(pid: bytes) -> bool:
 def point(link: str, target: str) -> None:
     """Make a symbolic link to a directory, unless it is there; raise AgentError (77, 78).
 
-    What an earlier attempt has left by this name goes.
+    What an earlier attempt left under this name is removed.
     """
     try:
         with contextlib.suppress(OSError):
@@ -139,7 +139,7 @@ def point(link: str, target: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove a file or a whole directory; what can't be removed stays."""
+    """Remove a file or a directory tree, as far as it can be removed."""
     try:
         if os.path.isdir(path) and not os.path.islink(path):
             _open(path)
@@ -151,7 +151,7 @@ def remove(path: str) -> None:
 
 
 def _open(directory: str) -> None:
-    """Make a directory writable all through: only root can empty one that isn't."""
+    """Make a directory tree writable: only root can empty one that isn't."""
     _permit(directory)
     for folder, folders, _ in os.walk(directory):
         for name in folders:

@@ -1,4 +1,4 @@
-"""Put the exit code where a surrounding program looks for it."""
+"""Write the exit code where a surrounding program looks for it."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def _s3(env: Mapping[str, str]) -> Iterator[str]:
 
 def _node(settings: Settings, env: Mapping[str, str]) -> Iterator[str]:
     topology = settings.topology
-    role = "alone" if topology.count == 1 else topology.name(topology.index)
+    role = "single" if topology.count == 1 else topology.name(topology.index)
     if env.get("EXEC_TYPE", "").lower() == SHELL:
         yield f"a debug shell, in which `{start_line(env)}` would do as follows"
     yield f"mode {settings.mode}, node {topology.index} of {topology.count} ({role}), job" \
@@ -81,7 +81,7 @@ def _launcher(settings: Settings, choice: LaunchCommand) -> str:
 
 
 def _auto(settings: Settings, choice: LaunchCommand) -> str:
-    """Return what `auto` comes to; without the program, on what it will depend."""
+    """Return what `auto` resolves to; if the program is missing, what that will depend on."""
     path = settings.app_env.get("PATH", os.defpath)
     name = _launcher(settings, choice)
     mpirun, program = (shutil.which(word, path=path) for word in ("mpirun", choice.command[0]))
@@ -105,7 +105,7 @@ def _setting(
 
 
 def _unknown(env: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line for each variable that looks like ours and is none: a slip of the pen."""
+    """Yield a line for each unknown variable with our prefix."""
     for name, near in variables.unknown(env).items():
         yield f"  {name:36} unknown variable{f', did you mean {near}?' if near else ''}"
 
@@ -151,12 +151,12 @@ def _run(supervisor: Supervisor, choice: LaunchCommand) -> Iterator[str]:
         if settings.launch.launcher == "direct":
             yield "  run     nothing: the launcher is direct, only the main node runs the program"
         elif launcher == "direct":
-            yield "  run     nothing, unless the archives have an mpirun"
+            yield "  run     nothing, unless the archives contain mpirun"
         else:
             yield "  run     what the main node's mpirun starts here"
         return
     if not shutil.which(program, path=env.get("PATH", os.defpath)):
-        yield f"  run     {program} is missing yet, or is not executable yet"
+        yield f"  run     {program} is not there yet, or not executable yet"
     try:
         argv = _argv(supervisor, choice)
     except AgentError as error:

@@ -1,4 +1,4 @@
-"""Find out why the application failed, where its exit code alone does not name the cause."""
+"""Find out why the application failed, if its exit code does not name the cause."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _not_executed(
     ones (binfmt_misc).
     """
     reported, node = mpirun.not_executed(last_output) if by_mpirun else (False, "")
-    # env ends with 127 when it does not find the interpreter that a script wants.
+    # env exits with 127 when it does not find a script's interpreter.
     if not reported and code not in (NOT_FOUND, *(mpirun.NEVER_EXECUTED if by_mpirun else ())):
         return None
     from agent.launch import elf  # for a failure only

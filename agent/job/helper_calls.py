@@ -16,7 +16,7 @@ Start = Callable[[Loop, Mapping[str, str], str], Helper]
 
 
 class HelperCalls:
-    """The helpers of one node's job; they are ended with it."""
+    """The helpers of one node's job; they are killed at its end."""
 
     def __init__(self, supervisor: Supervisor, start: Start = Helper) -> None:
         self._supervisor = supervisor
@@ -27,7 +27,7 @@ class HelperCalls:
     ) -> Helper:
         """Start a helper process. Only those that reach S3 are given its credentials.
 
-        Raises AgentError (71) when there is no room for a process.
+        Raises AgentError (71) when no further process may be started.
         """
         supervisor = self._supervisor
         env = supervisor.settings.helper_env
@@ -43,16 +43,16 @@ class HelperCalls:
         return helper
 
     def retry(self, what: str) -> Retry:
-        """Return what allows one more try for a helper that died, if there is time for it."""
+        """Return what allows one retry for a helper that died, if time is left."""
         supervisor = self._supervisor
         return Retry(supervisor.log, what, lambda: not supervisor.hurried)
 
     def call(
         self, task: str, what: str, request: dict[str, Any], seconds: float, code: int
     ) -> dict[str, Any]:
-        """Run a helper and return its result; one that dies or hangs is tried once more.
+        """Run a helper and return its result; one that dies or hangs is retried once.
 
-        `code` is the phase's own, for when that doesn't help.
+        `code` is the phase's exit code if the retry fails too.
         """
         retry = self.retry(what)
         while True:
@@ -78,17 +78,17 @@ class HelperCalls:
             raise
 
     def _clear_away(self, helper: Helper) -> None:
-        """End a helper and its 7-Zip or dpkg, which would be in the way of the next one's.
+        """Kill a helper and its 7-Zip or dpkg, which would disturb the next one's.
 
         No application runs during a call, so every orphan is the helper's.
         """
         helper.close()
         loop = self._supervisor.loop
         loop.wait(lambda: not helper.child.running, loop.clock() + _CLEANUP_SECONDS)
-        loop.children.end_orphans()
+        loop.children.kill_orphans()
 
     def log_message(self, message: dict[str, Any]) -> None:
-        """Log what a helper reports; a phase that it names begins."""
+        """Log what a helper reports; begin a phase that it names."""
         if "phase" in message:
             self._supervisor.begin_phase(message["phase"])
             return

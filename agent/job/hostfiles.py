@@ -1,4 +1,4 @@
-"""Write the hostfiles of a job, and keep them: programs clean /tmp."""
+"""Write the hostfiles of a job, and restore them: programs clean /tmp."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Hostfiles:
         replace_file(path, text.encode())
 
     def maintain(self, loop: Loop) -> None:
-        """Make the link, and from now on whatever is missing, with every heartbeat."""
+        """Make the link, and from now on restore what is missing at every heartbeat."""
         link, target = self._settings.path("/tmp/batch"), self._settings.batch_dir
         point(link, target)
 

@@ -17,7 +17,7 @@ from agent.multinode.worker_side import WorkerMeeting
 def start_meeting(parts: Parts, ssh: SshAccess) -> WorkerMeeting:
     """Start sshd; return this worker's side of the meeting, which has not joined yet.
 
-    Raises AgentError (127) without an ssh, before anybody waits.
+    Raises AgentError (127) if there is no ssh client, before any node waits.
     """
     supervisor = parts.supervisor
     main = supervisor.settings.topology.main_address
@@ -38,7 +38,7 @@ def start_meeting(parts: Parts, ssh: SshAccess) -> WorkerMeeting:
         node=supervisor.node,
         start_link=start_link,
     )
-    # Claimed while it joins: a node that is ended then must give it up too.
+    # Claimed while it joins: a node that is stopped then must release it too.
     meeting.on_token = parts.output_dir.set_token
     return meeting
 

@@ -13,7 +13,7 @@ from agent.launch import cgroup, mpirun
 
 _MASTER_PORT = "29500"
 ARGUMENTS = ("APP_PARAMS", "APP_IN_FILE", "APP_PARAMS1", "APP_PARAMS2")
-# Runs a small program, with what it is asked for, and returns its output.
+# Runs a small program, with the purpose for messages, and returns its output.
 Ask = Callable[[str, list[str], dict[str, str]], str]
 
 
@@ -39,7 +39,7 @@ class LaunchCommand:
         return command[:1]
 
     def launcher(self, env: dict[str, str]) -> str:
-        """Return which launcher is used: what is set, or what suits the program."""
+        """Return which launcher is used: the one that is set, or the one that fits the program."""
         if self.chosen is None:
             settings = self._settings
             self.chosen = mpirun.launcher(
@@ -103,7 +103,7 @@ class LaunchCommand:
         return mpirun.mpirun(options, command)
 
     def each_env(self, node: Node) -> dict[str, str]:
-        """Return the variables that every copy of the application has with the launcher `each`."""
+        """Return the variables that the launcher `each` sets for every copy of the application."""
         settings, topology = self._settings, self._settings.topology
         main, count = topology.main_address or node.address or "127.0.0.1", str(topology.count)
         return {

@@ -1,4 +1,4 @@
-"""Run a node's job from its first line in the log to its last: the same for every role."""
+"""Run a node's job from its first log line to its last: the same for every role."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from agent.job.supervisor import Supervisor
 
 
 class Role(Protocol):
-    """What a node is in the job."""
+    """The role of a node in the job."""
 
     @property
     def parts(self) -> Parts:
-        """Return the parts that the role is made of."""
+        """Return the components of the role."""
         ...
 
     def work(self) -> None:
-        """Do everything until the application has ended, and decide the verdict's outcome."""
+        """Do everything until the application has exited, and decide the verdict's outcome."""
         ...
 
     def finish(self) -> None:
@@ -33,7 +33,7 @@ class Role(Protocol):
 
 
 def run(role: Role, *, write_exit_code: bool = True) -> int:
-    """Walk all phases; return the job's exit code."""
+    """Run all phases; return the job's exit code."""
     supervisor = role.parts.supervisor
     settings, log, verdict = supervisor.settings, supervisor.log, supervisor.verdict
     log.info("job_started", mode=settings.mode, version=__version__, built=_build_date())
@@ -68,7 +68,7 @@ def run(role: Role, *, write_exit_code: bool = True) -> int:
 def _guarded(
     supervisor: Supervisor, step: Callable[[], None], judge: Callable[[AgentError], None]
 ) -> bool:
-    """Do a step; `judge` decides by what it raises. Return whether it raised nothing."""
+    """Do a step; `judge` gets what it raises. Return whether it raised nothing."""
     try:
         step()
         return True
@@ -83,11 +83,11 @@ def _guarded(
 
 
 def _hold(supervisor: Supervisor) -> None:
-    """Keep the container, and what was unpacked into it, for a person."""
+    """Keep the container, and what was unpacked into it, for debugging."""
     from agent.job.attach import attach_command
 
     settings, loop = supervisor.settings, supervisor.loop
-    hint = f"{attach_command(settings.helper_env)}; SIGTERM ends it"
+    hint = f"{attach_command(settings.helper_env)}; SIGTERM stops it"
     supervisor.log.warning("container_held", seconds=settings.limits.hold, hint=hint)
     loop.wait(lambda: supervisor.stop_signal, loop.clock() + settings.limits.hold)
 
@@ -100,7 +100,7 @@ def _write_exit_code(supervisor: Supervisor) -> None:
 
 
 def _log_exit(role: Role) -> None:
-    """Log the last line of all; for a failure with its cause and the application's last output."""
+    """Log the last line; for a failure with its cause and the application's last output."""
     supervisor = role.parts.supervisor
     outcome = supervisor.verdict.outcome
     fields = {"code": outcome.code, "source": outcome.source, "cause": outcome.cause or None}

@@ -1,4 +1,4 @@
-"""Run the job on several nodes, as the one that launches the application."""
+"""Run the job as the main node, which launches the application."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from agent.core import model
 from agent.core.errors import AgentError
-from agent.core.model import Cause
+from agent.core.model import FailureKind
 from agent.job.directories import make_directory
 from agent.job.parts import Parts
-from agent.job.single import OnRecords, finish_alone
+from agent.job.single import OnRecords, finish_single
 from agent.job.ssh_access import SshAccess
 from agent.job.stage_in import stage_in
 from agent.job.states import State
@@ -45,7 +45,7 @@ class MainNode:
         self._meeting: MainMeeting | None = None
 
     def work(self) -> None:
-        """Do everything until the application has ended, on every node."""
+        """Do everything until the application has exited on every node."""
         supervisor, run = self._supervisor, self.parts.run
         settings, loop = supervisor.settings, supervisor.loop
         self.parts.record.fetched = self._stage(supervisor, self.parts.helpers, self._ssh)
@@ -96,9 +96,9 @@ class MainNode:
         """Send the workers the outcome, upload, collect their records, write run.json."""
         supervisor, parts, meeting = self._supervisor, self.parts, self._meeting
         if meeting is None:
-            finish_alone(parts, self._on_records)
+            finish_single(parts, self._on_records)
             return
-        if supervisor.failed(Cause.FROZEN):
+        if supervisor.failed(FailureKind.FROZEN):
             parts.upload.skip()
             return
         supervisor.enter(State.UPLOADING, model.RELEASE)
@@ -121,7 +121,7 @@ class MainNode:
                 math.inf,
                 meeting.awaited,
             )
-        except AgentError:  # this node was frozen, and the others have gone on without it
+        except AgentError:  # this node was frozen, and the others continued without it
             parts.upload.skip()
             return
         finally:
@@ -131,7 +131,7 @@ class MainNode:
         nodes = {supervisor.node.index: parts.record.write_node(uploaded)}
         nodes |= {index: record["files"] for index, record in meeting.records.items()}
         self._on_records(nodes)
-        # What was found out since the announcement: a worker ends with the main node's code.
+        # What was found out since the announcement: a worker exits with the main node's code.
         meeting.announce_end("final", supervisor.verdict.outcome)
         supervisor.wait(
             "every worker knows the exit code", lambda: not meeting.announcing, _SEND_SECONDS

@@ -22,7 +22,7 @@ class Monitor:
         """Begin to sample; psutil is imported a second later.
 
         `by_mpirun`: this agent runs mpirun or its daemon, so orphans on this node come from ranks
-        and may be ended. An application that calls mpirun itself may want its daemons.
+        and may be killed. An application that calls mpirun itself may need its daemons.
         """
         if self._timer is not None:
             return
@@ -39,17 +39,17 @@ class Monitor:
                 # Stragglers of a stopped application keep their grace period.
                 if by_mpirun and not supervisor.workload.stopping:
                     self._end(stragglers.look(now, self.sampler.seen))
-            except Exception as error:  # curves must not end a job
+            except Exception as error:  # curves must not make a job fail
                 self.stop()
                 supervisor.log.warning("sampling_failed", cause=str(error))
 
         self._timer = supervisor.loop.every(SAMPLE_SECONDS, sample)
 
     def _end(self, pids: set[int]) -> None:
-        """End what the application has left behind on this node, so that its launcher can end."""
+        """Kill what the application has left behind on this node, so that its launcher can exit."""
         if pids:
             children = self._supervisor.loop.children
-            left = children.end_orphans(spared=set(children.orphans()) - pids)
+            left = children.kill_orphans(spared=set(children.orphans()) - pids)
             self._supervisor.log.info("stragglers_ended", processes=left)
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Know what lies in a node's output directory: what is a result, and what is the agent's own."""
+"""Tell results from the agent's own files in a node's output directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from agent.staging import results
 from agent.staging.journal import journal
 
 _POLL_SECONDS = 0.05
-# The agent's own log of the application, as people find it.
+# The agent's log of the application, by its visible name.
 LOG = "time.log"
 
 
@@ -49,13 +49,13 @@ class OutputDirectory:
         self._polled = 0.0
 
     def poll_events(self) -> None:
-        """Let the loop have its turn now and then, in the midst of long work."""
+        """Let the loop run from time to time during long work."""
         if self._loop.clock() - self._polled > _POLL_SECONDS:
             self._loop.poll_events()
             self._polled = self._loop.clock()
 
     def snapshot(self) -> None:
-        """Note which files are there, right before the application may write."""
+        """Note which files exist, right before the application may write."""
         settings = self._settings
         scratch, unpacked = settings.path("/tmp"), journal(settings.runtime_dir)
         self._before = results.snapshot(self.path, scratch, unpacked, self.poll_events)
@@ -124,7 +124,7 @@ class OutputDirectory:
         return [*found, *self.logs()]
 
     def find_unsaved(self) -> None:
-        """Name what the application has left in a working directory that isn't uploaded."""
+        """Return what the application left in a working directory that isn't uploaded."""
         top, output = os.path.realpath(self._workdir), os.path.realpath(self.path)
         if self._before is None or os.path.commonpath([top, output]) == output:
             return

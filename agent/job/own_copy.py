@@ -17,7 +17,7 @@ _REPORT_SECONDS = 60.0
 
 
 class OwnCopy(Peers):
-    """The copy of one worker; it ends when the main node ends the job."""
+    """The copy of one worker; it is stopped when the main node ends the job."""
 
     def __init__(self, parts: Parts, meeting: WorkerMeeting) -> None:
         self._parts = parts
@@ -27,7 +27,7 @@ class OwnCopy(Peers):
         meeting.on_outcome = self._main_ended
 
     def launch(self, go: dict[str, Any]) -> None:
-        """Launch it as the main node asks, and report how it ended."""
+        """Launch it when the main node asks for it, and report how it exited."""
         meeting, supervisor = self._meeting, self._supervisor
         self._parts.hostfiles.write_text("/tmp/hostfile", go["hostfile"])
         outcome = self._parts.run.launch(supervisor.settings.limits.timeout)
@@ -46,9 +46,9 @@ class OwnCopy(Peers):
             self._main_ended(self._meeting.outcome)
 
     def _main_ended(self, outcome: Outcome) -> None:
-        """End the copy: the job is over."""
+        """Stop the copy: the job is over."""
         if not self._parts.run.stopping:
-            cause, hint = "the job has ended on the main node", "see the log of the main node"
+            cause, hint = "the main node ended the job", "see the log of the main node"
             code = outcome.code or 143
             self._parts.run.stop(application_stopped(cause, code=code, hint=hint))
 

@@ -1,4 +1,4 @@
-"""Keep the agent's own processes apart from the application's, and end them with the job."""
+"""Keep the agent's own processes apart from the application's, and stop them with the job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 from agent.engine.loop import Loop
 from agent.engine.process import Child
 
-_END_SECONDS = 2.0
+_EXIT_SECONDS = 2.0
 
 
 class Process(Protocol):
@@ -21,15 +21,15 @@ class Process(Protocol):
         ...
 
     def close(self) -> None:
-        """End it."""
+        """Stop it."""
         ...
 
 
 class OwnProcesses:
     """The agent's own children on one node: `pids` are those that run.
 
-    Those in `spared` outlive the job. `on_child` is called with each child that ends, `on_end` when
-    the job is over.
+    Those in `spared` outlive the job. `on_child` is called with each child that exits, `on_end`
+    when the job is over.
     """
 
     def __init__(self, loop: Loop, spared: Collection[int]) -> None:
@@ -40,12 +40,12 @@ class OwnProcesses:
         self._spared = spared
 
     def track(self, process: Process) -> None:
-        """Count a process as the agent's own; it is ended with the job."""
+        """Count a process as the agent's own; it is stopped with the job."""
         self.on_end.append(process.close)
         self.pids.add(process.child.pid)
 
-    def child_ended(self, child: Child) -> None:
-        """Pass on that a child has ended."""
+    def child_exited(self, child: Child) -> None:
+        """Pass on that a child has exited."""
         self.pids.discard(child.pid)
         for handle in self.on_child:
             handle(child)
@@ -61,5 +61,5 @@ class OwnProcesses:
 
         for child in left():
             child.kill_group(signal.SIGKILL)
-        self._loop.wait(lambda: not left(), self._loop.clock() + _END_SECONDS)
-        children.end_orphans()
+        self._loop.wait(lambda: not left(), self._loop.clock() + _EXIT_SECONDS)
+        children.kill_orphans()

@@ -1,4 +1,4 @@
-"""Make the parts of a node's job, each with those that it needs."""
+"""Make the components of a node's job, each with those that it needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from agent.job.upload import Upload
 
 
 class Parts:
-    """What every role has. The defaults are a Batch job's; Lambda and the doctor pass others.
+    """The components of every role. The defaults are a Batch job's; Lambda and doctor pass others.
 
     `outlet` takes the application's output; None: this process's standard output.
     """

@@ -1,4 +1,4 @@
-"""What the main node's launcher runs on a worker: processes that the worker did not start."""
+"""The ranks that the main node's launcher runs on a worker, which the worker did not start."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 
 from agent.core.deadlines import LOST_GRACE_SECONDS
 from agent.core.errors import AgentError
-from agent.core.model import Cause
+from agent.core.model import FailureKind
 from agent.job.supervisor import Supervisor
 from agent.launch.application import application_stopped
 from agent.launch.stopping import Stopping
@@ -50,7 +50,9 @@ class Ranks:
             supervisor.log,
             supervisor.processes.pids,
             elsewhere=lambda: (
-                not (meeting.released or meeting.outcome or supervisor.failed(Cause.MAIN_LOST))
+                not (
+                    meeting.released or meeting.outcome or supervisor.failed(FailureKind.MAIN_LOST)
+                )
             ),
             on_quiet=self._report_quiet,
         )
@@ -60,16 +62,16 @@ class Ranks:
         self._meeting.put(STOPPED, {})
 
     def forward(self, number: int) -> None:
-        """Pass on a signal that the main node was sent."""
+        """Pass on a signal that the main node received."""
         supervisor = self._supervisor
         Stopping(supervisor.loop, supervisor.log, supervisor.processes.pids).forward(number)
 
     def finish(self) -> None:
-        """End what still runs here."""
+        """Stop what still runs here."""
         if not self._meeting.joined:
             return
         if self._stopping is None:
-            reason = application_stopped("the job has ended on the main node", code=143)
+            reason = application_stopped("the main node ended the job", code=143)
             self.stop(reason, max_grace=LOST_GRACE_SECONDS)
         stopping, supervisor = self._stopping, self._supervisor
         assert stopping is not None

@@ -1,4 +1,4 @@
-"""Write down what happened: this node's record, run.json, the page, the manifest."""
+"""Write this node's record, run.json, the page, the manifest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RECORD_SECONDS, _PAGE_SECONDS = 300.0, 20.0
 class Record:
     """The record of one node, and on the main node of the job.
 
-    `fetched` describes what was fetched. `page`: a page for people is made where the record is
+    `fetched` describes what was fetched. `page`: report.html is made where the record is
     kept. `more` returns what else this node's record has.
     """
 

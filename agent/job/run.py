@@ -26,7 +26,7 @@ LIMIT_HINT = "raise ARCHITRAVE_TIMEOUT_SECONDS"
 
 
 class Peers:
-    """Hooks for the other nodes' share of the application; these do nothing (single node)."""
+    """Hooks for the application's ranks on other nodes; these do nothing (single node)."""
 
     def started(self) -> None:
         """Act on the start here; other nodes' messages may have arrived before it."""
@@ -35,7 +35,7 @@ class Peers:
         """Stop the application there too; it is about to be stopped here."""
 
     def forward(self, number: int) -> None:
-        """Pass on a signal that doesn't end the job."""
+        """Pass on a signal that doesn't stop the job."""
 
     def computing(self) -> bool:
         """Return whether a stopped application still computes there."""
@@ -48,7 +48,7 @@ class Peers:
 class RunPhase:
     """The application of one node. `command` is what was started, or will be.
 
-    `limit_hint` tells how to get more time; after `output_deadline` the output of processes that
+    `limit_hint` says how to get more time; after `output_deadline` the output of processes that
     outlive the application is not waited for; `grace` is in seconds.
     """
 
@@ -78,10 +78,10 @@ class RunPhase:
         self._limit_hint = limit_hint
         self._output_deadline = output_deadline
         self._grace = grace
-        supervisor.processes.on_child.append(self._child_ended)
+        supervisor.processes.on_child.append(self._child_exited)
 
     def launch(self, time_limit: float) -> Outcome:
-        """Run the application here and return how it ended; `time_limit` in seconds, 0 for none."""
+        """Run the application here and return its outcome; `time_limit` in seconds, 0 for none."""
         supervisor, log = self._supervisor, self._supervisor.log
         loop, env = supervisor.loop, dict(supervisor.app_env)
         choice = self._launch_command
@@ -128,7 +128,7 @@ class RunPhase:
         # A short application must not wait to be reaped while structlog is imported.
         loop.call_at(loop.clock() + _LOG_SECONDS, log.open)
         self._monitor.start(by_mpirun=launcher == "mpirun")
-        loop.wait(lambda: application.ended)
+        loop.wait(lambda: application.exited)
         self._monitor.stop()
         application.finish(self._wait_for_output)
         if output.taken:
@@ -178,13 +178,13 @@ class RunPhase:
     def _wait_for_output(self, done: Callable[[], object], deadline: float) -> bool:
         return self._supervisor.loop.wait(done, min(deadline, self._output_deadline))
 
-    def _child_ended(self, child: Child) -> None:
+    def _child_exited(self, child: Child) -> None:
         if self.application is not None:
-            self.application.child_ended(child)
+            self.application.child_exited(child)
 
     @property
     def times(self) -> dict[str, float]:
-        """Return the application's times in seconds, as bash's `time` names them."""
+        """Return the application's times in seconds, under the names of bash's `time`."""
         application = self.application
         child = application.child if application else None
         return {
@@ -207,19 +207,19 @@ class RunPhase:
     def stop(
         self, reason: AgentError, number: int = signal.SIGTERM, max_grace: float = math.inf
     ) -> None:
-        """Stop the application; asked again, end it now. `max_grace` is in seconds."""
+        """Stop the application; called again, kill it now. `max_grace` is in seconds."""
         if self.application is not None:
             self.application.stop(reason, number, max_grace)
 
     def forward(self, number: int) -> None:
-        """Pass on a signal that doesn't end the job."""
+        """Pass on a signal that doesn't stop the job."""
         if self.application is not None:
             self.application.forward(number)
             if not self.stopping:
                 self.peers.forward(number)
 
     def finish(self) -> None:
-        """End an application that still runs because something else has failed."""
+        """Stop an application that still runs because something else has failed."""
         application, supervisor = self.application, self._supervisor
         self._monitor.stop()
         if application is None or application.child is None or application.finished:
@@ -227,7 +227,7 @@ class RunPhase:
         if application.stopped_for is None and supervisor.verdict.failure is not None:
             application.stop(supervisor.verdict.failure)
         try:
-            supervisor.loop.wait(lambda: application.ended)
+            supervisor.loop.wait(lambda: application.exited)
             application.finish(self._wait_for_output)
-        except Exception as error:  # what there is must be uploaded all the same
+        except Exception as error:  # the existing results must be uploaded nevertheless
             supervisor.degrade(supervisor.bug(error))

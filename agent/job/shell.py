@@ -1,7 +1,7 @@
 """Open a prepared shell for debugging: environment, private files and keys in place.
 
-Beside a job that runs in this container, or is held, everything is there already: the shell is
-attached to it and changes nothing.
+If a job runs in this container, or is held, everything is there already: the shell is attached to
+it and changes nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from agent.staging import packages
 
 
 class Shell:
-    """A shell in the place of the application."""
+    """A shell instead of the application."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
@@ -41,11 +41,11 @@ class Shell:
         supervisor, settings = self._supervisor, self._settings
         supervisor.log.open()
         notes = self._prepare()
-        # A person debugs with the same secrets that the job has.
+        # Debugging needs the same secrets that the job has.
         app_env = supervisor.app_env
         env = {**app_env, **environment()}
         env |= {k: app_env[k] for k in ("PATH", "LD_LIBRARY_PATH") if k in app_env}
-        with contextlib.suppress(OSError):  # where the program would write by hand, as in the job
+        with contextlib.suppress(OSError):  # where the program writes in the job, too
             os.makedirs(settings.output_dir, exist_ok=True)
         lines = self._attached() if supervisor.directory.taken else self._prepared()
         text = "\n  ".join(["architrave: debug shell", *lines, *notes])
@@ -63,7 +63,7 @@ class Shell:
         return child.code
 
     def _prepare(self) -> list[str]:
-        """Stage in as the job does; return what went wrong: then a shell is wanted most."""
+        """Stage in as the job does; return the error: that is when a shell is needed."""
         supervisor, settings = self._supervisor, self._settings
         try:
             supervisor.directory.take(for_shell=True)
@@ -88,7 +88,7 @@ class Shell:
         yield f"start it with:     {start_line(environment())}"
 
     def _attached(self) -> Iterator[str]:
-        """Yield what a person wants to know of the job that is here."""
+        """Yield what to know about the job in this container."""
         topology = self._settings.topology
         where = f"{topology.name(topology.index)}, node {topology.index} of {topology.count}"
         yield f"beside job {topology.job}, attempt {topology.attempt}" + (

@@ -17,7 +17,7 @@ OnRecords = Callable[[Mapping[int, NodeFiles]], None]
 
 
 class Single:
-    """A job that has this node alone."""
+    """A job on one node."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
@@ -37,11 +37,11 @@ class Single:
 
     def finish(self) -> None:
         """Upload what there is, and write the record."""
-        finish_alone(self.parts, self.parts.record.write)
+        finish_single(self.parts, self.parts.record.write)
 
 
-def finish_alone(parts: Parts, on_records: OnRecords) -> None:
-    """Upload what there is, and write the record of this node, which met no others."""
+def finish_single(parts: Parts, on_records: OnRecords) -> None:
+    """Upload what there is, and write the record of this node, which joined no others."""
     supervisor = parts.supervisor
     supervisor.enter(State.UPLOADING, model.UPLOAD)
     parts.record.begin_page()

@@ -20,7 +20,7 @@ _LISTEN_SECONDS = 60.0
 
 
 class SshAccess:
-    """One node's SSH server and its way to the other nodes."""
+    """One node's SSH server, and the commands that reach the other nodes."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
@@ -31,7 +31,7 @@ class SshAccess:
     def identity(self) -> dict[str, Any]:
         """Return what this attempt's keys and the configurations of sshd and ssh are made from.
 
-        They are made by the helper that unpacks the archive with the key: one start less.
+        The helper that unpacks the archive with the key makes them, which saves a process.
         """
         settings, topology = self._settings, self._settings.topology
         address = network.own_address(
@@ -74,7 +74,7 @@ class SshAccess:
             self._failed,
         )
         self._sshd = sshd
-        supervisor.processes.on_child.append(self._child_ended)
+        supervisor.processes.on_child.append(self._child_exited)
         supervisor.processes.on_end.append(sshd.close)
         return {
             "port": settings.network.ssh_port,
@@ -84,7 +84,7 @@ class SshAccess:
         }
 
     def wait_until_listening(self) -> None:
-        """Wait until sshd listens; raise what it failed with."""
+        """Wait until sshd listens; raise its error."""
         sshd = self._sshd
         assert sshd is not None
         if not self._supervisor.wait("sshd listens", lambda: sshd.listening, _LISTEN_SECONDS):
@@ -92,12 +92,12 @@ class SshAccess:
             hint = "see the log with ARCHITRAVE_LOG_LEVEL=debug"
             raise AgentError("start sshd", cause, code=TRY_AGAIN, hint=hint)
 
-    def _child_ended(self, child: Child) -> None:
+    def _child_exited(self, child: Child) -> None:
         if self._sshd is not None and child is self._sshd.child:
-            self._sshd.child_ended()
+            self._sshd.child_exited()
 
     def _failed(self, error: AgentError) -> None:
-        """Note that sshd can't be kept running; when results go up none is needed."""
+        """Note that sshd can't be kept running; during the upload none is needed."""
         if self._supervisor.state in WORKING:
             self._supervisor.fail(error)
 

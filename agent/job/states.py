@@ -1,9 +1,9 @@
-"""The states of a node, the way from one to the next, and which failure ends which wait.
+"""The states of a node, the transitions, and which failure aborts which wait.
 
     staging -> joining -> running -> stopping -> uploading -> collecting -> recording -> done
 
 A single node skips joining and collecting; a worker skips recording. A failure in the first three
-leads to `stopping`: the application is ended, and what was computed is uploaded all the same. Keep
+leads to `stopping`: the application is stopped, and the existing results are uploaded. Keep
 the picture in docs/explanation/architecture.md up to date: a test compares it with `NEXT`.
 """
 
@@ -11,16 +11,16 @@ from __future__ import annotations
 
 from enum import Enum
 
-from agent.core.model import Cause
+from agent.core.model import FailureKind
 
 
 class State(Enum):
-    """What a node does now."""
+    """What a node is doing."""
 
     STAGING = "staging"
     JOINING = "joining"
     RUNNING = "running"
-    # What still runs here is ended; a worker that was told to end waits for the main node.
+    # What still runs here is stopped; a worker that was asked to stop waits for the main node.
     STOPPING = "stopping"
     UPLOADING = "uploading"
     # The main node collects the workers' records, a worker waits for the exit code.
@@ -40,15 +40,15 @@ NEXT = {
     State.DONE: (),
 }
 
-_ANY = frozenset(Cause)
+_ANY = frozenset(FailureKind)
 # Nothing can be expected from other nodes any more; what this node does by itself goes on.
-_CUT_OFF = frozenset({Cause.MAIN_LOST, Cause.FROZEN})
-_NONE: frozenset[Cause] = frozenset()
+_CUT_OFF = frozenset({FailureKind.MAIN_LOST, FailureKind.FROZEN})
+_NONE: frozenset[FailureKind] = frozenset()
 
-# The application has yet to run, or runs: any failure ends that.
+# The application has yet to run, or runs: any failure stops that.
 WORKING = frozenset({State.STAGING, State.JOINING, State.RUNNING})
 
-# Which failure ends a wait in which state.
+# Which failures abort a wait in which state.
 ABORTS = {
     State.STAGING: _ANY,
     State.JOINING: _ANY,

@@ -1,7 +1,7 @@
 """Supervise one node: its state, waits, failures, signals and children.
 
-What is done in each phase is in the parts (`helper_calls`, `monitor`, `run`, `upload`, `record`);
-which parts, and in which order, in the roles (`single`, `main_node`, `worker`).
+The components (`helper_calls`, `monitor`, `run`, `upload`, `record`) do the work of each phase; the
+roles (`single`, `main_node`, `worker`) say which of them, and in which order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from agent.core.deadlines import LOST_GRACE_SECONDS, MAX_GRACE_SECONDS, STOP_SECONDS
 from agent.core.errors import TRY_AGAIN, AgentError, as_agent_error
-from agent.core.model import Cause, Node, Span
+from agent.core.model import FailureKind, Node, Span
 from agent.core.settings import Settings
 from agent.engine.log import Log
 from agent.engine.loop import Loop
@@ -28,7 +28,7 @@ _SECOND_TRY_SECONDS = 2.0
 
 
 class Workload(Protocol):
-    """The part of the application that runs on this node."""
+    """What runs of the application on this node."""
 
     @property
     def stopping(self) -> bool:
@@ -42,7 +42,7 @@ class Workload(Protocol):
         ...
 
     def forward(self, number: int) -> None:
-        """Pass on a signal that doesn't end the job."""
+        """Pass on a signal that doesn't stop the job."""
         ...
 
     def finish(self) -> None:
@@ -58,20 +58,20 @@ class NoWorkload:
     def stop(
         self, reason: AgentError, number: int = signal.SIGTERM, max_grace: float = math.inf
     ) -> None:
-        """Stop nothing."""
+        """Do nothing."""
 
     def forward(self, number: int) -> None:
-        """Pass on nothing."""
+        """Do nothing."""
 
     def finish(self) -> None:
-        """End nothing."""
+        """Do nothing."""
 
 
 class Supervisor:
     """One node's run. Children whose pid is in `spared` outlive the job.
 
-    `deadline` is the last moment that the platform leaves, None as long as it has named none;
-    `stop_signal` is the signal that told this node to end, 0 if none did. `node` and `app_env` are
+    `deadline` is when the platform will kill the container, None as long as that is not known;
+    `stop_signal` is the signal that stopped this node, 0 if none did. `node` and `app_env` are
     filled in while the job is staged: the node's address, and what deps.tar.gz has brought.
     """
 
@@ -97,7 +97,7 @@ class Supervisor:
         self.deadline = deadline
         self.stop_signal = 0
         self.directory = RuntimeDirectory(settings.runtime_dir)
-        self._failures: dict[Cause, AgentError] = {}
+        self._failures: dict[FailureKind, AgentError] = {}
         loop.on_signal = self._signal
         loop.on_child = self._child
 
@@ -182,9 +182,9 @@ class Supervisor:
         self.log.info(event, what=what, seconds=took, missing=missing())
 
     def _aborting(self) -> AgentError | None:
-        """Return the failure that ends a wait in this state."""
+        """Return the failure that aborts a wait in this state."""
         aborts = ABORTS[self.state]
-        return next((error for cause, error in self._failures.items() if cause in aborts), None)
+        return next((error for kind, error in self._failures.items() if kind in aborts), None)
 
     def _too_late(self) -> bool:
         return self.deadline is not None and self.loop.clock() >= self.deadline
@@ -197,9 +197,9 @@ class Supervisor:
 
     # -- failures
 
-    def fail(self, error: AgentError, cause: Cause = Cause.OTHER) -> None:
+    def fail(self, error: AgentError, kind: FailureKind = FailureKind.OTHER) -> None:
         """Note a failure; the first one decides, and stops the application if it runs."""
-        self._failures.setdefault(cause, error)
+        self._failures.setdefault(kind, error)
         self.report(error.event, error.fields())
         if self.verdict.fail(error) and not self.workload.stopping:
             # mpirun waits in vain for the daemon of a node that is gone.
@@ -208,13 +208,13 @@ class Supervisor:
             self.workload.stop(error, max_grace=max_grace)
 
     def degrade(self, error: AgentError) -> None:
-        """Note a failure after the application has ended: it counts if nothing failed before."""
+        """Note a failure after the application has exited: it counts if nothing failed before."""
         self.fail(error)
         self.verdict.degrade(error)
 
-    def failed(self, cause: Cause) -> bool:
+    def failed(self, kind: FailureKind) -> bool:
         """Return whether there was a failure of this kind."""
-        return cause in self._failures
+        return kind in self._failures
 
     def noted(self, error: AgentError) -> bool:
         """Return whether this very failure was noted already: a wait has raised it."""
@@ -226,7 +226,7 @@ class Supervisor:
         self.log.at(level, event, fields)
 
     def bug(self, error: Exception) -> AgentError:
-        """Log an exception that nobody expected; return it as the failure (70) that it is."""
+        """Log an unexpected exception; return it as a failure (70)."""
         import traceback
 
         self.log.error("internal_error", traceback="".join(traceback.format_exception(error)))
@@ -256,10 +256,10 @@ class Supervisor:
             self.deadline = min(stop, self.deadline or stop)
             self.loop.call_at(self.deadline, lambda: None)
             self.loop.hurried_since = self.loop.clock()
-        # The application gets the signal that the agent got; a second one means now.
+        # The application gets the signal that the agent got; a second one kills it.
         self.workload.stop(error, number, max_grace=MAX_GRACE_SECONDS)
         if first:
-            self.fail(error, Cause.SIGNAL)
+            self.fail(error, FailureKind.SIGNAL)
 
     def _child(self, child: Child) -> None:
         if child.running:
@@ -271,7 +271,7 @@ class Supervisor:
                     hint=f"resume it: kill -CONT {child.pid}",
                 )
             return
-        self.processes.child_ended(child)
+        self.processes.child_exited(child)
 
     def cleanup(self) -> None:
         """Leave no process, no key and no decrypted file behind."""

@@ -1,4 +1,4 @@
-"""Upload a node's results, however long it takes and however many they are."""
+"""Upload a node's results, of any number and size."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class Upload:
         error = AgentError(
             f"upload {answer['lost']} results ({names})",
             str(failed[0]["cause"]),
-            # Nothing was refused or half written: the same job may do all of it later.
+            # Nothing was refused or half written: the same job may succeed later.
             code=S3_UNREACHABLE if _no_credentials_now(failed) else CANNOT_WRITE,
             hint=str(failed[0]["hint"]),
         )
@@ -211,7 +211,7 @@ class Upload:
         return names
 
     def _await(self) -> dict[str, Any]:
-        """Wait for the helper; one that dies or hangs is started once more."""
+        """Wait for the helper; one that dies or hangs is restarted once."""
         retry = self._helpers.retry(_WHAT)
         while True:
             helper = self.helper
@@ -225,7 +225,7 @@ class Upload:
                     hint = "check the network, or leave more time for the upload"
                     raise HelperDied(_WHAT, "not done in time", code=CANNOT_WRITE, hint=hint)
                 helper.outcome()
-                raise AssertionError("the helper ended without an answer")
+                raise AssertionError("the helper exited without an answer")
             except HelperDied as error:
                 if not retry.again(error):
                     raise

@@ -1,4 +1,4 @@
-"""Decide how the job ends: the one place in which an exit code is made."""
+"""Decide the job's outcome: the only module that makes its exit code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Verdict:
     """The job's outcome: the first failure decides.
 
     `failure` is the first thing that went wrong on the agent's side. `reported` says that the log
-    names the job's cause already, which may also be the application's own end.
+    names the job's cause already, which may also be the application's own failure.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
-        """Return how the job ends, as far as it is known."""
+        """Return the job's outcome, as far as it is known."""
         assert self._outcome is not None
         return self._outcome
 
@@ -39,27 +39,27 @@ class Verdict:
         return first
 
     def decide(self, outcome: Outcome) -> None:
-        """Take how the application ended; on a worker how the main node says the job ended."""
+        """Note the application's outcome; on a worker the job's, as the main node sends it."""
         self._outcome = outcome
 
     def abort(self, error: AgentError) -> None:
-        """End the work before the application's outcome was known: the first failure decides."""
+        """Abort the work before the application's outcome is known: the first failure decides."""
         self.fail(error)
         self._outcome = outcome_of(self.failure or error)
 
     def degrade(self, error: AgentError) -> None:
-        """Note a failure after the application has ended: it counts if nothing failed before."""
+        """Note a failure after the application has exited: it counts if nothing failed before."""
         self.fail(error)
         if self._outcome is None or not self._outcome.code:
             self._outcome = outcome_of(error)
 
     def explain(self, cause: str, hint: str, *, out_of_memory: bool) -> None:
-        """Name the cause of a code that is known already."""
+        """Set the cause of a code that is known already."""
         self._outcome = replace(self.outcome, cause=cause, hint=hint, out_of_memory=out_of_memory)
 
 
 def outcome_of(error: AgentError) -> Outcome:
-    """Return the outcome that a failure of the agent's own makes."""
+    """Return the outcome for a failure of the agent's own."""
     return Outcome(error.code, AGENT, cause=str(error), hint=error.hint)
 
 

@@ -1,4 +1,4 @@
-"""Take part in a job as a worker: run what the main node asks for, hand over the results."""
+"""Run the job as a worker: run what the main node asks for, upload, hand over the record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.core import model
 from agent.core.errors import AgentError
-from agent.core.model import Cause
+from agent.core.model import FailureKind
 from agent.job.joining import join_main, start_meeting
 from agent.job.own_copy import OwnCopy, stop_as_main_does
 from agent.job.parts import Parts
@@ -44,7 +44,7 @@ class Worker:
         self._oom_before = 0
 
     def work(self) -> None:
-        """Join, then wait until the main node reports how the job has ended."""
+        """Join, then wait until the main node sends the job's outcome."""
         supervisor, parts = self._supervisor, self.parts
         launcher = supervisor.settings.launch.launcher
         parts.record.fetched = self._stage(supervisor, parts.helpers, self._ssh)
@@ -73,14 +73,14 @@ class Worker:
         try:
             supervisor.wait("the main node sends the outcome", lambda: meeting.outcome, math.inf)
         except AgentError as error:
-            if not supervisor.stop_signal or supervisor.failed(Cause.MAIN_LOST):
+            if not supervisor.stop_signal or supervisor.failed(FailureKind.MAIN_LOST):
                 raise
             self._leave(meeting, error)
         assert meeting.outcome is not None
         supervisor.verdict.decide(meeting.outcome)
 
     def _leave(self, meeting: WorkerMeeting, reason: AgentError) -> None:
-        """Report that this node is told to end, and stay while main ends the application.
+        """Report that this node was asked to stop, and stay while main stops the application.
 
         Its ranks here may still write results; a cancelled job stops all nodes at once.
         """
@@ -98,7 +98,7 @@ class Worker:
         """Upload, hand the record over to the main node, wait for the exit code."""
         supervisor, parts, meeting = self._supervisor, self.parts, self._meeting
         parts.monitor.stop()
-        if supervisor.failed(Cause.FROZEN):
+        if supervisor.failed(FailureKind.FROZEN):
             parts.upload.skip()
             return
         supervisor.enter(State.UPLOADING, model.RELEASE)
@@ -111,8 +111,8 @@ class Worker:
         try:
             self._hand_over(meeting, uploaded)
         except AgentError as error:
-            # Cut off from the main node: without its word the first failure of this node decides.
-            if supervisor.failed(Cause.FROZEN) or not supervisor.verdict.code:
+            # Cut off from the main node and its exit code: this node's first failure decides.
+            if supervisor.failed(FailureKind.FROZEN) or not supervisor.verdict.code:
                 supervisor.verdict.abort(error)
         finally:
             meeting.close()

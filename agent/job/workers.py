@@ -1,4 +1,4 @@
-"""What the workers have to do with the application that the main node launches."""
+"""The workers' share of the application that the main node launches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from agent.multinode.meeting import (
 )
 
 _SEND_SECONDS = 20.0
-# A worker that can't be reached is no reason to hold the others for longer.
+# A worker that can't be reached must not delay the others for longer.
 _STOP_SECONDS = 3.0
 
 
@@ -33,14 +33,14 @@ class Workers(Peers):
         self._settings = supervisor.settings
         self._run = run
         self._meeting = meeting
-        # Until then a worker that has not reported the end of its ranks is waited for.
+        # Until then a worker that has not reported the exit of its ranks is waited for.
         self._wait_until = 0.0
-        meeting.on_ended = self._copy_ended
+        meeting.on_exited = self._copy_exited
 
     # -- while the application runs
 
     def stop(self, reason: AgentError, number: int, grace: float) -> None:
-        """Have each worker stop what of the application runs there."""
+        """Have each worker stop its ranks."""
         if self._meeting.ending or self._settings.launch.launcher == "direct":
             return
         message = {"signal": number, "grace": grace, "error": reason.to_json()}
@@ -59,16 +59,16 @@ class Workers(Peers):
         return bool(self._meeting.computing())
 
     def release_launchers(self) -> None:
-        """Let the launcher's daemons on the workers go on."""
+        """Resume the launcher's daemons on the workers."""
         if self._wait_until:
             self._meeting.announce(GO, RELEASE_NAME, {}, _STOP_SECONDS)
 
     def started(self) -> None:
         """Act on what workers have reported before the application ran here."""
-        for index, outcome in self._meeting.ended.items():
-            self._copy_ended(index, outcome)
+        for index, outcome in self._meeting.exited.items():
+            self._copy_exited(index, outcome)
 
-    def _copy_ended(self, index: int, outcome: Outcome) -> None:
+    def _copy_exited(self, index: int, outcome: Outcome) -> None:
         """End this node's copy of the application when a worker's has failed, as mpirun would."""
         if outcome.code and not self._run.stopping:
             cause = f"its copy on worker {index} exited with {outcome.code}"
@@ -97,26 +97,26 @@ class Workers(Peers):
             return self._outcome_of_each(outcome)
         if outcome.code and outcome.source != AGENT and not self._supervisor.stop_signal:
             # mpirun also fails when a node is gone; then the node that is lost is the cause. A
-            # heartbeat that was on its way when mpirun ended doesn't count.
+            # heartbeat that was on its way when mpirun exited doesn't count.
             beat = self._settings.network.heartbeat
-            ended = self._supervisor.loop.clock() + beat / 2
+            exited_at = self._supervisor.loop.clock() + beat / 2
             self._supervisor.wait(
                 "every worker is alive",
-                lambda: self._meeting.seen_since(ended),
+                lambda: self._meeting.seen_since(exited_at),
                 (SILENT_BEATS + 2) * beat,
             )
         return outcome
 
     def _outcome_of_each(self, outcome: Outcome) -> Outcome:
         """Wait for every node's copy of the application; the first that failed decides."""
-        settings, ended = self._settings, self._meeting.ended
+        settings, exited = self._settings, self._meeting.exited
         if outcome.code and (self._supervisor.verdict.failure or outcome.source != AGENT):
             return outcome
         workers = settings.topology.workers
 
         def decided() -> bool:
-            failed = any(one.code for one in ended.values())
-            return failed or all(index in ended for index in workers)
+            failed = any(one.code for one in exited.values())
+            return failed or all(index in exited for index in workers)
 
         # Each copy has the same time limit, and then the grace period.
         limit = (
@@ -124,18 +124,18 @@ class Workers(Peers):
             if settings.limits.timeout
             else math.inf
         )
-        if not self._supervisor.wait("the application ends on every node", decided, limit):
-            left = ", ".join(str(index) for index in workers if index not in ended)
+        if not self._supervisor.wait("the application exits on every node", decided, limit):
+            left = ", ".join(str(index) for index in workers if index not in exited)
             cause, hint = f"its copy on worker {left} did not exit in time", LIMIT_HINT
             raise application_stopped(cause, code=TIME_LIMIT, hint=hint)
-        for index, one in ended.items():
+        for index, one in exited.items():
             if one.code:
                 return replace(one, cause=f"on worker {index} {one.cause}")
         return outcome
 
 
 def judge_records(supervisor: Supervisor, meeting: MainMeeting) -> None:
-    """Judge the job by the workers' records: who was lost or failed, which rank lacked memory."""
+    """Judge the job by the workers' records: lost or failed workers, ranks out of memory."""
     verdict, outcome = supervisor.verdict, supervisor.verdict.outcome
     killed = outcome.code == 137 and outcome.source != AGENT and not outcome.out_of_memory
     short = {i: r["out_of_memory"] for i, r in meeting.records.items() if r.get("out_of_memory")}

@@ -18,7 +18,7 @@ from agent.launch import cgroup
 from agent.launch.output import Output, time_lines
 from agent.launch.stopping import Stopping
 
-# A process that SIGKILL doesn't end within this is stuck in the kernel.
+# A process that survives SIGKILL for so long is stuck in the kernel.
 _KILL_SECONDS = 2.0
 # What the application has left behind may still write its last output.
 _LAST_OUTPUT_SECONDS = 0.5
@@ -68,7 +68,7 @@ def _mount_of(path: str) -> str:
     return path
 
 
-# Also after SIGKILL: only the kernel can end it.
+# The process stays until the kernel lets it go.
 UNKILLABLE = "application survived SIGKILL (uninterruptible sleep, state D)"
 
 
@@ -105,7 +105,7 @@ class Application:
         self._timers: list[Timer] = []
         self._oom_before = 0
         self._start = 0.0
-        self._ended_at = 0.0
+        self._exited_at = 0.0
 
     def start(
         self,
@@ -142,8 +142,8 @@ class Application:
             )
 
     @property
-    def ended(self) -> bool:
-        """Return whether it has ended, or can't be ended: once it is stopped, all its processes."""
+    def exited(self) -> bool:
+        """Return whether it has exited or survived SIGKILL; after a stop, all its processes."""
         if self.child is None:
             return True
         if (
@@ -153,10 +153,10 @@ class Application:
             return True
         return not self.child.running and (self.stopped_for is None or self._stopping.over)
 
-    def child_ended(self, child: Child) -> None:
-        """Note the time when it is ours; called for every child."""
+    def child_exited(self, child: Child) -> None:
+        """Note the time if it is the application; called for every child."""
         if child is self.child:
-            self._ended_at = self._loop.clock()
+            self._exited_at = self._loop.clock()
 
     def forward(self, number: int) -> None:
         """Pass a signal on to its process group; under a launcher to the ranks on this node."""
@@ -166,11 +166,11 @@ class Application:
     def stop(
         self, reason: AgentError, number: int = signal.SIGTERM, max_grace: float = math.inf
     ) -> None:
-        """Ask it to end, and end it after the grace period; asked again, end it now.
+        """Send it the signal, and SIGKILL after the grace period; called again, kill it now.
 
         `max_grace` bounds the grace period, in seconds. Each of its processes gets the signal once.
         """
-        if self.child is None or self.ended:
+        if self.child is None or self.exited:
             return
         if self.stopped_for is not None:
             self._stopping.kill()
@@ -185,30 +185,30 @@ class Application:
 
     def _out_of_time(self, seconds: float, hint: str) -> None:
         if self.stopped_for is not None:
-            return  # it has its grace period: a second stop would end it at once
+            return  # it has its grace period: a second stop would kill it at once
         cause = f"it exceeded its time limit of {seconds:.4g} s"
         self.stop(application_stopped(cause, code=TIME_LIMIT, hint=hint))
 
     def finish(self, wait: Callable[[Callable[[], object], float], bool]) -> None:
-        """End what it left behind, take its last output, write the time lines."""
+        """Kill what it left behind, take its last output, write the time lines."""
         child = self.child
         self.finished = True
-        self.real_seconds = (self._ended_at or self._loop.clock()) - self._start
+        self.real_seconds = (self._exited_at or self._loop.clock()) - self._start
         for timer in self._timers:
             timer.cancel()
         self._stopping.cancel()
         if child is not None and child.kill_group(0):
             child.kill_group(signal.SIGTERM)
-        if not self._output.ended:
-            wait(lambda: self._output.ended, self._loop.clock() + _LAST_OUTPUT_SECONDS)
-        left = self._loop.children.end_orphans()
+        if not self._output.at_eof:
+            wait(lambda: self._output.at_eof, self._loop.clock() + _LAST_OUTPUT_SECONDS)
+        left = self._loop.children.kill_orphans()
         if left:
             hint = None
             if child is not None and not child.running and not child.code:
                 hint = "results that were still being written are lost: keep the program in the"
                 hint += " foreground (wait for what it starts)"
             self._log.warning("stragglers_ended", processes=left, hint=hint)
-            wait(lambda: self._output.ended, self._loop.clock() + _LAST_OUTPUT_SECONDS)
+            wait(lambda: self._output.at_eof, self._loop.clock() + _LAST_OUTPUT_SECONDS)
         user, system = (child.user_seconds, child.system_seconds) if child else (0.0, 0.0)
         self._output.append(time_lines(self.real_seconds, user, system))
         wait(lambda: not self._output.behind, self._loop.clock() + _CONSOLE_SECONDS)
@@ -225,7 +225,7 @@ class Application:
             )
 
     def outcome(self, *, launcher_aborts: bool) -> Outcome:
-        """Return how it ended. `launcher_aborts`: mpirun's own code after a stop means nothing."""
+        """Return how it exited. `launcher_aborts`: mpirun's own code after a stop means nothing."""
         stop = self.stopped_for
         if self.child is None or self.child.running:
             return Outcome(stop.code if stop else 137, AGENT, cause=UNKILLABLE)

@@ -1,4 +1,4 @@
-"""Read what this container may use, and what the kernel did to it, from cgroup v1 and v2."""
+"""Read this container's limits, usage and OOM kills from cgroup v1 and v2."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def memory_limit() -> int | None:
 
 
 def memory_peak() -> int | None:
-    """Return the most memory that this cgroup has used, in bytes, if the kernel reports it."""
+    """Return the peak memory use of this cgroup, in bytes, if the kernel reports it."""
     for directory in _directories("memory"):
         for name in ("memory.peak", "memory.max_usage_in_bytes"):
             text = _read(f"{directory}/{name}")

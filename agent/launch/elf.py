@@ -38,7 +38,7 @@ class Elf:
 
     @property
     def machine_name(self) -> str:
-        """Return the machine as people call it."""
+        """Return the machine's usual name."""
         return MACHINES.get(self.machine, f"machine {self.machine}")
 
 
@@ -82,60 +82,60 @@ def interpreter(path: str) -> list[str]:
             return []
         line = os.fsdecode(file.readline(256).rstrip(b"\n"))
     # As the kernel does: a carriage return belongs to the name.
-    return [word for word in re.split(r"[ \t]+", line.strip(" \t"), maxsplit=1) if word]
+    return [one for one in re.split(r"[ \t]+", line.strip(" \t"), maxsplit=1) if one]
 
 
 def check(
-    word: str, path: str, search: str, here: Callable[[str], str] = lambda path: path
+    name: str, path: str, search: str, here: Callable[[str], str] = lambda path: path
 ) -> Elf | list[str]:
     """Return an executable program's ELF header, or a script's interpreter line.
 
-    `word` is how it is called, `search` is PATH, `here` gives where a loader is now.
+    `name` is how messages name it, `search` is PATH, `here` gives where a loader is now.
     Raises AgentError 126 (another machine's, no program at all) or 127 (its loader or interpreter
     is missing), OSError.
     """
     found = elf(path)
     if found is None:
-        words = interpreter(path)
-        if not words:
+        named = interpreter(path)
+        if not named:
             cause, hint = (
                 "neither an ELF program nor a script with #!",
-                f"check its format: file {word}",
+                f"check its format: file {name}",
             )
-            raise AgentError(f"run {word}", cause, code=NOT_EXECUTABLE, hint=hint)
-        _check_interpreter(word, words, search)
-        return words
+            raise AgentError(f"run {name}", cause, code=NOT_EXECUTABLE, hint=hint)
+        _check_interpreter(name, named, search)
+        return named
     this = elf("/proc/self/exe")
     assert this is not None
     if not runs_on(found.machine, this.machine):
         cause = f"built for {found.machine_name}, this machine is {this.machine_name}"
         hint = f"build it for {this.machine_name}, or choose instances with {found.machine_name}"
-        raise AgentError(f"run {word}", cause, code=NOT_EXECUTABLE, hint=hint)
+        raise AgentError(f"run {name}", cause, code=NOT_EXECUTABLE, hint=hint)
     if found.loader and not os.path.exists(here(found.loader)):
         cause, hint = f"its loader {found.loader} is missing", "apt-get install libc6"
         if "musl" in found.loader:
             hint = "build it against glibc, or statically; or apt-get install musl"
-        raise AgentError(f"run {word}", cause, code=NOT_FOUND, hint=hint)
+        raise AgentError(f"run {name}", cause, code=NOT_FOUND, hint=hint)
     return found
 
 
-def _check_interpreter(word: str, words: list[str], search: str) -> None:
+def _check_interpreter(name: str, interpreter_line: list[str], search: str) -> None:
     """See that a script's interpreter is there."""
-    first, *rest = words
+    first, *rest = interpreter_line
     if first.endswith("\r") or (rest and rest[0].endswith("\r")):
         cause = "its lines end in CRLF (Windows), so its interpreter is not found"
-        hint = f"run dos2unix {os.path.basename(word)}, and pack it again"
-        raise AgentError(f"run {word}", cause, code=NOT_FOUND, hint=hint)
+        hint = f"run dos2unix {os.path.basename(name)}, and pack it again"
+        raise AgentError(f"run {name}", cause, code=NOT_FOUND, hint=hint)
     if not os.path.exists(first):
         cause, hint = f"its interpreter {first} is missing", "add its package to deps.tar.gz"
-        raise AgentError(f"run {word}", cause, code=NOT_FOUND, hint=hint)
+        raise AgentError(f"run {name}", cause, code=NOT_FOUND, hint=hint)
     if os.path.basename(first) == "env" and rest:
         named = [one for one in rest[0].split() if not one.startswith("-")]
         # With a variable of its own before it (-S PATH=… program), only env knows.
         if named and "=" not in named[0] and not shutil.which(named[0], path=search):
             cause = f"its interpreter {named[0]} is not on PATH"
             hint = "add its package to deps.tar.gz, or set PATH"
-            raise AgentError(f"run {word}", cause, code=NOT_FOUND, hint=hint)
+            raise AgentError(f"run {name}", cause, code=NOT_FOUND, hint=hint)
 
 
 def runs_on(machine: int, here: int) -> bool:
@@ -149,7 +149,7 @@ def listing(loader: str, path: str, env: Mapping[str, str]) -> tuple[list[str], 
     The program is not started. Another loader than glibc's would not mind the variable.
     """
     if os.path.basename(loader).startswith(_GLIBC):
-        # As ldd does (ld.so(8)); with --list it ends at the first library that is missing.
+        # As ldd does (ld.so(8)); with --list it stops at the first library that is missing.
         return [loader, path], {**env, "LD_TRACE_LOADED_OBJECTS": "1", "LD_WARN": "yes"}
     return [loader, "--list", path], dict(env)
 

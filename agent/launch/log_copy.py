@@ -1,4 +1,4 @@
-"""The two files of the application's output: the one that is written, and the one that people see.
+"""The two files of the application's output: the hidden source, and the visible time.log.
 
 The directory of results is the application's: it may empty it, or write a time.log itself.
 """
@@ -20,7 +20,7 @@ _BYTES_PER_SECOND, _LARGEST_COPY, _SHARE_OF_FREE, _LACKING = 8 << 20, 1 << 30, 1
 
 
 class Copy:
-    """The file without a name, `source`, and the one that people see; all errors of the latter's
+    """The file without a name, `source`, and the visible one; all errors of the latter
     are left for the end.
     """
 
@@ -99,7 +99,7 @@ class Copy:
         return False
 
     def settle(self, size: int) -> str:
-        """Put the whole file in its place at the end; return its path.
+        """Move the complete file to its final path; return this path.
 
         That is another one where the application has a file of its own by this name.
         """
@@ -137,7 +137,7 @@ class Copy:
             os.rename(name, self.path)
 
     def _put(self, path: str) -> str:
-        """Give the file a name, in place of whatever has it."""
+        """Give the file a name, and replace an existing file."""
         os.makedirs(self._directory, exist_ok=True)
         with contextlib.suppress(OSError):
             if self._hidden and os.path.samestat(os.lstat(self._hidden), os.fstat(self.source)):

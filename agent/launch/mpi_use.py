@@ -12,7 +12,7 @@ from agent.core.errors import AgentError
 from agent.launch import elf
 
 _CHUNK, _OVERLAP = 1 << 20, 64
-# Of a file so much is read, of a script so much.
+# How much of a file, and of a script, is read.
 _MAX_BYTES, _MAX_SCRIPT_BYTES = 1 << 30, 1 << 20
 _MAX_DEPTH = 3
 # C's names, Fortran's (a compiler adds an underscore), and what a program opens by itself.
@@ -74,18 +74,18 @@ class _Look:
             found = self._file(real, depth)
         if found or not _INTERPRETERS.match(os.path.basename(command[0])):
             return found
-        words = command[1:]
-        if _starts_ranks(text := os.fsencode(" ".join(words)) + b" "):
+        arguments = command[1:]
+        if _starts_ranks(text := os.fsencode(" ".join(arguments)) + b" "):
             return ""
         if match := _PACKAGES.search(text):
             return f"its parameters name {match[0].decode()}"
-        return self._first(words, depth)
+        return self._first(arguments, depth)
 
-    def _first(self, words: Sequence[str], depth: int) -> str:
-        """Look at each word that is a file, or a program on PATH."""
+    def _first(self, arguments: Sequence[str], depth: int) -> str:
+        """Look at each argument that is a file, or a program on PATH."""
         path = self.env.get("PATH", os.defpath)
-        programs = (word for word in words if os.path.isfile(word) or shutil.which(word, path=path))
-        return next((found for word in programs if (found := self.at([word], depth + 1))), "")
+        programs = (one for one in arguments if os.path.isfile(one) or shutil.which(one, path=path))
+        return next((found for one in programs if (found := self.at([one], depth + 1))), "")
 
     def _file(self, path: str, depth: int) -> str:
         try:
@@ -108,10 +108,10 @@ class _Look:
             return ""
         if match := _PACKAGES.search(text) or _NAMES.search(text):
             return f"{path} names {match[0].decode()}"
-        words = elf.interpreter(path)
-        if words and (found := self.at([words[0], *" ".join(words[1:]).split()], depth + 1)):
+        named = elf.interpreter(path)
+        if named and (found := self.at([named[0], *" ".join(named[1:]).split()], depth + 1)):
             return found
-        if not words or os.path.basename(words[0]) not in ("sh", "bash", "dash", "ksh", "zsh"):
+        if not named or os.path.basename(named[0]) not in ("sh", "bash", "dash", "ksh", "zsh"):
             return ""
         return self._first(list(_programs(text, os.path.dirname(path))), depth)
 

@@ -85,11 +85,11 @@ def mpi_version(text: str) -> int:
 def mpirun(options: MpiRun, command: Sequence[str]) -> list[str]:
     """Return the whole command line.
 
-    By its bare name: with a path mpirun puts its own directories before those of each node's
+    By name, not by path: with a path mpirun puts its own directories before those of each node's
     environment (mpirun(1), --prefix). And without -x: a rank has the environment of its node.
     """
     argv = ["mpirun"]
-    # Agents signal the ranks of their own nodes; and a SIGCONT to mpirun is for mpirun alone.
+    # Agents signal the ranks of their own nodes; and a SIGCONT to mpirun is for mpirun only.
     if options.major == 4:
         argv += ["--mca", "ess_base_forward_signals", "none"]
     else:
@@ -116,10 +116,12 @@ NEVER_EXECUTED = (131, 213)
 
 def not_executed(text: str) -> tuple[bool, str]:
     """Return whether mpirun reports that it could not execute the program, and on which node."""
-    said = " ".join(text.split())
-    found = "could not access or execute an executable" in said
-    found = found or "unable to start the specified application as it encountered an error" in said
-    node = re.search(r"\bNode: (\S+)", said)
+    output = " ".join(text.split())
+    found = "could not access or execute an executable" in output
+    found = (
+        found or "unable to start the specified application as it encountered an error" in output
+    )
+    node = re.search(r"\bNode: (\S+)", output)
     return found, node[1] if node else ""
 
 
@@ -129,7 +131,7 @@ def _across(options: MpiRun) -> list[str]:
     No tree spawn: above some 64 hosts the tree of ssh connections stalls (open-mpi/ompi#4465,
     #6198), and only this node's keys and configuration are needed. The daemons stay attached to
     their sessions: one that leaves its session and then can't start (a firewall between the nodes,
-    a /tmp that is full) goes unnoticed, and mpirun waits for ever.
+    a /tmp that is full) goes unnoticed, and mpirun waits forever.
     """
     agent = " ".join(options.ssh)
     at_once = str(max(128, options.hosts))

@@ -1,7 +1,7 @@
-"""Take the application's output into time.log, byte for byte, and show it as it comes.
+"""Write the application's output to time.log, byte for byte, and to the console.
 
 The file goes first and the console follows at its own pace: a console without a reader neither
-stops the application nor costs memory, and what it missed is known to the byte.
+stops the application nor costs memory, and the number of bytes that it missed is known.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ class Output:
         self._log.start(pipe, lambda: loop.call_soon(self._on_output))
 
     def started(self) -> None:
-        """Give up this process's own end, so that the pipe ends with the application's."""
+        """Close this process's own write end, so that the pipe ends with the application's."""
         if self.write_end >= 0:
             os.close(self.write_end)
             self.write_end = -1
 
     @property
     def path(self) -> str:
-        """Return where the file is: at the end maybe beside a time.log of the application's own."""
+        """Return where the file is: at the end possibly beside the application's own time.log."""
         return self._log.path
 
     @property
     def taken(self) -> bool:
-        """Return, at the end, whether the application has a time.log of its own."""
+        """Return, at the end, whether the application wrote its own time.log."""
         return self._log.taken
 
     @property
     def source(self) -> str:
-        """Return a path by which other processes can read the file, whatever its name is."""
+        """Return a path by which other processes can read the file, also without a name."""
         return self._log.source
 
     @property
     def cause(self) -> str:
-        """Return why not all could be written."""
+        """Return why some bytes could not be written."""
         return "the file system does not answer" if self._stuck else self._log.cause
 
     @property
@@ -68,9 +68,9 @@ class Output:
         return max(self._log.unwritten, int(self._stuck))
 
     @property
-    def ended(self) -> bool:
-        """Return whether no process holds the pipe's other end any more."""
-        return self._log.ended
+    def at_eof(self) -> bool:
+        """Return whether no process has the pipe's other end open."""
+        return self._log.at_eof
 
     @property
     def behind(self) -> int:
@@ -87,7 +87,7 @@ class Output:
         return self._tail if self._released else self._log.tail(_TAIL)
 
     def release(self) -> None:
-        """Give the file up, when all that is to read it has done so."""
+        """Close the file, when everything that reads it is done."""
         if self._closed and not (self._released or self._stuck):
             self._tail = self._log.tail(_TAIL)
             self._released = True
@@ -109,7 +109,7 @@ class Output:
         self._on_output()
 
     def _on_output(self) -> None:
-        """Take a change; raise what the thread has failed with, once."""
+        """Handle a change; raise the thread's error, once."""
         error, self._log.error = self._log.error, None
         if error is not None:
             raise error

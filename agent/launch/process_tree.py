@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # the public one imports enum
 
-# What starts ranks and ends them by its own rules, by the names that the kernel shows (15 bytes).
+# What starts ranks and kills them by its own rules, by the names that the kernel shows (15 bytes).
 _STARTERS = ("mpirun", "mpiexec", "orterun", "prterun", "srun")
 _DAEMONS = ("orted", "prted", "prte", "hydra_pmi_proxy", "hydra_bstrap_pr")
 _SHELLS = ("sh", "bash", "dash", "ash", "busybox", "ksh", "zsh", "csh", "tcsh")
 # OpenSSH 9.8 has split sshd into three programs.
 _SSHD = ("sshd", "sshd-session", "sshd-auth")
-_ENDED, _STILL = "ZXx", "TtZXxD"
+_EXITED, _STILL = "ZXx", "TtZXxD"
 _HALT_SECONDS = 0.5
 
 
@@ -34,22 +34,22 @@ class Process:
     launcher: bool = False
 
     @property
-    def ended(self) -> bool:
-        """Return whether it has ended and only waits to be reaped."""
-        return self.state in _ENDED
+    def exited(self) -> bool:
+        """Return whether it has exited and is not reaped yet."""
+        return self.state in _EXITED
 
     @property
     def starter(self) -> bool:
-        """Return whether it is a launcher that ends its daemons on all nodes at SIGTERM."""
+        """Return whether it is a launcher that stops its daemons on all nodes at SIGTERM."""
         return self.name.startswith(_STARTERS)
 
 
 def application(own: Collection[int]) -> list[Process]:
     """Return the application's processes on this node, parents first.
 
-    They are all descendants of the agent but its own (`own`: helpers, sshd) and what these started.
-    What an SSH session of this job started counts: it is a launcher's daemon with its ranks. The
-    ssh clients of a launcher don't, since a signal to one would cut the launcher off.
+    They are all descendants of the agent but its own (`own`: helpers, sshd) and what those have
+    started. What an SSH session of this job has started counts: it is a launcher's daemon with its
+    ranks. The ssh clients of a launcher don't, since a signal to one would cut the launcher off.
     """
     table = _processes()
     children: dict[int, list[Process]] = {}
@@ -75,8 +75,8 @@ def application(own: Collection[int]) -> list[Process]:
 
 
 def computing(processes: Iterable[Process]) -> list[Process]:
-    """Return those that compute: neither launchers nor ended."""
-    return [process for process in processes if not (process.launcher or process.ended)]
+    """Return those that compute: neither launchers nor exited."""
+    return [process for process in processes if not (process.launcher or process.exited)]
 
 
 def pause(
@@ -90,7 +90,7 @@ def pause(
     deadline = time.monotonic() + seconds
     while True:
         found = find()
-        fresh = [one for one in found if one.pid not in paused and not one.ended]
+        fresh = [one for one in found if one.pid not in paused and not one.exited]
         for one in fresh:
             send(one, signal.SIGSTOP)
             paused.add(one.pid)
@@ -102,7 +102,7 @@ def pause(
 def resume(processes: Sequence[Process]) -> None:
     """Let stopped processes go on, children first.
 
-    A group whose last parent outside has ended gets SIGHUP if a member is still stopped
+    A group whose last parent outside has exited gets SIGHUP if a member is still stopped
     (setpgid(2), "orphaned process group").
     """
     for one in reversed(processes):
@@ -124,7 +124,7 @@ def _processes() -> list[Process]:
             with open(f"/proc/{name}/stat", "rb") as file:
                 text = file.read()
         except OSError:
-            continue  # has ended meanwhile
+            continue  # it has exited meanwhile
         # The name is in parentheses, and may hold some itself.
         start, end = text.find(b"("), text.rfind(b")")
         state, parent = text[end + 2 :].split(maxsplit=2)[:2]

@@ -26,7 +26,7 @@ _Key = tuple[int, float]
 
 @dataclass(frozen=True)
 class _Disk:
-    """What one process has read and written so far, and which process waits for its end."""
+    """What one process has read and written so far, and which process waits for it."""
 
     parent: int
     read: int
@@ -52,7 +52,7 @@ class Sampler:
         self._cpu: dict[_Key, float] = {}
         self._disk: dict[_Key, _Disk] = {}
         # Bytes read and written that the next sample finds once more, as negative numbers: those
-        # of a process that ended between the reading of its parent and its own.
+        # of a process that exited between the reading of its parent and its own.
         self._owed = (0, 0)
         self._network = self._network_bytes()  # what was used before psutil was loaded isn't known
         # Since the last sample that was kept: seconds, the highest memory, sums of what is a rate.
@@ -186,18 +186,18 @@ class Sampler:
 def _moved(before: dict[_Key, _Disk], now: dict[_Key, _Disk]) -> tuple[int, int]:
     """Return the bytes read and written between two samples.
 
-    The kernel adds what an ended process has moved to the process that waits for it, so the sum
+    The kernel adds what an exited process has moved to the process that waits for it, so the sum
     over all goes on counting it, until no process of the job is left to wait. Negative when a
-    process has ended after its parent was read: the parent has it only in the next sample.
+    process has exited after its parent was read: the parent has it only in the next sample.
     """
     read = sum(one.read for one in now.values()) - sum(one.read for one in before.values())
     written = sum(one.written for one in now.values()) - sum(one.written for one in before.values())
     alive = {pid for pid, _ in now}
-    ended = {key[0]: one for key, one in before.items() if key not in now}
-    for one in ended.values():
+    exited = {key[0]: one for key, one in before.items() if key not in now}
+    for one in exited.values():
         parent = one.parent
-        while parent in ended and parent not in alive:
-            parent = ended[parent].parent
+        while parent in exited and parent not in alive:
+            parent = exited[parent].parent
         if parent not in alive:
             read, written = read + one.read, written + one.written
     return read, written

@@ -2,7 +2,7 @@
 
 The application is all of its processes. A launcher among them is stopped (SIGSTOP) first and gets
 its signal last, when nothing computes any more on any node: mpirun kills the ranks of all nodes
-one second after a SIGTERM, and as soon as one of them has ended (Open MPI's
+one second after a SIGTERM, and as soon as one of them has exited (Open MPI's
 odls_base_sigkill_timeout; PRRTE's has the same name). The ranks' output passes through
 the launcher, so it is resumed (SIGCONT) for short turns while the ranks are stopped.
 """
@@ -26,17 +26,17 @@ else:
 
 _LOOK_SECONDS = 0.05
 _SERVE_SECONDS, _TURN_SECONDS = 0.1, 0.01
-# mpirun ends its daemons and exits within this, when there is nothing left to run.
+# mpirun stops its daemons and exits within this, when nothing is left to run.
 _LAUNCHER_SECONDS, _KILLED_LAUNCHER_SECONDS = 3.0, 1.0
 
 
 class Stopping:
-    """The end of the application on one node.
+    """Stops the application on one node.
 
-    `quiet`: nothing computes here any more. `over`: launchers have ended too, or were killed.
+    `quiet`: nothing computes here any more. `over`: launchers have exited too, or were killed.
     `killed_at` is when SIGKILL was sent, 0 before. `elsewhere` returns whether the launchers must
     stay held for the sake of other nodes; `on_quiet` is called when nothing computes here any more,
-    `on_release` before the launchers go on.
+    `on_release` before the launchers are resumed.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Stopping:
         self._served_at = loop.clock()
         self._timers: list[Timer] = []
         self._number = 0
-        # What reads the output of another process: it gets the signal when that one has ended.
+        # What reads the output of another process: it gets the signal when that one has exited.
         self._deferred: set[int] = set()
         self._dropped = False
 
@@ -102,7 +102,7 @@ class Stopping:
             process_tree.send(process, signal.SIGKILL)
 
     def cancel(self) -> None:
-        """Look no more; what is held goes on."""
+        """Stop looking; resume what is held."""
         for timer in self._timers:
             timer.cancel()
         process_tree.resume(self._find())
@@ -111,7 +111,7 @@ class Stopping:
         return process_tree.application(self._own)
 
     def _look(self) -> None:
-        """See what is left: serve the launchers, release them, or end them."""
+        """See what is left: serve the launchers, release them, or kill them."""
         if self.over:
             return
         found = self._find()
@@ -129,7 +129,7 @@ class Stopping:
                 self._release(found)
 
     def _signal_readers(self, left: list[Process]) -> None:
-        """Send the signal to what has nothing to read any more; most ends by itself then."""
+        """Send the signal to what has nothing left to read; usually it exits by itself then."""
         if self._deferred:
             waiting = {one.pid for one in streams.readers(left)}
             for process in left:
@@ -138,10 +138,10 @@ class Stopping:
                     process_tree.send(process, self._number)
 
     def _release(self, found: list[Process]) -> None:
-        """Let the launchers go on: they find their ranks ended, and start no others."""
+        """Resume the launchers: they find their ranks gone, and start no others."""
         self._released_at = self._loop.clock()
         self._on_release()
-        launchers = [one for one in found if not one.ended]
+        launchers = [one for one in found if not one.exited]
         for process in launchers:
             if process.starter:
                 process_tree.send(process, signal.SIGTERM)
@@ -149,7 +149,7 @@ class Stopping:
         self._await_launchers(found)
 
     def _await_launchers(self, found: list[Process]) -> None:
-        left = [one for one in found if not one.ended]
+        left = [one for one in found if not one.exited]
         limit = _KILLED_LAUNCHER_SECONDS if self.killed_at else _LAUNCHER_SECONDS
         late = self._loop.clock() - (self._released_at or 0.0) > limit
         if late:
@@ -163,19 +163,19 @@ class Stopping:
     def _serve(self, found: list[Process]) -> None:
         """Resume the launchers for a moment to pass on output, while the ranks are stopped.
 
-        Not when one has: the launcher would see it, and kill the others. What they can't write then
-        is dropped.
+        Not when one has exited: the launcher would see it, and kill the others. What they can't
+        write then is dropped.
         """
-        launchers = [one for one in found if one.launcher and not one.ended]
+        launchers = [one for one in found if one.launcher and not one.exited]
         now = self._loop.clock()
         if not launchers or now - self._served_at < _SERVE_SECONDS:
             return
         self._served_at = now
         by_launcher = {one.pid for one in launchers}
         held = process_tree.pause(self._find)
-        if not any(one.ended and one.parent in by_launcher for one in held):
+        if not any(one.exited and one.parent in by_launcher for one in held):
             process_tree.resume(launchers)
-            self._loop.call_at(now + _TURN_SECONDS, self._end_turn)
+            self._loop.call_at(now + _TURN_SECONDS, self._finish_turn)
         else:
             left = process_tree.computing(held)
             if streams.make_room(left) and not self._dropped:
@@ -183,7 +183,7 @@ class Stopping:
                 self._log.warning("rank_output_dropped")
             process_tree.resume(left)
 
-    def _end_turn(self) -> None:
+    def _finish_turn(self) -> None:
         if self._released_at is None:
             found = process_tree.pause(self._find)
             process_tree.resume(process_tree.computing(found))

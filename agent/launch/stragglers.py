@@ -1,9 +1,9 @@
 """Find what the application has left behind while its launcher still waits for it.
 
-mpirun and its daemons wait until no process holds the output of a rank any more: for ever, if a
+mpirun and its daemons wait until no process has the output of a rank open: forever, if a
 rank has started a process that stays (a licence server's helper, for example). Without a launcher
-the agent ends such processes when the application has ended; here, when no rank is left on this
-node.
+the agent kills such processes when the application has exited; here, when no rank is left on
+this node.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     import psutil
 
 LAUNCHERS = {"mpirun", "orterun", "prterun", "orted", "prted"}
-# From the last rank's end: longer than a launcher takes to end by itself.
+# From the last rank's exit: longer than a launcher takes to exit by itself.
 LEFT_SECONDS = 5.0
 
 
 class Stragglers:
-    """Watches the ranks of one node; `agent` is the process to which orphans come."""
+    """Watches the ranks of one node; `agent` is the pid to which orphans are reparented."""
 
     def __init__(self, agent: int) -> None:
         self._agent = agent
-        self._alone_since: float | None = None
+        self._orphaned_since: float | None = None
 
     def look(self, now: float, processes: list[psutil.Process]) -> set[int]:
-        """Return the processes to end, none most of the time; `processes` are all of the job's."""
+        """Return the processes to kill, usually none; `processes` are all of the job's."""
         parents: dict[int, int] = {}
         names: dict[int, str] = {}
         for process in processes:
-            with contextlib.suppress(Exception):  # it has ended meanwhile
+            with contextlib.suppress(Exception):  # it has exited meanwhile
                 parents[process.pid], names[process.pid] = process.ppid(), process.name()
         launchers = {pid for pid, name in names.items() if name in LAUNCHERS}
         ranks = [
@@ -45,8 +45,8 @@ class Stragglers:
             if parent == self._agent and pid not in launchers and not names[pid].startswith("sshd")
         }
         if ranks or not (launchers and orphans):
-            self._alone_since = None
+            self._orphaned_since = None
             return set()
-        if self._alone_since is None:
-            self._alone_since = now
-        return orphans if now - self._alone_since >= LEFT_SECONDS else set()
+        if self._orphaned_since is None:
+            self._orphaned_since = now
+        return orphans if now - self._orphaned_since >= LEFT_SECONDS else set()

@@ -34,12 +34,12 @@ class TimeLog:
         self.path = path
         self.size = self.shown = self.pending = self.unwritten = 0
         self.cause = ""
-        self.ended = self.stopped = False
+        self.at_eof = self.stopped = False
         self.error: Exception | None = None
         self._console = console
         self._waits = False
         self._more: deque[bytes] = deque()
-        self._ending = self._stopping = False
+        self._appending = self._stopping = False
         self._copy = Copy(path)
         self.fd = self._copy.source
         self._pipe = -1
@@ -69,7 +69,7 @@ class TimeLog:
 
     @property
     def taken(self) -> bool:
-        """Return, at the end, whether the application has a time.log of its own."""
+        """Return, at the end, whether the application wrote its own time.log."""
         return self.path != self._copy.path
 
     def tail(self, max_bytes: int) -> bytes:
@@ -83,7 +83,7 @@ class TimeLog:
 
     def append(self, data: bytes) -> None:
         """Add bytes after what has come so far."""
-        self._ending = True
+        self._appending = True
         self.pending += len(data)
         self._more.append(data)
         os.eventfd_write(self._alarm, 1)
@@ -98,19 +98,22 @@ class TimeLog:
     def _run(self, changed: Callable[[], None]) -> None:
         try:
             while not self._stopping:
-                ended = self.ended
+                was_at_eof = self.at_eof
                 self._turn()
-                if self._ending or self.ended != ended:
+                if self._appending or self.at_eof != was_at_eof:
                     changed()
             while self._take():
                 pass
             self._append_more()
-            self.path = self._copy.settle(self.size)
         except Exception as error:  # raised in the loop
             self.error = error
-            if not self.ended:  # nothing is read any more, and nothing may wait for that
+            if not self.at_eof:  # nothing is read any more, and nothing may wait for that
                 os.close(self._pipe)
-                self.ended = True
+                self.at_eof = True
+        try:
+            self.path = self._copy.settle(self.size)
+        except Exception as error:  # raised in the loop
+            self.error = self.error or error
         self.stopped = True
         changed()
 
@@ -133,7 +136,7 @@ class TimeLog:
 
     def _take(self) -> bool:
         """Read once; return whether there was anything."""
-        if self.ended:
+        if self.at_eof:
             return False
         try:
             length = os.readv(self._pipe, [self._block])
@@ -142,7 +145,7 @@ class TimeLog:
         if not length:
             self._poll.unregister(self._pipe)
             os.close(self._pipe)
-            self.ended = True
+            self.at_eof = True
             return False
         self._write(memoryview(self._block)[:length])
         return True

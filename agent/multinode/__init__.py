@@ -1,1 +1,1 @@
-"""Let the nodes of a job meet, reach each other by SSH, and end together."""
+"""Let the nodes of a job join, reach each other by SSH, and exit together."""

@@ -1,4 +1,4 @@
-"""Hold a worker's link to the main node while the job runs.
+"""A worker's link to the main node while the job runs.
 
 OpenSSH's client carries it and the agent uses SFTP through its pipes: a helper with paramiko
 would hold 30 MiB on every node for as long as the application runs.
@@ -27,15 +27,15 @@ _PIECE = 32 << 10
 _LONGEST = 1 << 18
 _STDERR_TAIL = 500
 
-# What is asked: a packet's type and its body; what is answered: the same.
+# A request: a packet's type and its body; an answer: the same.
 _Steps = Generator[tuple[int, bytes], tuple[int, bytes], dict[str, Any]]
 
 
 class HeartbeatLink:
-    """An SFTP session with the main node that does one order after the other.
+    """An SFTP session with the main node that executes one request after the other.
 
-    Its messages are {"beat": n} and {"put": path}, as the orders are done. When one fails the
-    session is over, `done`, and `cause` is why.
+    Its messages are {"beat": n} and {"put": path}, one for each request. When one fails the session
+    is over, `done`, and `cause` says why.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class HeartbeatLink:
         self._number = 0
         self._steps: _Steps | None = None
         self._next: tuple[int, bytes] | None = None
-        self.child, self._sender, self._answers, self._complaints = spawn(loop, command, env)
+        self.child, self._sender, self._answers, self._stderr = spawn(loop, command, env)
         loop.watch(self._answers, self._on_output)
         self._send(_INIT, struct.pack(">I", 3), numbered=False)
 
@@ -65,14 +65,14 @@ class HeartbeatLink:
 
     @property
     def busy(self) -> bool:
-        """Return whether an order is being done; `seen` is when the last answer came."""
+        """Return whether a request is being executed; `seen` is when the last answer arrived."""
         return not self.done and self._steps is not None
 
     def ask(self, order: Mapping[str, Any]) -> bool:
-        """Do one thing; return whether it could be begun.
+        """Execute one request; return whether it could be started.
 
         {"do": "beat", "path"} touches a file and reads main's count; {"do": "put", "path", "data"}
-        writes a file so that it appears whole.
+        writes a file atomically.
         """
         if self.done or self._steps is not None:
             return False
@@ -96,7 +96,7 @@ class HeartbeatLink:
                 yield piece
 
     def _beats(self, ready: str, every: float) -> Callable[[], _Steps | None]:
-        """Return what gives the steps of a beat when one is due, in the midst of a long order."""
+        """Return what gives the steps of a beat when one is due, during a long request."""
         due = self._loop.clock()
 
         def beat() -> _Steps | None:
@@ -109,9 +109,9 @@ class HeartbeatLink:
         return beat
 
     def _seen_beat(self, ready: str) -> _Steps:
-        told = yield from _beat(ready)
-        self._on_message(told)
-        return told
+        message = yield from _beat(ready)
+        self._on_message(message)
+        return message
 
     def _go_on(self) -> None:
         if self.open and self._next is not None:
@@ -147,7 +147,7 @@ class HeartbeatLink:
                 self.close(str(error))
 
     def _take(self, kind: int, body: bytes) -> None:
-        """Take in one packet: the order that waits for it goes on."""
+        """Handle one packet: the request that waits for it continues."""
         if kind == _VERSION:
             self.open = True
         elif self._steps is not None:
@@ -163,12 +163,12 @@ class HeartbeatLink:
 
     def _stderr_tail(self) -> str:
         """Return the last line that ssh has written."""
-        words = read(self._complaints) or b""
-        lines = words.decode("utf-8", "replace").strip().splitlines()
+        output = read(self._stderr) or b""
+        lines = output.decode("utf-8", "replace").strip().splitlines()
         return lines[-1][:_STDERR_TAIL] if lines else ""
 
     def close(self, cause: str = "") -> None:
-        """End the session; `cause` is why."""
+        """Close the session; `cause` says why."""
         self.cause = self.cause or cause
         if self.child.running:
             self.child.kill_group(9)
@@ -176,12 +176,12 @@ class HeartbeatLink:
         if self._answers >= 0:
             self._loop.unwatch(self._answers)
             os.close(self._answers)
-            os.close(self._complaints)
+            os.close(self._stderr)
             self._answers = -1
 
 
 def _beat(path: str) -> _Steps:
-    """Touch a file; return the time of main's, which is its count of beats."""
+    """Touch a file; return the time of the main node's file, which is its count of beats."""
     now = int(time.time())
     yield _SETSTAT, _string(path) + struct.pack(">III", _HAS_TIMES, now, now)
     kind, body = yield _STAT, _string("main.json")
@@ -196,7 +196,7 @@ def _beat(path: str) -> _Steps:
 def _put(
     path: str, pieces: Iterator[bytes], beats: Callable[[], _Steps | None] = lambda: None
 ) -> _Steps:
-    """Write a file beside its place and move it there: it appears whole. Beat when it is due."""
+    """Write a file under a temporary name and rename it. Send a heartbeat when one is due."""
     folder, name = posixpath.split(path)
     temporary = _string(posixpath.join(folder, f".{name}.{os.urandom(8).hex()}"))
     kind, handle = yield _OPEN, temporary + struct.pack(">II", _CREATE, 0)

@@ -27,8 +27,8 @@ def join(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     `request`: address, port, user, directory, timeout, seconds (until the join deadline),
     job, attempt, node {index, address, slots, version}, output_dir.
     Emits {"connected": address, "token": of the attempt} and waits for a line on standard input
-    before it announces: the agent has a line of its own open by then, and beats at once. It knows
-    the claim that it has to release, should this helper be ended.
+    before it announces: by then the agent has opened its own link, and it sends heartbeats at once.
+    It knows the claim that it has to release, should this helper be killed.
     Raises AgentError 77 (keys), 75 (deadline), 78 (another job's main node).
     """
     deadline = time.monotonic() + request["seconds"]
@@ -43,7 +43,7 @@ def join(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
             if str(error) != str(last):
                 emit({"log": "info", "event": "join_retried", "cause": error.cause})
             last = error
-        # Jitter: a thousand workers must not come back in the same instant.
+        # Jitter: a thousand workers must not reconnect in the same instant.
         pause = backoff * random.uniform(0.5, 1.0)
         if time.monotonic() + pause > deadline:
             raise last
@@ -99,7 +99,7 @@ def _write_readiness(sftp: Sftp, node: dict[str, Any]) -> None:
 def share_directory(main: str, own: str) -> None:
     """Make main's output directory on this node, as the same directory as its own.
 
-    mpirun gives every rank main's path, and SCAR draws another one on every node and uploads that.
+    mpirun gives every rank main's path; SCAR chooses a random one on every node and uploads that.
     """
     try:
         os.makedirs(own, exist_ok=True)

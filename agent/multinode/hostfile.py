@@ -24,7 +24,7 @@ def deduped(nodes: Iterable[Node]) -> str:
 
 
 def parse(text: str) -> list[tuple[str, int]]:
-    """Return (address, slots) per line; raise ValueError with the line that is none."""
+    """Return (address, slots) per line; raise ValueError with an invalid line."""
     rows = []
     for line in text.splitlines():
         match = _LINE.fullmatch(line)

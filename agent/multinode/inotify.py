@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Watch:
     """Call `seen(directory, name)` for each file that is moved in or touched.
 
-    Files that are there already are reported by `scan`: watch first, scan second, miss none.
+    Existing files are reported by `scan`: watch first, then scan, so that none is missed.
     """
 
     def __init__(self, directories: list[str], seen: Callable[[str, str], None]) -> None:
@@ -26,7 +26,7 @@ class Watch:
         import inotify_simple
         from inotify_simple import INotify, flags
 
-        # Its own way to the C library starts ldconfig, and gcc where there is one.
+        # ctypes.util finds the C library by running ldconfig, and gcc where there is one.
         inotify_simple._libc = ctypes.CDLL(None, use_errno=True)
         self._seen = seen
         self._overflow = flags.Q_OVERFLOW
@@ -67,7 +67,7 @@ class Watch:
 
 
 def read_regular(path: str, limit: int) -> bytes:
-    """Read a small regular file; raise OSError for a link, a pipe or whatever else has the name."""
+    """Read a small regular file; raise OSError for a link, a pipe or anything else."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

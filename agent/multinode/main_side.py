@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.core.errors import TRY_AGAIN, AgentError, os_reason
-from agent.core.model import Cause, Node, NodeFiles, Outcome
+from agent.core.model import FailureKind, Node, NodeFiles, Outcome
 from agent.engine.files import replace
 from agent.engine.helpers import Helper
 from agent.multinode.meeting import (
@@ -25,38 +25,38 @@ from agent.multinode.meeting import (
 from agent.multinode.roster import Refused, Roster, index_of
 
 _ANNOUNCE_SECONDS = 20.0
-# From the announcement of the end: a worker that beats but whose sshd takes nothing is lost.
+# After the outcome is announced: a worker that sends heartbeats but can't be reached is lost.
 _UNREACHED_SECONDS = 30.0
 
 
 class MainMeeting(Meeting):
-    """The main node's side: take the workers in, watch them, announce the end."""
+    """The main node's side: accept the workers, watch their heartbeats, announce the outcome."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.token = os.urandom(8).hex()
         self.roster = Roster(self._topology, self._silence)
         self.records: dict[int, dict[str, Any]] = {}
-        self.ended: dict[int, Outcome] = {}
+        self.exited: dict[int, Outcome] = {}
         self.stopped: set[int] = set()
         self.lost: set[int] = set()
         self.ending = False
         self.announced: set[int] = set()
-        # What each worker has announced itself with.
+        # What each worker has sent when it joined.
         self._ready: dict[int, bytes] = {}
         self.unreached: dict[str, str] = {}
         self._message: dict[str, str] = {}
         self._seconds = 0.0
         self._announcer: Helper | None = None
         self._round, self._rounds_done = 0, 0
-        self.on_ended: Callable[[int, Outcome], None] = lambda index, outcome: None
+        self.on_exited: Callable[[int, Outcome], None] = lambda index, outcome: None
         self._greeting = os.path.join(self._batch, "main.json")
         self._count = 0
         greeting = {
             "job": self._topology.job,
             "attempt": self._topology.attempt,
             "output_dir": self._output_dir,
-            # Of this very run: a volume may keep what an earlier one has left.
+            # Of this run only: a volume may have files of an earlier one.
             "token": self.token,
         }
         self._greeting_text = json.dumps(greeting)
@@ -64,11 +64,11 @@ class MainMeeting(Meeting):
         self._unreached_since = math.inf
 
     def _write_greeting(self) -> None:
-        # A worker may read it at any time, and take half of it for another job's.
+        # A worker may read it at any time, and mistake half of it for another job's.
         replace(self._greeting, self._greeting_text.encode())
 
     def restore(self) -> None:
-        """Make again what workers look at and touch, too."""
+        """Restore the files that workers read and touch, too."""
         super().restore()
         if not os.path.exists(self._greeting):
             self._write_greeting()
@@ -79,7 +79,7 @@ class MainMeeting(Meeting):
 
     @property
     def nodes(self) -> list[Node]:
-        """Return the workers that are in, by index."""
+        """Return the workers that have joined, by index."""
         return [node for _, node in sorted(self.roster.nodes.items())]
 
     def missing(self) -> AgentError:
@@ -97,7 +97,7 @@ class MainMeeting(Meeting):
         return bool(self.roster.nodes)
 
     def computing(self) -> set[int]:
-        """Return the workers that have not reported that nothing computes there any more."""
+        """Return the workers that have not reported yet that their ranks have exited."""
         return self.roster.nodes.keys() - self.stopped - self.records.keys() - self.lost
 
     def awaited(self) -> list[int]:
@@ -105,7 +105,7 @@ class MainMeeting(Meeting):
         return sorted(self.roster.nodes.keys() - self.records.keys() - self.lost)
 
     def seen_since(self, when: float) -> bool:
-        """Return whether every worker has given a sign of life since then, or is lost."""
+        """Return whether every worker has sent a heartbeat since then, or is lost."""
         present = self.roster.nodes.keys() - self.lost - self.records.keys()
         return all(self.roster.seen(index) >= when for index in present)
 
@@ -122,7 +122,7 @@ class MainMeeting(Meeting):
         self._announce([node for node in self.nodes if node.index not in self.lost])
 
     def announce_end(self, name: str, outcome: Outcome) -> None:
-        """Tell every worker how the job has ended; from now on they may leave."""
+        """Announce the outcome to every worker; from now on they may exit."""
         self.ending = True
         topology = self._topology
         message = {"job": topology.job, "attempt": topology.attempt, "outcome": outcome.to_json()}
@@ -131,7 +131,7 @@ class MainMeeting(Meeting):
     def announce_again(self) -> None:
         """Announce again to workers that were not reached, or joined after the announcement.
 
-        One that lives but can't be reached for so long is lost.
+        One that sends heartbeats but can't be reached for so long is lost.
         """
         now = self._loop.clock()
         left = set(self.awaited()) - self.announced
@@ -152,7 +152,8 @@ class MainMeeting(Meeting):
         what = f"lost worker {index} ({self.roster.nodes[index].address})"
         hint = f"see the log of worker {index}"
         self._on_failure(
-            AgentError(what, cause, code=TRY_AGAIN, hint=hint, event="worker_lost"), Cause.PEER
+            AgentError(what, cause, code=TRY_AGAIN, hint=hint, event="worker_lost"),
+            FailureKind.PEER,
         )
 
     def warm(self) -> None:
@@ -161,7 +162,7 @@ class MainMeeting(Meeting):
         self._announce([])
 
     def cool(self) -> None:
-        """End it again: a long run must not hold its memory."""
+        """Stop it: a long run must not occupy its memory."""
         if self._announcer is not None and not self.ending and not self.announcing:
             self._announcer.close()
 
@@ -200,7 +201,7 @@ class MainMeeting(Meeting):
             if index in self.lost or index in self.records:
                 return  # a late heartbeat of a worker that is not expected any more
             if not data and index in self._ready:
-                return  # what was removed, and is being made again
+                return  # what was removed, and is being restored
             node = self.roster.offer(name, data, now)
             assert index is not None
             self._ready[index] = data
@@ -221,8 +222,8 @@ class MainMeeting(Meeting):
             if not isinstance(fields, dict):
                 raise Refused(f"{name}: not a JSON object")
             if kind == ENDED:
-                self.ended[index] = Outcome(**fields)
-                self.on_ended(index, self.ended[index])
+                self.exited[index] = Outcome(**fields)
+                self.on_exited(index, self.exited[index])
             elif kind == LEAVING:
                 self._leaves(index, fields)
             elif kind == STOPPED:
@@ -255,11 +256,11 @@ class MainMeeting(Meeting):
             what = f"worker {index} failed"
             self._on_failure(
                 AgentError(what, str(error), code=error.code, hint=hint, event="worker_failed"),
-                Cause.PEER,
+                FailureKind.PEER,
             )
 
     def _beat(self) -> None:
-        # A count and not a time: a worker looks for change, whatever the clocks show.
+        # A count and not a time: a worker looks for a change, since clocks differ.
         self._count += 1
         try:
             os.utime(self._greeting, (self._count, self._count))
@@ -277,11 +278,11 @@ class MainMeeting(Meeting):
                     hint=f"see the log of worker {index}; check for an out-of-memory kill",
                     event="worker_lost",
                 ),
-                Cause.PEER,
+                FailureKind.PEER,
             )
 
     def close(self) -> None:
-        """End the announcing helper too."""
+        """Stop the announcing helper too."""
         super().close()
         if self._announcer is not None:
             self._announcer.close()

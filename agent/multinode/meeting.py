@@ -1,4 +1,4 @@
-"""What both sides of a meeting share: readiness files, the watch on them, signs of life."""
+"""What both sides of a meeting share: readiness files, the watch on them, heartbeats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from agent.core.errors import BAD_SETTINGS, NO_PERMISSION, TRY_AGAIN, AgentError, os_reason
-from agent.core.model import Cause
+from agent.core.model import FailureKind
 from agent.core.settings import Settings
 from agent.engine.helpers import Helper
 from agent.engine.log import Log
@@ -22,11 +22,11 @@ SILENT_BEATS = 5
 # A worker's list of results, beside its record.
 LIST_END = ".files"
 READY, DONE, LEFT = "workers_ready", "master_done", "workers_done"
-# The launcher `each`: main says go, every node reports how its copy ended. A worker that gets
-# SIGTERM reports it before it goes.
+# The launcher `each`: main requests the launch, every node reports how its copy exited. A worker
+# that gets SIGTERM reports it before it exits.
 GO, ENDED, LEAVING = "launch", "workers_ended", "workers_leaving"
-# Main stops the application; a worker reports when nothing computes there any more; when none does
-# anywhere, main lets the launchers' daemons go on.
+# Main stops the application; a worker reports when its ranks have exited; when all have, the main
+# node resumes the launchers' daemons.
 STOPPED = "workers_stopped"
 GO_NAME, STOP_NAME = "go.json", "stop.json"
 RELEASE_NAME, SIGNAL_NAME = "release.json", "signal.json"
@@ -54,7 +54,7 @@ class Meeting(ABC):
         settings: Settings,
         ssh: dict[str, Any],
         start_helper: StartHelper,
-        on_failure: Callable[[AgentError, Cause], None],
+        on_failure: Callable[[AgentError, FailureKind], None],
     ) -> None:
         self._loop = loop
         self._log = log
@@ -63,7 +63,7 @@ class Meeting(ABC):
         self._batch = settings.batch_dir
         self._heartbeat = settings.network.heartbeat
         self._silence = SILENT_BEATS * settings.network.heartbeat
-        # Whether this node was frozen for so long that its peers have gone on without it.
+        # Whether this node was frozen for so long that its peers continued without it.
         self._frozen = False
         # Port, user, directory and timeout: what every request to another node needs.
         self._ssh = ssh
@@ -86,7 +86,7 @@ class Meeting(ABC):
         return missing
 
     def restore(self) -> None:
-        """Make again what was removed: other nodes could not reach this one any more."""
+        """Restore what was removed, since other nodes need it to reach this one."""
         if self._watch is None or not self._make_directories():
             return
         self._log.warning("readiness_files_restored", directory=self._batch)
@@ -95,14 +95,14 @@ class Meeting(ABC):
         self.watch()
 
     def watch(self) -> None:
-        """Watch first and look second: no file is missed."""
+        """Watch first, then scan, so that no file is missed."""
         directories = [os.path.join(self._batch, name) for name in _DIRECTORIES]
         self._watch = Watch(directories, self._seen)
         self._loop.watch(self._watch.fileno(), self._watch.read)
         self._watch.scan()
 
     def close(self) -> None:
-        """Stop watching and beating."""
+        """Stop watching and sending heartbeats."""
         self._beats.cancel()
         if self._watch is not None:
             self._loop.unwatch(self._watch.fileno())
@@ -112,7 +112,7 @@ class Meeting(ABC):
     def _seen(self, directory: str, name: str) -> None:
         kind = os.path.basename(directory)
         if name.endswith(LIST_END):
-            return  # for a helper, which reads it when the record beside it has come
+            return  # for a helper, which reads it when the record beside it has arrived
         limit = SIZE_LIMIT if kind == READY else _RECORD_LIMIT
         try:
             data = read_regular(os.path.join(directory, name), limit)
@@ -123,9 +123,9 @@ class Meeting(ABC):
             self._log.warning("readiness_file_refused", file=f"{kind}/{name}", cause=str(error))
 
     def _tick(self) -> None:
-        """Beat, unless this process was frozen for longer than the others wait for a node.
+        """Send a heartbeat, unless this process was frozen for longer than its peers wait.
 
-        What arrived meanwhile was taken in before: the loop looks at descriptors first.
+        What arrived meanwhile was handled before: the loop serves descriptors first.
         """
         now = self._loop.clock()
         gap, self._last_beat = now - self._last_beat, now
@@ -141,7 +141,7 @@ class Meeting(ABC):
                     hint="check whether the container was paused, or its machine overloaded",
                     event="node_frozen",
                 ),
-                Cause.FROZEN,
+                FailureKind.FROZEN,
             )
         else:
             try:
@@ -153,15 +153,15 @@ class Meeting(ABC):
     @property
     @abstractmethod
     def _is_awaited(self) -> bool:
-        """Return whether others wait for this node's signs of life."""
+        """Return whether other nodes expect this node's heartbeats."""
 
     @abstractmethod
     def _take(self, kind: str, name: str, data: bytes) -> None:
-        """Take in what another node has written."""
+        """Handle what another node has written."""
 
     @abstractmethod
     def _beat(self) -> None:
-        """Give a sign of life, and look for the others'."""
+        """Send a heartbeat, and check the others'."""
 
 
 def _empty(batch: str) -> None:

@@ -1,4 +1,4 @@
-"""Keep the roster of the workers: which have joined, are refused, or are silent. No I/O."""
+"""The roster of the workers: which have joined, are refused, or are silent. No I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAME = re.compile(r"(0|[1-9]\d{0,5})\.json")
 
 
 class Refused(ValueError):
-    """Why a readiness file doesn't count."""
+    """Why a readiness file is refused."""
 
 
 def index_of(name: str) -> int | None:
@@ -57,7 +57,7 @@ def _whole(value: object) -> int:
 
 
 class Roster:
-    """The workers of one attempt. Times are seconds of whatever clock the caller uses."""
+    """The workers of one attempt. Times are in seconds of the caller's clock."""
 
     def __init__(self, topology: Topology, silence: float) -> None:
         self.nodes: dict[int, Node] = {}
@@ -77,18 +77,18 @@ class Roster:
         return node if known is None else None
 
     def seen(self, index: int) -> float:
-        """Return when the last heartbeat of a joined node came."""
+        """Return when the last heartbeat of a joined node arrived."""
         return self._seen_at[index]
 
     def leave(self, index: int) -> None:
-        """Expect no more signs of life from a node."""
+        """Expect no more heartbeats from a node."""
         self._seen_at.pop(index, None)
 
     @property
     def missing(self) -> list[int]:
-        """Return the indexes of workers that are not in."""
+        """Return the indexes of workers that have not joined."""
         return [index for index in self._topology.workers if index not in self.nodes]
 
     def silent(self, now: float) -> list[int]:
         """Return the indexes of those that have been silent for too long."""
-        return sorted(i for i, heard in self._seen_at.items() if now - heard > self._silence)
+        return sorted(i for i, seen_at in self._seen_at.items() if now - seen_at > self._silence)

@@ -12,11 +12,11 @@ from types import TracebackType
 from typing import Any
 
 from agent.core.errors import NO_PERMISSION, TRY_AGAIN, AgentError
-from agent.engine.lazy import import_later
+from agent.engine.lazy import import_lazily
 from agent.multinode import ssh_keys
 
 # paramiko imports it for local commands, which are never run here: half of all that it loads.
-import_later("invoke")
+import_lazily("invoke")
 # paramiko raises the same type for a refusal and for a server that goes away meanwhile.
 _WENT_AWAY = ("transport shut down", "timeout")
 
@@ -61,7 +61,7 @@ class Sftp:
         except (paramiko.BadHostKeyException, paramiko.AuthenticationException) as error:
             self._client.close()
             wrong_host = isinstance(error, paramiko.BadHostKeyException)
-            if not wrong_host and any(words in str(error) for words in _WENT_AWAY):
+            if not wrong_host and any(message in str(error) for message in _WENT_AWAY):
                 raise _unreachable(what, error) from error
             raise AgentError(
                 what,
@@ -102,7 +102,7 @@ class Sftp:
             return bytes(file.read(limit))
 
     def write(self, path: str, data: bytes, *, replace: bool = True) -> None:
-        """Write a file so that it appears whole; without `replace` an existing one is an OSError.
+        """Write a file atomically; without `replace` an existing one is an OSError.
 
         OpenSSH's plain rename links first, so it fails when another node was faster.
         """

@@ -2,7 +2,7 @@
 
 Both key pairs, the host's and the user's, are derived from the private key in the archive, the
 job and the attempt: every node makes the same ones without talking to any other, a node of another
-job or attempt has others, and nothing in /etc/ssh or in a home directory is touched.
+job or attempt makes others, and nothing in /etc/ssh or in a home directory is touched.
 """
 
 from __future__ import annotations
@@ -98,14 +98,14 @@ def _key_pair(seed: bytes) -> tuple[str, str]:
 
 
 def authorized_keys(directory: str, batch: str, user_public: str, files_public: str) -> str:
-    """Return what each key may do: start a process in the application's environment, or SFTP.
+    """Return authorized_keys: a key may start processes in the application's environment, or SFTP.
 
     Without SHLVL bash reads the user's start file for each command from outside (bash(1), "Invoked
-    by remote shell daemon"), and what that prints, waits for or ends with is the launch's.
+    by remote shell daemon"), and what that prints, waits for or exits with would affect the launch.
     """
     session = os.path.join(os.path.dirname(__file__), "ssh_session.py")
-    words = [sys.executable, "-I", "-S", session, os.path.join(directory, ENVIRONMENT)]
-    start = _quoted(shlex.join(words))
+    argv = [sys.executable, "-I", "-S", session, os.path.join(directory, ENVIRONMENT)]
+    start = _quoted(shlex.join(argv))
     files = _quoted(f"internal-sftp -d {shlex.quote(batch)}")
     return (
         f'restrict,environment="SHLVL=1",command={start} {user_public}\n'

@@ -1,10 +1,10 @@
-"""Run what a launcher asks this node for over SSH, in the environment of this node's application.
+"""Run what a launcher sends over SSH, in the environment of this node's application.
 
-sshd starts this file by itself, as the forced command of the job's key: nothing of `agent` is
+sshd starts this file on its own, as the forced command of the job's key, so nothing of `agent` is
 imported. SetEnv and AcceptEnv can't carry an environment: sshd drops values that contain a quote,
 and versions before 7.8 have no SetEnv (sshd_config(5)).
 
-    ssh_session.py FILE     FILE holds NAME=VALUE, each ended by a NUL byte
+    ssh_session.py FILE     FILE holds NAME=VALUE, each terminated by a NUL byte
 """
 
 import os
@@ -17,8 +17,8 @@ def main() -> None:
         pairs = file.read().split(b"\0")
     env = dict(pair.split(b"=", 1) for pair in pairs if pair)
     command = os.environb.get(b"SSH_ORIGINAL_COMMAND")
-    words = [b"sh", b"-c", command] if command else [b"sh"]
-    os.execve(b"/bin/sh", words, env)
+    argv = [b"sh", b"-c", command] if command else [b"sh"]
+    os.execve(b"/bin/sh", argv, env)
 
 
 main()

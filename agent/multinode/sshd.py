@@ -1,4 +1,4 @@
-"""Keep this job's own sshd running: a child in the foreground, with its own configuration."""
+"""Run this job's own sshd: a child in the foreground, with its own configuration."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def user_name() -> str:
 
 
 class Sshd:
-    """The SSH server of one node; it is started again when it dies, a bounded number of times."""
+    """The SSH server of one node; it is restarted when it dies, a limited number of times."""
 
     def __init__(
         self,
@@ -123,14 +123,14 @@ class Sshd:
             self.listening = self.listening or self._last.startswith("Server listening")
             self._log.debug("sshd_output", text=self._last)
 
-    def child_ended(self) -> None:
-        """Start sshd again, or give up. Called when the child has ended."""
+    def child_exited(self) -> None:
+        """Restart sshd, or give up. Called when the child has exited."""
         if self._closing or self.child is None:
             return
         code, killed, self.child = self.child.code, self.child.signal, None
         for pipe in tuple(self._pipes):
             self._on_output(pipe)
-        # One that was killed may be killed before it listens; one that ends by itself can't.
+        # Restarted if it was killed at any time, or exited after it had listened.
         if self._starts > _RESTARTS or not (self.listening or killed):
             self._give_up(self._last or f"exited with {code}")
             return
@@ -157,7 +157,7 @@ class Sshd:
         self._on_failure(AgentError("start sshd", cause, code=OS_ERROR, hint=hint))
 
     def close(self) -> None:
-        """End sshd; its sessions end with the processes in them."""
+        """Stop sshd; its sessions end, with the processes in them."""
         self._closing = True
         if self.child is not None and self.child.running:
             self.child.kill_group(signal.SIGTERM)

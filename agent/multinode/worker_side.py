@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from agent.core.errors import TRY_AGAIN, AgentError, HelperDied, cause_of
-from agent.core.model import Cause, Node, Outcome
+from agent.core.model import FailureKind, Node, Outcome
 from agent.engine.helpers import Helper, Retry
 from agent.multinode.heartbeat_link import HeartbeatLink
 from agent.multinode.meeting import (
@@ -24,12 +24,12 @@ from agent.multinode.meeting import (
 )
 from agent.multinode.roster import Refused
 
-# A link that breaks at once is not opened again without a pause.
+# A link that breaks at once is reopened after a pause only.
 _RECONNECT_SECONDS = 1.0
 
 
 class WorkerMeeting(Meeting):
-    """A worker's side: join the main node, give signs of life, wait for the end."""
+    """A worker's side: join the main node, send heartbeats, wait for the outcome."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class WorkerMeeting(Meeting):
         """Join within so many seconds; yield each condition that has to be waited for.
 
         This node's own link has to be open before it is announced: heartbeats begin at once.
-        Raises AgentError (75, 77, 78) when it can't join; a helper that died is started once more.
+        Raises AgentError (75, 77, 78) when it can't join; a helper that died is restarted once.
         """
         what = f"join {self._topology.main_address}"
         deadline = self._loop.clock() + seconds
@@ -88,19 +88,19 @@ class WorkerMeeting(Meeting):
         self._beat()
 
     def _announcing(self, helper: Helper) -> Iterator[Callable[[], object]]:
-        """Let the helper announce this node, whenever it has connected and the link is open."""
+        """Let the helper announce this node as soon as it has connected and the link is open."""
 
-        def ended() -> bool:
+        def finished() -> bool:
             return helper.done or helper.result is not None
 
-        while not ended():
+        while not finished():
             if not self._connected:
-                yield lambda: self._connected or ended()
+                yield lambda: self._connected or finished()
             elif (link := self._open_link()) is not None and link.open:
                 self._connected = False
                 helper.ask({"do": "announce"})
             else:
-                yield lambda: ended() or self._link_is_ready()
+                yield lambda: finished() or self._link_is_ready()
 
     def _link_is_ready(self) -> bool:
         """Return whether the link is open, or can be opened again."""
@@ -130,7 +130,7 @@ class WorkerMeeting(Meeting):
 
     @property
     def _has_left(self) -> bool:
-        """Return whether main has this node's part: then it waits for nothing more."""
+        """Return whether main has this node's record: then it waits for nothing more."""
         return f"{LEFT}/{self._topology.index}.json" in self._put
 
     def put(self, directory: str, message: dict[str, Any]) -> Callable[[], bool]:
@@ -139,7 +139,7 @@ class WorkerMeeting(Meeting):
         return self._put_order({"do": "put", "path": path, "data": json.dumps(message)})
 
     def put_file(self, directory: str, end: str, path: str) -> Callable[[], bool]:
-        """Send a file of any length, as `put` does; this node gives signs of life meanwhile."""
+        """Send a file of any length, as `put` does; this node sends heartbeats meanwhile."""
         ready, target = f"{READY}/{self._topology.index}.json", self._topology.index
         order = {"do": "put_file", "path": f"{directory}/{target}{end}", "file": path}
         return self._put_order(order | {"ready": ready, "every": self._heartbeat / 2})
@@ -177,9 +177,9 @@ class WorkerMeeting(Meeting):
             self._seen_at = self._loop.clock()
 
     def _ask(self, order: dict[str, Any]) -> None:
-        """Ask main's sshd for one thing, on a new link if the old one is broken or doesn't answer.
+        """Send main's sshd one request, on a new link if the old one is broken or doesn't answer.
 
-        What can't be asked now is asked again by its caller.
+        A request that can't be sent now is sent again by its caller.
         """
         link = self._link
         if link is not None and link.busy:
@@ -190,7 +190,7 @@ class WorkerMeeting(Meeting):
             link.ask(order)
 
     def _open_link(self) -> HeartbeatLink | None:
-        """Return the link, a new one if the old one is over; None while it is too soon for that."""
+        """Return the link, a new one if the old one is over; None while that is too early."""
         link, now = self._link, self._loop.clock()
         if link is not None and not link.done:
             return link
@@ -199,7 +199,7 @@ class WorkerMeeting(Meeting):
         if link is not None:
             self._link_cause = link.cause
             self._log.debug("heartbeat_link_broken", cause=link.cause)
-        # Jitter: a thousand workers must not come back in the same instant.
+        # Jitter: a thousand workers must not reconnect in the same instant.
         self._next_link_at = now + _RECONNECT_SECONDS * random.uniform(0.5, 1.0)
         try:
             self._link = self._start_link(self._on_message)
@@ -224,7 +224,7 @@ class WorkerMeeting(Meeting):
                     hint="see the main node's log; check for an out-of-memory kill",
                     event="main_lost",
                 ),
-                Cause.MAIN_LOST,
+                FailureKind.MAIN_LOST,
             )
 
     def _take(self, kind: str, name: str, data: bytes) -> None:
@@ -249,7 +249,7 @@ class WorkerMeeting(Meeting):
             self.released = True
 
     def close(self) -> None:
-        """End the link too."""
+        """Close the link too."""
         self._closed = True
         super().close()
         for process in (self._helper, self._link):

@@ -1,1 +1,1 @@
-"""Write run.json and the manifest, and make what people read of them."""
+"""Write run.json and the manifest, and make the report from them."""

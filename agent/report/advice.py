@@ -1,4 +1,4 @@
-"""Find what took longest in a run, and what would help: one rule for each phase."""
+"""Find the slowest phase of a run, and what would help: one rule for each phase."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from agent.core import model
 from agent.core.units import duration, rate, share, size, three_digits
 from agent.report.reader import Machine, Run
 
-# Below, a phase isn't worth a word beside the slowest one; and what counts as idle, full or late.
+# Below these a phase isn't mentioned beside the slowest; then what counts as idle, full or late.
 _MIN_SECONDS, _MIN_SHARE = 5.0, 0.1
 _IDLE, _BUSY, _FULL, _LATE, _UNEVEN = 0.5, 0.85, 0.85, 0.5, 2.0
 
@@ -48,7 +48,7 @@ def _fetch(run: Run) -> str:
         return "there was nothing to fetch, so S3 was slow to answer; look at the region"
     seconds = node.seconds(model.FETCH)
     return (
-        f"{size(node.fetched_bytes)} came at {rate(node.fetched_bytes / max(seconds, 1e-3))} on "
+        f"{size(node.fetched_bytes)} fetched at {rate(node.fetched_bytes / max(seconds, 1e-3))} on "
         f"{node.name}; smaller archives, or a bucket in the region of the nodes, would help"
     )
 
@@ -64,8 +64,8 @@ def _unpack(run: Run) -> str:
 def _join(run: Run) -> str:
     seconds = _seconds(run, model.JOIN)
     last = max(run.nodes, key=lambda node: _start(node, model.JOIN))
-    first = min(run.nodes, key=lambda node: node.came)
-    late = last.came - first.came
+    first = min(run.nodes, key=lambda node: node.started)
+    late = last.started - first.started
     if run.missing:
         return f"{', '.join(run.missing[:3])} sent no record; look at the log of that node"
     if late >= _LATE * seconds:
@@ -73,25 +73,25 @@ def _join(run: Run) -> str:
             f"{last.name} began {duration(late)} after {first.name}; a smaller image, or nodes "
             "that are kept ready, would help"
         )
-    before = _start(last, model.JOIN) - last.came
+    before = _start(last, model.JOIN) - last.started
     if before >= _LATE * seconds and last is not run.main_node:
         return f"{last.name} joined last: it fetched and unpacked for {duration(before)}"
     return f"{last.name} joined last; look at its log and at the network between the nodes"
 
 
 def _start(node: Machine, phase: str) -> float:
-    return next((one.start for one in node.stages if one.phase == phase), node.came)
+    return next((one.start for one in node.stages if one.phase == phase), node.started)
 
 
 def _run(run: Run) -> str:
     nodes = run.sampled
     if not nodes:
-        return "it ended before its use of the node could be sampled"
+        return "it exited before its use of the node could be sampled"
     return _memory(nodes) or _processors(nodes)
 
 
 def _memory(nodes: list[Machine]) -> str:
-    """Return what to do if memory came near its limit anywhere, else nothing."""
+    """Return what to do if memory was near its limit on any node, else nothing."""
 
     def full(node: Machine) -> float:
         return node.peaks.get("resident_bytes", 0.0) / node.limits.get(
@@ -156,7 +156,7 @@ def _upload(run: Run) -> str:
     seconds = max(node.seconds(model.UPLOAD), 1e-3)
     name, largest = run.files[0]
     return (
-        f"{size(node.uploaded_bytes)} went up at {rate(node.uploaded_bytes / seconds)} from "
+        f"{size(node.uploaded_bytes)} uploaded at {rate(node.uploaded_bytes / seconds)} from "
         f"{node.name}; exclude what is not a result (ARCHITRAVE_OUTPUT_EXCLUDE), the largest "
         f"is {name} with {size(largest)}"
     )

@@ -49,7 +49,7 @@ class Measure:
         return name + self.unit.removeprefix("B"), scale
 
     def text(self, value: float) -> str:
-        """Return a value for people."""
+        """Return a value with its unit."""
         if not self.unit:
             return units.three_digits(value)
         return units.size(value) + self.unit.removeprefix("B")
@@ -82,18 +82,18 @@ def timelines(run: Run) -> list[Chart]:
     found = [timeline(run, run.seconds)]
     runs = [stage for node in run.nodes for stage in node.stages if stage.phase == RUN]
     if runs:
-        begun, ended = max(stage.start for stage in runs), min(stage.end for stage in runs)
-        if ended - begun >= _LONG_RUN * run.seconds:
-            edge = 0.05 * max(begun, run.seconds - ended)
+        begun, end_of_runs = max(stage.start for stage in runs), min(stage.end for stage in runs)
+        if end_of_runs - begun >= _LONG_RUN * run.seconds:
+            edge = 0.05 * max(begun, run.seconds - end_of_runs)
             found.append(_timeline(run, "Before the run, {unit}", 0.0, begun + edge))
-            found.append(_timeline(run, "After the run, {unit}", ended - edge, run.seconds))
+            found.append(_timeline(run, "After the run, {unit}", end_of_runs - edge, run.seconds))
     return found
 
 
 def timeline(run: Run, end: float) -> Chart:
     """Draw all nodes' phases from the first node's start to an instant."""
-    who = "it" if run.count == 1 else "the first node"
-    return _timeline(run, f"Timeline, {{unit}} since {who} began", 0.0, end)
+    origin = "it" if run.count == 1 else "the first node"
+    return _timeline(run, f"Timeline, {{unit}} since {origin} began", 0.0, end)
 
 
 def _timeline(run: Run, title: str, begin: float, end: float) -> Chart:
@@ -103,7 +103,7 @@ def _timeline(run: Run, title: str, begin: float, end: float) -> Chart:
     order = sorted(run.nodes, key=lambda node: (node.index != run.main, node.index))
     many = len(order) > ROWS
     height = 44 + len(order) * (_THIN if many else max(14, 26 - len(order) // 2))
-    # Names of some nodes: one has room for 16 thin rows.
+    # Names of some nodes: there is space for one in 16 thin rows.
     labels = [node.name if not many or i % 16 == 0 else "" for i, node in enumerate(order)]
     unit, scale = clock(end - begin)
     chart = pygal.HorizontalStackedBar(
@@ -113,7 +113,7 @@ def _timeline(run: Run, title: str, begin: float, end: float) -> Chart:
     )  # fmt: skip
     phases = [phase for phase in PHASES if phase in run.phases]
     rows = order[::-1]  # the library draws upwards
-    chart.add("", [_within(0.0, node.came, begin, end) / scale for node in rows])
+    chart.add("", [_within(0.0, node.started, begin, end) / scale for node in rows])
     for phase in phases:
         chart.add(phase, [_in_phase(node, phase, begin, end) / scale for node in rows])
     classes = ["before", *(f"phase-{phase}" for phase in phases)]

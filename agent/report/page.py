@@ -1,4 +1,4 @@
-"""Make report.html of a run's record: one page that needs nothing around it, and no script."""
+"""Make report.html from a run's record: one self-contained page without scripts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Row:
 
 
 def load() -> None:
-    """Import and compile what takes long, for a process that will need it."""
+    """Import and compile slow modules, for a process that will need them."""
     import pygal  # noqa: F401
 
     for name in ("page.html", "parts.html"):
@@ -43,13 +43,13 @@ def load() -> None:
 def report(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Write the page of the record whose path is the next line of standard input, as JSON.
 
-    `request`: path. The libraries are imported before the line comes. Returns {"path"}.
+    `request`: path. The libraries are imported before the line arrives. Returns {"path"}.
     """
     load()
     with open(json.loads(sys.stdin.readline()), encoding="utf-8") as file:
         record = json.load(file)
     text = page(read(record))
-    # Nothing that is there already is written to: it may be a pipe, or a link to elsewhere.
+    # No existing file is written to: it may be a pipe, or a link to elsewhere.
     with open(request["path"], "x", encoding="utf-8") as file:
         file.write(text)
     return {"path": request["path"]}
@@ -88,7 +88,7 @@ def comparison(first: Run, second: Run) -> str:
 
 
 def _named(name: str, chart: charts.Chart) -> charts.Chart:
-    """Return a chart with its run in the title, since on a phone it is shown alone."""
+    """Return a chart with its run in the title, since a phone shows it without the other one."""
     return replace(chart, title=f"{name}: {chart.title}")
 
 
@@ -142,7 +142,7 @@ _FIGURES: list[tuple[str, Callable[[float], str], Callable[[Run], float]]] = [
 def slowest(run: Run) -> list[tuple[Machine, float]]:
     """Return the nodes that were ready last, and when, in seconds since the first node began."""
     ready = [
-        (node, next((one.end for one in node.stages[::-1] if one.phase in READY), node.came))
+        (node, next((one.end for one in node.stages[::-1] if one.phase in READY), node.started))
         for node in run.nodes
     ]
     return sorted(ready, key=lambda one: -one[1])[:_SLOWEST]

@@ -1,4 +1,4 @@
-"""Read run.json as what people ask of a run: one clock for all nodes, their phases and curves."""
+"""Read run.json for the report: one clock for all nodes, their phases and curves."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Machine:
     versions: Mapping[str, str]
 
     @property
-    def came(self) -> float:
-        """Return when it began, in seconds since the first node did."""
+    def started(self) -> float:
+        """Return when it started, in seconds since the first node did."""
         return self.stages[0].start if self.stages else 0.0
 
     def seconds(self, phase: str) -> float:
@@ -176,7 +176,7 @@ def outcome(run: Run) -> str:
 
 
 def read(record: Any) -> Run:
-    """Return the run of a record; raise AgentError (65) for what is none."""
+    """Return the run of a record; raise AgentError (65) for anything else."""
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema not in (RUN_SCHEMA, RUN_SCHEMA_1):
         raise _wrong(f"its schema is neither {RUN_SCHEMA} nor {RUN_SCHEMA_1}")
@@ -192,7 +192,7 @@ def _wrong(cause: str) -> AgentError:
 
 
 def _plain(value: Any) -> str:
-    """Return one line without what would steer a terminal, or can't be written as UTF-8."""
+    """Return one line without terminal control sequences and what UTF-8 can't encode."""
     line = " ".join(str(value).split("\n"))
     return _UNSAFE.sub("\ufffd", _ESCAPES.sub("", line))
 
@@ -228,11 +228,11 @@ def _run(record: dict[str, Any]) -> Run:
     )
 
 
-def _as_typed(words: Iterable[str]) -> str:
-    """Return a command as a shell reads it."""
+def _as_typed(arguments: Iterable[str]) -> str:
+    """Return a command quoted for a shell."""
     from shlex import join
 
-    lines = join(str(word) for word in words).split("\n")
+    lines = join(str(argument) for argument in arguments).split("\n")
     return "\n".join(map(_plain, lines))
 
 

@@ -1,4 +1,4 @@
-"""Make run.json and manifest.json: what happened, and what was uploaded."""
+"""Make run.json and manifest.json: the run's record, and the uploaded files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def node_record(node: Node, spans: Iterable[Span], **more: Any) -> dict[str, Any
     """Return what one node reports about itself.
 
     Phases, and when this was `written`, are in seconds of this node's monotonic clock;
-    `unix_minus_monotonic` turns them into times that can be compared between nodes.
+    `unix_minus_monotonic` turns them into times that are comparable between nodes.
     """
     return {
         "index": node.index,

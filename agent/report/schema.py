@@ -1,7 +1,7 @@
 """Describe run.json as a JSON Schema.
 
-The reference of its fields is made of it; docs/schemas/run-2.json is this schema as a file, and
-run-1.json that of the records of earlier agents.
+The reference of its fields is made from it; docs/schemas/run-2.json is this schema as a file, and
+run-1.json that of records from earlier agents.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _EXIT = _object(
         "code": _of(
             "integer", "the job's exit code, the same on every node", minimum=0, maximum=255
         ),
-        "source": _of("string", "whose code it is", enum=[APPLICATION, AGENT]),
-        "signal": _of("integer", "number of the signal that ended the application, 0 if none did"),
-        "out_of_memory": _of("boolean", "whether the kernel ended a process for memory"),
+        "source": _of("string", "origin of the code", enum=[APPLICATION, AGENT]),
+        "signal": _of("integer", "number of the signal that killed the application, 0 if none did"),
+        "out_of_memory": _of("boolean", "whether the kernel killed a process for lack of memory"),
         "cause": _of("string", "what failed, empty after success"),
-        "hint": _of("string", "what to do about it, may be empty"),
+        "hint": _of("string", "what to do about it; may be empty"),
     },
 )
 
@@ -60,7 +60,7 @@ _PHASE = _object(
         "phase": _of("string", "its name", enum=list(PHASES)),
         "start": _of("number", "when it began, in seconds of the node's monotonic clock"),
         "end": _of(
-            ["number", "null"], "when it ended; null: it went on when the record was written"
+            ["number", "null"], "when it ended; null: it had not ended when the record was written"
         ),
     },
 )
@@ -71,9 +71,7 @@ _FETCHED = _object(
         "object": _of("string", "s3://bucket/key"),
         "size": _of("integer", "bytes", minimum=0),
         "sha256": _SHA256,
-        "checked": _list(
-            "what of it was compared with what S3 keeps: size, ETag, checksums", _TEXT
-        ),
+        "checked": _list("what was checked against S3: size, ETag, checksums", _TEXT),
     },
 )
 
@@ -84,7 +82,7 @@ _FILE = _object(
         "size": _of("integer", "bytes, as S3 has them", minimum=0),
         "sha256": _SHA256,
         "final": _of(
-            "boolean", "false: it kept changing while it was sent, S3 has some state of it"
+            "boolean", "false: it kept changing while it was sent, S3 has one of its states"
         ),
     },
     optional=("final",),
@@ -98,17 +96,17 @@ _RATES = {
     "sent_bytes_per_second": "bytes sent on all interfaces but lo, per second",
 }
 _TOTALS = {
-    "cpu_seconds": "processor seconds of the job's processes in all",
-    "read_bytes": "bytes that the job's processes had read from storage in all",
-    "written_bytes": "bytes that they had written to storage in all",
-    "received_bytes": "bytes received in all on all interfaces but lo",
-    "sent_bytes": "bytes sent in all on all interfaces but lo",
+    "cpu_seconds": "processor seconds of the job's processes in total",
+    "read_bytes": "bytes that the job's processes had read from storage in total",
+    "written_bytes": "bytes that they had written to storage in total",
+    "received_bytes": "bytes received in total on all interfaces but lo",
+    "sent_bytes": "bytes sent in total on all interfaces but lo",
 }
 _MEMORY = "resident memory of all the job's processes, bytes"
 
 _PEAKS = _object(
-    "The highest values of one second while the application ran, and what was used in all. Empty "
-    "if it ended before the first sample.",
+    "The highest values of one second while the application ran, and totals. Empty "
+    "if it exited before the first sample.",
     {
         **{name: _amount(f"highest: {text}") for name, text in _RATES.items()},
         "resident_bytes": _amount(f"highest: {_MEMORY}"),
@@ -120,7 +118,7 @@ _PEAKS = _object(
 
 _SAMPLES = _object(
     "Curves, one value for each sample, at most 600; a sample covers the time since the one "
-    "before it. Empty if the application ended before the first one.",
+    "before it. Empty if the application exited before the first one.",
     {
         "start": _of("number", "when sampling began, in seconds of the node's monotonic clock"),
         "seconds": _numbers("when the samples were taken, in seconds since start"),
@@ -142,7 +140,7 @@ _UNSAVED = _of(
 )
 
 _NODE = _object(
-    "What one node reports of itself.",
+    "What one node reports about itself.",
     {
         "index": _of("integer", "its index among the nodes", minimum=0),
         "address": _of("string", "its address, empty on a single node"),
@@ -185,20 +183,20 @@ SCHEMA: Schema = {
             "schema": _of("string", "version of this schema", const=RUN_SCHEMA),
             "job": _of("string", "the job's id"),
             "attempt": _of("integer", "which attempt of the job, from 1", minimum=1),
-            "node_count": _of("integer", "nodes that the job was to have", minimum=1),
+            "node_count": _of("integer", "number of nodes that the job should have", minimum=1),
             "main_node": _of(
                 "integer", "index of the node that launched the application", minimum=0
             ),
             "command": _list(
-                "The command that was run, word by word; secrets are replaced.", _TEXT
+                "The command that was run, argument by argument; secrets are replaced.", _TEXT
             ),
             "exit": _EXIT,
             "times": _object(
                 "The application's times on the main node, as bash's `time` names them.",
                 {
                     "real": _amount("seconds from its start to its end"),
-                    "user": _amount("processor seconds in user mode, of what was waited for"),
-                    "sys": _amount("processor seconds in the kernel, of what was waited for"),
+                    "user": _amount("processor seconds in user mode, of reaped processes"),
+                    "sys": _amount("processor seconds in the kernel, of reaped processes"),
                 },
             ),
             "last_lines": _list("After a failure: the end of the application's output.", _TEXT),

@@ -1,4 +1,4 @@
-"""Show a run, or two side by side, as text for a terminal of 80 columns."""
+"""Show one run, or two side by side, as text for a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _wrapped(line: str) -> list[str]:
 
 
 def _folded(command: str) -> list[str]:
-    """Return a command in lines that fit; joined again they are what it was."""
+    """Return a command in lines that fit; joined again they give the command."""
     exact = textwrap.TextWrapper(
         width=WIDTH - 2, expand_tabs=False, replace_whitespace=False, drop_whitespace=False,
         break_on_hyphens=False,
@@ -70,7 +70,7 @@ def _cut(line: str, width: int) -> str:
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield rows as columns, the first one to the left and all others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    # What is too long is a name or a cause, never a figure.
+    # Only a name or a cause may be too long, never a figure.
     widths[0] = min(widths[0], WIDTH - 2 - sum(width + 2 for width in widths[1:]))
     for row in rows:
         first, *others = (

@@ -1,7 +1,7 @@
-"""Make run.json and manifest.json of files that the nodes have left, one line a node and a file.
+"""Make run.json and manifest.json from the nodes' files, one line for each node and each file.
 
-A million results, or the curves of a thousand nodes, take seconds and much memory: where there may
-be so many this runs in a helper process.
+A million results, or the curves of a thousand nodes, take seconds and much memory: so for large
+jobs this runs in a helper process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def request(
     complete: bool,
 ) -> dict[str, Any]:
     """Return what `write` is asked. `head` is run.json without its nodes; `keep` is a path for a
-    copy, empty for none. There is a manifest if every node's results are `complete`.
+    copy, empty for none. A manifest is written if every node's results are `complete`.
     """
     return {
         "head": dict(head),

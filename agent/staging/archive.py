@@ -1,4 +1,4 @@
-"""Unpack private.7z with 7-Zip and deps.tar.gz, and let nothing out of their directories."""
+"""Unpack private.7z with 7-Zip and deps.tar.gz, only into their target directories."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def unpack_7z(path: str, target: str, password: str, forbidden: set[str]) -> Non
     _check_space(unpacked_size(path, password, forbidden), target, path)
     _run(seven_zip(), ["x", "-y", "-bso0", "-bsp0", f"-o{target}", path], path, password)
     _check_tree(target, path)
-    # Whatever way it took there: 7-Zip may follow a link of the archive's own.
+    # Check the result too: 7-Zip may follow a link of the archive's own.
     for name in forbidden & set(os.listdir(target)):
         raise _own_name(path, name)
 
@@ -62,18 +62,18 @@ def _run(program: str, arguments: list[str], path: str, password: str) -> str:
     )
     if done.returncode == 0:
         return done.stdout.decode("utf-8", "surrogateescape")
-    words = (done.stdout + done.stderr).decode("utf-8", "replace")
+    output = (done.stdout + done.stderr).decode("utf-8", "replace")
     if (
-        "Wrong password" in words
-        or "encrypted archive" in words
+        "Wrong password" in output
+        or "encrypted archive" in output
         or (done.returncode == 255 and not password)
     ):
         cause = "wrong password" if password else "encrypted, and no password is given"
         hint = "check PRIVATE_PASSWD; if it is correct, the archive is damaged: upload it again"
         raise AgentError(f"unpack {name}", cause, code=NO_PERMISSION, hint=hint)
-    if "No space left" in words:
+    if "No space left" in output:
         raise _no_space(name, "no space left on the device")
-    lines = [line.strip() for line in words.splitlines() if "ERROR" in line or "Error" in line]
+    lines = [line.strip() for line in output.splitlines() if "ERROR" in line or "Error" in line]
     cause = lines[0] if lines else f"7-Zip exited with {done.returncode}"
     raise AgentError(
         f"unpack {name}", cause, code=BAD_ARCHIVE, hint="pack and upload it again (7z t checks it)"
@@ -81,7 +81,7 @@ def _run(program: str, arguments: list[str], path: str, password: str) -> str:
 
 
 def _check_listing(listing: str, path: str, forbidden: set[str]) -> int:
-    """Check the names that `7z l -slt` shows; return the sum of sizes in bytes."""
+    """Check the names that `7z l -slt` lists; return the sum of sizes in bytes."""
     size = 0
     for line in listing.splitlines():
         key, _, value = line.partition(" = ")
@@ -182,10 +182,10 @@ def _copy_out(tar: tarfile.TarFile, member: tarfile.TarInfo, full: str) -> None:
 
 
 def move_into(source: str, target: str, journal: str) -> None:
-    """Move all of a tree into another one, over what is there; `journal` lists what is moved.
+    """Move a tree into another one, over existing files; `journal` lists what is moved.
 
     A name is in the journal before its file is moved: an interrupted move can still be
-    cleaned up after. Raises AgentError: 65 before anything is moved if a name has no place there,
+    cleaned up after. Raises AgentError: 65 before anything is moved if a name conflicts there,
     77 if the target can't be written.
     """
     folders, files = _entries(source)
@@ -202,7 +202,7 @@ def move_into(source: str, target: str, journal: str) -> None:
                 try:
                     _move(os.path.join(source, name), full)
                 except OSError:
-                    list_.truncate(written)  # what is there isn't ours
+                    list_.truncate(written)  # an existing file isn't ours
                     raise
     except OSError as error:
         cause = f"{error.filename2 or error.filename}: {os_reason(error)}"
@@ -241,7 +241,7 @@ def _check_room(target: str, name: str, *, is_folder: bool) -> None:
 
 
 def _move(source: str, full: str) -> None:
-    """Move a file or a link to where a volume may be mounted."""
+    """Move a file or a link, also to a mounted volume."""
     try:
         os.replace(source, full)
     except OSError as error:

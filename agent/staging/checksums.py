@@ -28,7 +28,7 @@ class _Crc32:
         return self._value.to_bytes(4, "big")
 
 
-# CRC32C and CRC64NVME need a library of their own; for them size and ETag must do.
+# CRC32C and CRC64NVME need a library of their own; size and ETag are checked instead.
 _CHECKSUMS: dict[str, Callable[[], _Hash]] = {
     "ChecksumSHA256": hashlib.sha256,
     "ChecksumSHA1": hashlib.sha1,

@@ -1,8 +1,8 @@
-"""Wait for AWS credentials as for S3 itself. Runs in helper processes only, behind `s3`.
+"""Wait for AWS credentials as for S3. Runs in helper processes only, behind `s3`.
 
 A container's credentials come from an endpoint of its own (AWS_CONTAINER_CREDENTIALS_*), which
 throttles: botocore asks three times in two seconds and gives up, at the start of a job and at its
-end, when results wait to go up. "Not now" is waited for; only a refusal is one.
+end, when results wait for upload. A temporary failure is retried; only a refusal is an error.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from agent.core.errors import NO_PERMISSION, S3_UNREACHABLE, AgentError
 from agent.core.model import CREDENTIALS, Emit
 
 _FIRST_PAUSE_SECONDS, _PAUSE_SECONDS = 1.0, 20.0
-# The longest of botocore's own: it asks three times.
+# botocore's own longest time: it asks three times.
 _ATTEMPT_SECONDS = 15.0
 _THROTTLED = {408, 429}
 _PROVIDER = "container-role"
 
 
 class Patience:
-    """Asks for credentials until they come, in all at most so many seconds.
+    """Asks for credentials until they arrive, for a limited number of seconds in total.
 
-    What failed in the end stays so: a thousand results don't wait for it one after the other.
+    A final failure is remembered: a thousand results don't wait for it one after the other.
     """
 
     def __init__(self, emit: Emit, seconds: float) -> None:
@@ -38,7 +38,7 @@ class Patience:
     def resolve(self, session: Any) -> Any:
         """Return a boto3 session's credentials, None if there are none; those wait as well.
 
-        Raises AgentError 69 when they don't come, 77 when they are refused, and what botocore
+        Raises AgentError 69 when they don't arrive, 77 when they are refused, and what botocore
         raises for settings that are wrong.
         """
         found = self._ask(session.get_credentials)
@@ -50,7 +50,7 @@ class Patience:
 
     def _renew(self, found: Any, renew: Callable[[], Any]) -> Any:
         if not found.refresh_needed(found._mandatory_refresh_timeout):
-            return renew()  # botocore goes on with those that it has
+            return renew()  # botocore continues with those that it has
         return self._ask(renew)
 
     def _ask(self, get: Callable[[], Any]) -> Any:

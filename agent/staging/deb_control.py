@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from agent.core.errors import BAD_ARCHIVE, AgentError
 from agent.engine import capture
 
-# Not by the machine's processors: a container may have few processes.
+# Independent of the processors: a container may allow few processes.
 _AT_ONCE = 4
 _FIELDS = ("Package", "Version", "Architecture")
 _MAGIC, _HEADER = b"!<arch>\n", 60
@@ -50,19 +50,19 @@ def _fields(path: str) -> dict[str, str]:
     found = _parsed(text)
     if all(found.get(name) for name in _FIELDS):
         return found
-    # zstd, as Ubuntu has it, or a broken file: dpkg knows.
-    said = capture.run(["dpkg-deb", "-f", path, *_FIELDS])
-    if said.code:
+    # zstd, as on Ubuntu, or a broken file: ask dpkg.
+    done = capture.run(["dpkg-deb", "-f", path, *_FIELDS])
+    if done.code:
         name = os.path.basename(path)
-        lines = said.err.split("\n")
+        lines = done.err.split("\n")
         cause = " ".join(line.strip() for line in lines if line.strip())
         raise AgentError(
             f"read {name}",
-            cause or f"dpkg-deb exited with {said.code}",
+            cause or f"dpkg-deb exited with {done.code}",
             code=BAD_ARCHIVE,
             hint=f"download {name} again",
         )
-    return _parsed(said.out)
+    return _parsed(done.out)
 
 
 def _parsed(text: str) -> dict[str, str]:
@@ -71,7 +71,7 @@ def _parsed(text: str) -> dict[str, str]:
 
 
 def _control(path: str) -> str:
-    """Return the file `control` of a package; raise ValueError where it is not found so."""
+    """Return the file `control` of a package; raise ValueError if it isn't found this way."""
     with open(path, "rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise ValueError("not an ar archive")

@@ -17,7 +17,7 @@ _FETCHES_AT_ONCE = 8
 
 
 def fetch_deps(storage: Storage, uri: S3Uri, request: dict[str, Any]) -> list[dict[str, Any]]:
-    """Fetch deps.tar.gz, or the list in place of it and each package beside that."""
+    """Fetch deps.tar.gz, or the list instead of it and each package beside the list."""
     target = request["deps_dir"]
     if uri.key.endswith(".lst"):
         return fetch_listed(storage, uri, storage.read(uri), target)
@@ -45,7 +45,7 @@ def _may_be_absent(error: AgentError) -> bool:
 
 
 def list_beside(deps: S3Uri) -> S3Uri:
-    """Return the list that may be there in place of deps.tar.gz."""
+    """Return the list that may replace deps.tar.gz."""
     return S3Uri(deps.bucket, os.path.join(os.path.dirname(deps.key), packages.LISTING))
 
 
@@ -76,7 +76,7 @@ def install_deps(request: dict[str, Any]) -> dict[str, Any]:
         try:
             archive.unpack_tar(tar, target)
         except AgentError:
-            shutil.rmtree(target, ignore_errors=True)  # half of it is of no use
+            shutil.rmtree(target, ignore_errors=True)  # half of it is useless
             os.makedirs(target, exist_ok=True)
             raise
         finally:

@@ -1,8 +1,8 @@
-"""Install packages from files with apt-get, or with dpkg alone, without any network.
+"""Install packages from files with apt-get, or only with dpkg, without any network.
 
 apt-get knows the order: pre-dependencies (python3 needs python3-minimal configured before it is
-unpacked), conflicts, upgrades. Where it is not there, or can't plan it (an image whose packages
-don't agree), dpkg unpacks all that can be and configures all that can be until nothing is left.
+unpacked), conflicts, upgrades. If it is missing, or can't find a plan (an image with inconsistent
+packages), dpkg repeatedly unpacks and configures what it can until nothing is left.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ HINT = (
     " or install the same files by hand: docker run … shell, then apt-get install /tmp/deps/*.deb"
 )
 _DPKG = (
-    # The container is thrown away: what a power cut would do to its disk doesn't matter.
+    # The container is temporary: what a power cut would do to its disk doesn't matter.
     "--force-unsafe-io",
     "--force-confold",
-    # One that can't be unpacked yet doesn't hold up the rest, however many these are.
+    # One that can't be unpacked yet doesn't hold up the rest, however many fail.
     "--abort-after=1000000",
 )
 _APT = (
@@ -94,7 +94,7 @@ def _apt(files: Sequence[str], options: Iterable[str], work: str, log: str) -> s
 
 
 def _dpkg(files: Sequence[str], options: Sequence[str], log: str) -> None:
-    """Unpack what can be unpacked and configure what can be, as long as that leads on."""
+    """Unpack and configure what can be, as long as there is progress."""
     before = ""
     for _ in range(len(files) + 1):
         # Those that are installed by now are skipped.
@@ -113,7 +113,7 @@ def _dpkg(files: Sequence[str], options: Sequence[str], log: str) -> None:
 def _run(argv: Sequence[str], log: str) -> tuple[int, str]:
     """Run a program with its output at the end of the log; return its code and the output.
 
-    Its own end counts: a file has none that a process which it leaves behind could hold up.
+    Only its own exit is waited for: a background process could hold a pipe open, but not a file.
     """
     env = os.environ | {
         "DEBIAN_FRONTEND": "noninteractive",
@@ -138,8 +138,8 @@ def _failed(text: str) -> AgentError:
 def _cause(text: str) -> str:
     """Return what went wrong first, in one line: dpkg's message, and before it the script's own.
 
-    That a package waits for another one is named only if there is nothing else; so is what apt-get
-    makes of it.
+    That a package depends on another one is reported only if there is nothing else; so is apt-get's
+    summary.
     """
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     found: list[str] = []
@@ -165,7 +165,7 @@ def _ends_before(line: str) -> bool:
 
 
 def _joined(lines: Sequence[str]) -> str:
-    """Return lines as one; what is indented goes on from the line before."""
+    """Join lines into one; an indented one continues the line before."""
     text = ""
     for line in lines:
         text += f" {line.strip()}" if line.startswith(" ") else f"; {line}"

@@ -1,7 +1,7 @@
-"""Where S3 is and with which credentials, read from plain settings. For helper processes only.
+"""S3's endpoint and credentials, read from plain settings. For helper processes only.
 
-What botocore reads besides (files, other kinds of credentials, proxies) it reads itself: where any
-of it is there, no endpoint is found here.
+What else botocore reads (files, other kinds of credentials, proxies) is left to it: if any of it
+is set, no endpoint is found here.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from agent.staging.sigv4 import Credentials
 # Where Amazon ECS answers; the SDKs have the same address (AWS SDKs and tools reference guide,
 # "Container credential provider").
 _ECS = "http://169.254.170.2"
-# New ones are asked for so long before the old ones expire.
+# New ones are requested so long before the old ones expire.
 _RENEW = timedelta(minutes=10)
 # After a failure boto3 is asked, which waits for them: a thousand results must not do so twice.
 _ANSWER_SECONDS, _PAUSE_SECONDS = 2, 60
-# With any of these botocore knows better.
+# With any of these set, botocore decides.
 _NOT_PLAIN = (
     "AWS_PROFILE",
     "AWS_DEFAULT_PROFILE",
@@ -56,7 +56,7 @@ _REGION = re.compile(r"(af|ap|ca|eu|il|me|mx|sa|us)(-[a-z]+)+-\d")
 
 
 class NotPlain(Exception):
-    """An answer or a setting for which boto3 is asked."""
+    """An answer or a setting that is left to boto3."""
 
 
 class Endpoint(NamedTuple):
@@ -85,7 +85,7 @@ def authorities(env: Mapping[str, str]) -> str:
 
 
 def plain_endpoint(env: Mapping[str, str], *, path_style: bool) -> Endpoint | None:
-    """Return the endpoint that the environment names, None where only boto3 knows the way."""
+    """Return the endpoint that the environment names, None if only boto3 can find it."""
     if any(env.get(name) for name in _NOT_PLAIN) or any(
         os.path.exists(os.path.expanduser(env.get(name) or usual)) for name, usual in _FILES
     ):
@@ -124,12 +124,12 @@ def _credentials(env: Mapping[str, str]) -> Callable[[], Credentials] | None:
 
 
 def _fits_a_header(text: str) -> bool:
-    """Return whether a request can be signed with it; what refuses one would show it."""
+    """Return whether a request can be signed with it; an error message would show it."""
     return text.isascii() and text.isprintable()
 
 
 class _OfContainer:
-    """The credentials that a container's own endpoint gives; asked for anew before they expire."""
+    """The credentials from a container's own endpoint; renewed before they expire."""
 
     def __init__(self, url: str) -> None:
         self._url = urlsplit(url)
@@ -142,7 +142,7 @@ class _OfContainer:
         with self._turn:
             if self._found is None or datetime.now(UTC) > self._until - _RENEW:
                 if time.monotonic() < self._not_before:
-                    raise NotPlain("the credentials could not be had a moment ago")
+                    raise NotPlain("the credentials were not available a moment ago")
                 self._not_before = time.monotonic() + _PAUSE_SECONDS
                 self._found, self._until = self._ask()
                 self._not_before = 0.0
@@ -161,7 +161,7 @@ class _OfContainer:
                 found["AccessKeyId"], found["SecretAccessKey"], found.get("Token") or ""
             )
             if not all(map(_fits_a_header, keys)):
-                raise NotPlain("the answer for credentials has other characters")
+                raise NotPlain("the answer for credentials has unexpected characters")
             return keys, datetime.fromisoformat(found["Expiration"])
         except (KeyError, TypeError, ValueError) as error:
             raise NotPlain(f"the answer for credentials: {error}") from error

@@ -1,4 +1,4 @@
-"""The journal of what private.7z brought into /opt, by which it is removed at the end."""
+"""The journal of what private.7z brought into /opt, used to remove it at the end."""
 
 from __future__ import annotations
 

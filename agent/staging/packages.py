@@ -11,7 +11,7 @@ from agent.engine import capture
 from agent.staging import deb_control, dpkg
 from agent.staging.deb_control import Package
 
-# In deps.tar.gz; or on S3 in place of it, beside the packages that it names.
+# In deps.tar.gz; or on S3 instead of it, beside the packages that it names.
 LISTING = "deps_batch.lst"
 LOG = "dpkg.log"
 
@@ -57,7 +57,7 @@ def install(files: list[str], *, system: bool, laid_out: str, log: str) -> dict[
 
 
 def _sort_out(files: Sequence[str]) -> tuple[list[Package], list[str]]:
-    """Split the files into those to install and the names of those that are there already."""
+    """Split the files into those to install and the names of those that are installed already."""
     own = _ask(["dpkg", "--print-architecture"]).strip()
     known = {"all", own, *_ask(["dpkg", "--print-foreign-architectures"]).split()}
     there = _installed(own)
@@ -102,12 +102,12 @@ def _is_new_enough(there: str, wanted: Package) -> bool:
 
 
 def _lay_out(file: str, directory: str) -> None:
-    said = capture.run(["dpkg-deb", "-x", file, directory])
-    if said.code:
-        lines = [line.strip() for line in said.err.splitlines() if line.strip()]
+    done = capture.run(["dpkg-deb", "-x", file, directory])
+    if done.code:
+        lines = [line.strip() for line in done.err.splitlines() if line.strip()]
         raise AgentError(
             f"unpack {os.path.basename(file)}",
-            " ".join(lines) or f"dpkg-deb exited with {said.code}",
+            " ".join(lines) or f"dpkg-deb exited with {done.code}",
             code=BAD_ARCHIVE,
             hint="download it again; if it is intact, check the disk: df -h",
         )
@@ -125,5 +125,5 @@ def search_paths(root: str) -> tuple[list[str], list[str]]:
 
 
 def _ask(argv: list[str]) -> str:
-    """Return what dpkg prints; a database that it has none of is empty."""
+    """Return what dpkg-query prints; without a database, nothing."""
     return capture.run(argv).out

@@ -1,4 +1,4 @@
-"""Try whether results can be written, before anything is launched. Runs in helper processes."""
+"""Check that results can be written, before anything is launched. Runs in helper processes."""
 
 from __future__ import annotations
 

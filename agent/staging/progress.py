@@ -1,4 +1,4 @@
-"""Report the progress of a transfer, not too often."""
+"""Report the progress of a transfer at intervals."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Progress:
         self._size = max(size, 1)
         self._lock = threading.Lock()
         self._seen = 0
-        self._told = 0
-        self._told_at = time.monotonic()
+        self._reported = 0
+        self._reported_at = time.monotonic()
 
     def __call__(self, count: int) -> None:
         """Count bytes that have arrived."""
@@ -28,7 +28,7 @@ class Progress:
             self._seen += count
             percent = 100 * self._seen // self._size
             now = time.monotonic()
-            share = percent // _PROGRESS_SHARE > self._told // _PROGRESS_SHARE
-            if percent > self._told and (share or now - self._told_at >= _PROGRESS_SECONDS):
-                self._told, self._told_at = percent, now
+            share = percent // _PROGRESS_SHARE > self._reported // _PROGRESS_SHARE
+            if percent > self._reported and (share or now - self._reported_at >= _PROGRESS_SECONDS):
+                self._reported, self._reported_at = percent, now
                 self._emit({"event": "progress", "what": self._what, "percent": min(percent, 100)})

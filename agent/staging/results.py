@@ -1,4 +1,4 @@
-"""Find the results: what is in the output directory and is the application's."""
+"""Find the results: the application's files in the output directory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agent.core.result_files import HIDDEN, NODE_LOG
 
 Stamp = tuple[int, int, int, int]
 _LINK: Stamp = (0, 0, 0, 0)  # to a directory
-# What the agent writes beside the results, and what each has at its beginning.
+# What the agent writes beside the results, and how each begins.
 _DOCUMENTS = {
     "run.json": b'"schema": "architrave-run/',
     "report.html": b"<title>architrave: ",
@@ -57,7 +57,7 @@ def snapshot(
     was given for results may hold those of an earlier attempt: there it is what the image brought,
     what was unpacked from the archives (`unpacked`), and the documents that an earlier run left.
 
-    `poll_events` is called for each: there may be a million, and nodes have to show that they live.
+    `poll_events` is called for each: there may be a million, and heartbeats are due meanwhile.
     """
     top = os.path.abspath(directory)
     anything = os.path.realpath(top) == os.path.realpath(scratch)
@@ -85,7 +85,7 @@ def snapshot(
 
 
 def _within(top: str, paths: Iterable[str]) -> set[str]:
-    """Return those of some files and directories that have to do with a directory."""
+    """Return those of some files and directories that are related to a directory."""
     real = {os.path.realpath(path) for path in paths}
     return {path for path in real if os.path.commonpath([path, top]) in (path, top)}
 
@@ -98,7 +98,7 @@ def _is_below(path: str, tops: set[str]) -> bool:
 
 
 def _image() -> tuple[int, float]:
-    """Return the device of the image's files, and when the container was made of it.
+    """Return the device of the image's files, and when the container was made from it.
 
     Outside of a container nothing was brought by an image: device -1. A file of an earlier attempt
     in the same container is newer than the container, and a volume is another device.
@@ -223,7 +223,7 @@ def unsaved(
 def _files(directory: str, left_out: LeftOut) -> Iterator[str]:
     """Yield regular files and links to files; sockets, pipes and devices hold no result.
 
-    A link to a directory isn't followed: it may lead to the whole system, or round in a circle.
+    A link to a directory isn't followed: it may lead to the whole system, or be circular.
     """
     top = os.path.abspath(directory)
     within = os.path.realpath(top)

@@ -1,7 +1,7 @@
 """Read and write S3 objects. Runs in helper processes only.
 
-Three ways lead to S3: single requests of our own, which need no library (`s3_direct`); obstore, for
-large objects and many small ones (`s3_fast`); and boto3, which takes long to load, for whatever
+There are three clients: single requests of our own, which need no library (`s3_direct`); obstore,
+for large objects and many small ones (`s3_fast`); and boto3, which takes long to load, for whatever
 the others can't do or fail in (`s3_boto`).
 """
 
@@ -24,27 +24,27 @@ from agent.staging.s3_boto import BotoS3, fetched, mismatches, not_written
 from agent.staging.s3_direct import PATIENCE_SECONDS, DirectS3
 from agent.staging.s3_fast import LARGE, line
 
-# A result of at most so much goes up in one request of obstore's, if there are many.
+# A result of at most this size is uploaded in one request of obstore's, if there are many.
 SMALL, MANY = 4 << 20, 32
 
 T = TypeVar("T")
 
 
 def load() -> None:
-    """Import what takes long, for a process that will need it."""
+    """Import slow modules, for a process that will need them."""
     s3_fast.load()
 
 
 class Storage:
     """An S3 endpoint, chosen by the AWS SDK's own environment variables. Threads may share it.
 
-    One that is not `patient` doesn't wait for credentials that are not to be had now.
+    One that is not `patient` doesn't wait for credentials that are not available now.
     """
 
     def __init__(self, emit: Emit, *, path_style: bool, patient: bool = True) -> None:
         self._emit = emit
         endpoint = plain_endpoint(os.environ, path_style=path_style)
-        self._boto = BotoS3(emit, path_style=path_style, patient=patient, alone=endpoint is None)
+        self._boto = BotoS3(emit, path_style=path_style, patient=patient, try_fast=endpoint is None)
         self._direct = DirectS3(endpoint) if endpoint else None
         self._plain_fast = s3_fast.FastS3(endpoint) if endpoint else None
 
@@ -112,7 +112,7 @@ class Storage:
     def _first_of(
         self, event: str, uri: S3Uri, ask: Callable[[], T] | None, boto: Callable[[], T]
     ) -> T:
-        """Return what `ask` returns, or boto3's answer: it finds a cause out, or gets over it."""
+        """Return what `ask` returns, or boto3's answer: boto3 finds the cause, or recovers."""
         if ask is not None:
             try:
                 return ask()

@@ -1,7 +1,7 @@
 """Read and write S3 objects with boto3. Runs in helper processes only, behind `s3`.
 
-Its client is made when it is first asked for something: to import boto3 and to make a client take
-half a second of processor time, and where all goes well nothing asks.
+Its client is made when it is first used: to import boto3 and to make a client take half a second of
+processor time, and normally it isn't needed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MIB = 1 << 20
 # Measured: half the time and processor seconds of boto3's defaults for large objects.
 _PART_SIZE, _PARTS_AT_ONCE, _IO_CHUNK = 32 * _MIB, 2, 4 * _MIB
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30
-# Of a request (the SDK's own name: AWS_MAX_ATTEMPTS), and of a body that breaks off.
+# Attempts of a request (the SDK's own name: AWS_MAX_ATTEMPTS), and of an interrupted body.
 _ATTEMPTS, _BODY_ATTEMPTS = 6, 3
 # The longest pause between two attempts in botocore's standard mode.
 _PAUSE_SECONDS = 20
@@ -60,16 +60,16 @@ _DENIED = {
 class BotoS3:
     """An S3 endpoint, chosen by the AWS SDK's own environment variables. Threads may share it.
 
-    One that is not `patient` doesn't wait for credentials that are not to be had now. With
-    `alone`, large objects and many small ones go by obstore where it can.
+    One that is not `patient` doesn't wait for credentials that are not available now. With
+    `try_fast`, large objects and many small ones are moved by obstore where possible.
     """
 
-    def __init__(self, emit: Emit, *, path_style: bool, patient: bool, alone: bool) -> None:
+    def __init__(self, emit: Emit, *, path_style: bool, patient: bool, try_fast: bool) -> None:
         self._emit = emit
         self._path_style = path_style
         # One for all: a thousand results don't wait for credentials one after the other.
         self._credentials = Patience(emit, self._careful if patient else 0)
-        self._alone = alone
+        self._try_fast = try_fast
         self._turn = threading.Lock()
         self._client_made: Any = None
         self._transfer: Any = None
@@ -77,12 +77,12 @@ class BotoS3:
 
     @property
     def patience_seconds(self) -> float:
-        """Return the longest from the last byte that was received to the end of all attempts."""
+        """Return the longest time from the last received byte to the end of all attempts."""
         return (_BODY_ATTEMPTS + 1) * self._careful + s3_fast.PATIENCE_SECONDS
 
     @property
     def fast(self) -> s3_fast.FastS3 | None:
-        """Return obstore's way to the same endpoint, None where only boto3 knows the way."""
+        """Return obstore's client for the same endpoint, None if only boto3 can reach it."""
         return self._fast_made if self._client else None
 
     @property
@@ -119,7 +119,7 @@ class BotoS3:
         except (BotoCoreError, ValueError) as error:
             raise _bad_settings(error) from error
         client.meta.events.register_first("needs-retry.s3", signing.with_its_clock)
-        if self._alone:
+        if self._try_fast:
             self._fast_made = _fast_s3(client, credentials, self._path_style)
         self._transfer = TransferConfig(
             multipart_threshold=_PART_SIZE,
@@ -169,13 +169,13 @@ class BotoS3:
         etag: str,
         check: Callable[[s3_fast.Wait], s3_fast.Digests],
     ) -> s3_fast.Digests:
-        """Fetch an object's bytes and check them: a large one on the fast path, if that can be."""
+        """Fetch an object's bytes and check them: a large one on the fast path, if possible."""
         what = os.path.basename(uri.key)
         progress = Progress(self._emit, what, size)
         if self.fast is not None and size >= LARGE:
             try:
                 return self.fast.get_file(uri.bucket, uri.key, path, size, etag, progress, check)
-            except Exception as error:  # boto3 finds out what it is, or gets over it
+            except Exception as error:  # boto3 finds the cause, or recovers
                 self._emit({"event": "fetch_fallback", "what": what, "cause": line(error)})
                 progress = Progress(self._emit, what, size)
         self._client.download_file(
@@ -197,7 +197,7 @@ class BotoS3:
             )
         except ClientError as error:
             if error.response["Error"]["Code"] in ("301", "400", "403"):
-                # The answer to HEAD has no reason; this one's has.
+                # The answer to HEAD has no reason; the answer to GET has.
                 self._client.get_object(Bucket=uri.bucket, Key=uri.key, Range="bytes=0-0")
             raise
         return found
@@ -282,7 +282,7 @@ def fetched(
 
 
 def _fast_s3(client: Any, credentials: Any, path_style: bool) -> s3_fast.FastS3 | None:
-    """Return obstore's way to the same endpoint, None where only boto3 knows the way."""
+    """Return obstore's client for the same endpoint, None if only boto3 can reach it."""
     config = client.meta.config
     names = ("use_fips_endpoint", "use_dualstack_endpoint")
     if credentials is None or any(getattr(config, name, None) for name in names):
@@ -305,7 +305,7 @@ def _is_wrong_body(error: Exception) -> bool:
 
 
 def _raise(error: Exception, what: str, *, missing: int = NO_OBJECT) -> NoReturn:
-    """Turn what boto3 raises into an AgentError, with the exit code and the next thing to do."""
+    """Turn what boto3 raises into an AgentError, with its exit code and hint."""
     from boto3.exceptions import Boto3Error, S3UploadFailedError
     from botocore.exceptions import (
         BotoCoreError,

@@ -1,6 +1,6 @@
-"""Ask S3 by single requests, where all goes well. Runs in helper processes only, behind `s3`.
+"""Use S3 by single requests, where these succeed. Runs in helper processes only, behind `s3`.
 
-A job needs few of them: its archives, a handful of results, the record. Whatever is not plain here
+A job needs few of them: its archives, some results, the record. Whatever is not plain
 (settings in files, another kind of credentials, an error of any sort) is left to boto3, which finds
 the cause, waits and tries again: no error of this module is ever shown.
 """
@@ -23,9 +23,9 @@ from agent.staging.endpoint import Endpoint, NotPlain
 from agent.staging.sigv4 import encoded_path, signed_headers
 
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30
-# The longest that a request takes to fail.
+# The longest time that a request takes to fail.
 PATIENCE_SECONDS = _CONNECT_SECONDS + _READ_SECONDS
-# One that may stand in a host name under the certificate's wildcard, and is no other kind.
+# A bucket that may be in a host name under the certificate's wildcard, and is not a special kind.
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _OTHER_KINDS = ("--x-s3", "--ol-s3", "-s3alias", "--table-s3")
 
@@ -76,7 +76,7 @@ class DirectS3:
         self._ask("DELETE", uri).read()
 
     def close(self) -> None:
-        """Drop this thread's connection: what is left of an answer is of no use."""
+        """Drop this thread's connection: the rest of an answer is useless."""
         connection = getattr(self._own, "connection", None)
         if connection is not None:
             connection.close()

@@ -1,8 +1,8 @@
-"""Move objects with obstore, where all goes well. Runs in helper processes only, behind `s3`.
+"""Move objects with obstore, where this succeeds. Runs in helper processes only, behind `s3`.
 
-Measured against boto3 (benchmarks/transfers.py): a large object comes down in half of the time and
-a quarter of the processor seconds, many small ones go up in a tenth of them. What goes wrong
-here is done again by boto3, which finds the cause: no error of obstore's is ever shown.
+Measured against boto3 (benchmarks/transfers.py): a large object is downloaded in half of the time
+and a quarter of the processor seconds, many small ones are uploaded in a tenth of them. What fails
+here is repeated by boto3, which finds the cause: no error of obstore's is ever shown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Wait = Callable[[int], None]
 Digests = dict[str, bytes]
 
 _MIB = 1 << 20
-# From here on obstore is faster; below, one request is all there is.
+# From this size on obstore is faster; below, a single request suffices.
 LARGE = 16 * _MIB
 # Of a large object. Written as they come, by small chunks: whole parts in memory take twice the
 # time, most of it the kernel's, for pages that are given back and asked for again.
@@ -31,14 +31,14 @@ _TIMES: Any = {
     "connect_timeout": timedelta(seconds=10),
     "timeout": timedelta(seconds=_REQUEST_SECONDS),
 }
-# The longest that a request takes to fail for good.
+# The longest time that a request takes to fail finally.
 PATIENCE_SECONDS = _RETRY_SECONDS + _REQUEST_SECONDS
-# Credentials are asked for anew so often; botocore refreshes those that expire.
+# Credentials are fetched again so often; botocore refreshes those that expire.
 _CREDENTIALS_LAST = timedelta(minutes=5)
 
 
 class _Arriving:
-    """How much of a file is there without a gap, while its parts come in any order."""
+    """How much of a file has arrived without a gap, while its parts arrive in any order."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -61,7 +61,7 @@ class _Arriving:
             self._changed.notify_all()
 
     def wait(self, end: int) -> None:
-        """Wait until all before `end` is there; raise EOFError when it will never be."""
+        """Wait until all before `end` has arrived; raise EOFError if it never will."""
         with self._changed:
             self._changed.wait_for(lambda: self._there >= end or self._failed)
             if self._there < end:
@@ -90,7 +90,7 @@ class FastS3:
         progress: Callable[[int], None],
         check: Callable[[Wait], Digests],
     ) -> Digests:
-        """Fetch an object of a known size and ETag into a file; raise whatever goes wrong.
+        """Fetch an object of a known size and ETag into a file; raise any error.
 
         `check` reads the file meanwhile, as far as it has waited for; its answer is returned.
         """
@@ -137,7 +137,7 @@ class FastS3:
         return bytes(found.bytes()), str(found.meta["e_tag"]).strip('"')
 
     def put(self, bucket: str, key: str, data: bytes) -> None:
-        """Write a small object with its SHA-256, which S3 checks; raise whatever goes wrong."""
+        """Write a small object with its SHA-256, which S3 checks; raise any error."""
         import obstore
 
         obstore.put(self._store(bucket), key, data, use_multipart=False)
@@ -183,5 +183,5 @@ def _host_of(endpoint: str, bucket: str) -> str:
 
 
 def line(error: Exception) -> str:
-    """Return the first line of an error: obstore's have a page of a debugger's below it."""
+    """Return the first line of an error: obstore's have a page of debug output below it."""
     return next(iter(str(error).splitlines()), type(error).__name__)

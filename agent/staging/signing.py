@@ -12,9 +12,9 @@ _SKEW = timedelta(minutes=5)
 def with_its_clock(
     response: tuple[Any, dict[str, Any]] | None, attempts: int, **_: Any
 ) -> float | None:
-    """Ask again with S3's own time, where this machine's clock is too wrong for it.
+    """Retry with S3's own time, if this machine's clock is too wrong for it.
 
-    S3 refuses what is signed 15 minutes off (RequestTimeTooSkewed), and boto3 leaves it at that. An
+    S3 refuses what is signed 15 minutes off (RequestTimeTooSkewed), and boto3 doesn't retry. An
     event handler of botocore's `needs-retry`: the seconds to wait before one more try, or None.
     """
     from botocore import auth

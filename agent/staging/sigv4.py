@@ -1,7 +1,7 @@
-"""Sign a request to S3 as AWS Signature Version 4 has it, without botocore.
+"""Sign a request to S3 with AWS Signature Version 4, without botocore.
 
 Botocore takes half a second of processor time to import and to make a client (benchmarks/start.py):
-more than a small job's other work. The source of the rules: Amazon S3 API reference, "Signature
+more than a small job's other work. Source of the rules: Amazon S3 API reference, "Signature
 calculations for the Authorization header".
 """
 
@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 
 class Credentials(NamedTuple):
-    """What a request is signed with; `token` is empty for keys that last."""
+    """What a request is signed with; `token` is empty for long-term keys."""
 
     access_key: str
     secret_key: str

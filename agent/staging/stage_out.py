@@ -18,8 +18,8 @@ from agent.engine import result_list
 from agent.staging.s3 import MANY, SMALL, Storage
 from agent.staging.uploader import File, Sender
 
-_TELL_SECONDS = 0.2
-# Of the results that could not be uploaded so many are named one by one.
+_REPORT_SECONDS = 0.2
+# How many of the results that could not be uploaded are named.
 _NAMED = 1000
 
 
@@ -29,7 +29,7 @@ def stage_out(
     """Upload files below one prefix, several at once; one that fails doesn't hold up the rest.
 
     `request`: uri, node (its name below that), path_style, directory, list (a file of names
-    in it, each with a NUL behind it), stored (the file to which what S3 has is appended, a line
+    in it, each with a NUL behind it), stored (the file to which uploaded files are appended, a line
     {"name", "size", "sha256"} each; what is in it isn't sent again), own (paths of those that are
     elsewhere, by name), afresh (remove an older manifest first), patient (wait for credentials).
     Emits {"stored": count} now and then, at the end {"uploaded": {"count", "lost" (counts),
@@ -67,7 +67,7 @@ def _put_document(storage: Storage, uri: S3Uri, path: str) -> None:
 
 
 def _put_page(storage: Storage, uri: S3Uri, path: str, emit: Emit) -> None:
-    """Write the page where a browser will show it; without it the record is complete."""
+    """Write the page so that a browser will show it; the record is complete without it."""
     try:
         text = Path(path).read_bytes()
         storage.put(text, uri, content_type="text/html; charset=utf-8")
@@ -92,18 +92,18 @@ def _upload(storage: Storage, uri: S3Uri, request: dict[str, Any], emit: Emit) -
     earlier = {one["name"] for one in result_list.files(request["stored"])}
     names -= earlier
     failed: list[File] = []
-    count, lost, told_at = len(earlier), 0, time.monotonic()
+    count, lost, reported_at = len(earlier), 0, time.monotonic()
     with open(request["stored"], "a", encoding="utf-8") as list_:
         list_.write("\n")  # the last line of an earlier try may be cut short
 
         def stored(file: File) -> None:
-            nonlocal count, told_at
+            nonlocal count, reported_at
             count += 1
             list_.write(json.dumps(file) + "\n")
-            if time.monotonic() - told_at > _TELL_SECONDS:
+            if time.monotonic() - reported_at > _REPORT_SECONDS:
                 list_.flush()
                 emit({"stored": count})
-                told_at = time.monotonic()
+                reported_at = time.monotonic()
 
         def fail(file: File) -> None:
             nonlocal lost

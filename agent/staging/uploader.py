@@ -1,7 +1,7 @@
-"""Send result files to S3, and report of each what S3 has: its size and its SHA-256.
+"""Upload result files to S3, and report the size and the SHA-256 of each as uploaded.
 
-A file may change while it is read. Then it is sent again, and at last as a stream whose digest is
-taken of what goes out. Runs in helper processes only.
+A file may change while it is read. Then it is sent again, and finally as a stream whose digest is
+computed from what is sent. Runs in helper processes only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agent.staging.progress import Progress
 from agent.staging.s3 import SMALL, Storage
 
 _UPLOADS_AT_ONCE = 8
-# How many are handed to the threads ahead: a million results must not be in memory as tasks.
+# How many are given to the threads ahead: a million results must not be in memory as tasks.
 _IN_FLIGHT = 32
 # From here on a file is hashed during its upload; a thread for each smaller one gains nothing.
 _LARGE = 64 << 20
@@ -36,8 +36,9 @@ File = dict[str, Any]
 class Sender:
     """Sends files below one prefix, several at once; one that fails doesn't hold up the rest.
 
-    `many` small ones go another way. `stored` is called with what S3 has of each file, {"name",
-    "size", "sha256"}, and "final": False where it kept changing; `failed` with what it lacks.
+    `many` small ones are sent by obstore. `stored` is called for each file with what
+    S3 has, {"name", "size", "sha256"}, and "final": False where it kept changing;
+    `failed` with what could not be uploaded.
     """
 
     def __init__(
@@ -131,14 +132,14 @@ class Sender:
 
     def _send_as_a_stream(self, path: str, name: str) -> tuple[int, str]:
         with open(path, "rb") as file:
-            # No more than there is now: it may grow faster than it goes out.
+            # No more than there is now: it may grow faster than it is sent.
             stream = _Stream(file, os.fstat(file.fileno()).st_size)
             self._storage.put_file(stream, self._uri / name, lambda count: None)
         return stream.size, stream.digest
 
 
 class _Stream:
-    """A file that is read once, from its beginning to what was its end; not to be rewound."""
+    """A file that is read once, from its beginning to its end at that time; without a rewind."""
 
     def __init__(self, file: IO[bytes], max_bytes: int) -> None:
         self.size = 0
@@ -152,7 +153,7 @@ class _Stream:
         return self._hash.hexdigest()
 
     def read(self, size: int = -1) -> bytes:
-        """Return what comes next."""
+        """Return the next bytes."""
         data = self._file.read(self._left if size < 0 else min(size, self._left))
         self.size += len(data)
         self._left -= len(data)

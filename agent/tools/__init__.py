@@ -1,1 +1,1 @@
-"""What runs on a person's machine; a job never imports it."""
+"""Commands for the user's machine; a job never imports them."""

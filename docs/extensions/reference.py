@@ -1,6 +1,6 @@
 """Write the reference from the objects that the program runs on.
 
-A line `<!-- made of the code: NAME -->` of a page is replaced by what the function NAME yields.
+A line `<!-- made from the code: NAME -->` of a page is replaced by what the function NAME yields.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from agent.core.exit_codes import ExitCode
 from agent.report.schema import SCHEMA
 from agent.tools.commands import parser
 
-_MARK = re.compile(r"^<!-- made of the code: (\w+) -->$", re.MULTILINE)
+_MARK = re.compile(r"^<!-- made from the code: (\w+) -->$", re.MULTILINE)
 _KNOWN = sorted(
     (name.name for name in variables.EVERY),
     key=len,

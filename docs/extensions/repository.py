@@ -1,7 +1,7 @@
 """Make links to the repository's files work on the site as they do where the sources are read.
 
 A page may include a file from outside of `docs`: links to that file then lead to the page, and the
-links in it are read from where the file lies. Any other file is offered for download. What isn't
+links in it are read from the file's directory. Any other file is offered for download. What isn't
 there is MyST's warning, which fails the build.
 """
 

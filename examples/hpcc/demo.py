@@ -26,7 +26,7 @@ def main() -> int:
     try:
         wrong = _batch(image) or _lambda(image)
     except subprocess.CalledProcessError as error:
-        wrong = f"cannot run {error.cmd[0]}: it ended with {error.returncode}"
+        wrong = f"cannot run {error.cmd[0]}: it exited with {error.returncode}"
     heading("Verdict")
     print(wrong or "all is right")
     return 1 if wrong else 0
@@ -56,7 +56,7 @@ def _batch(image: str | None) -> str:
     where = ["--image", image] if image else ["--here"]
     code = code or _show(["pack", "deps", "--binary", "program/hpcc", *where], {})
     if code:
-        return f"packing ended with {code}, not 0"
+        return f"packing exited with {code}, not 0"
 
     heading(f"AWS Batch on this machine: {NODES} nodes, mpirun, S3")
     results = Path("batch")
@@ -66,7 +66,7 @@ def _batch(image: str | None) -> str:
     private = ["--private", "private.7z", *deps, *job, "--results", str(results)]
     code = _show(["local", "run", "--nodes", str(NODES), *place, *private], secret)
     if code:
-        return f"the job ended with {code}, not 0"
+        return f"the job exited with {code}, not 0"
     output = results / "node-0" / "hpccoutf.txt"
     if not output.is_file():
         return f"{output} is missing"
@@ -102,7 +102,7 @@ def _lambda(image: str | None) -> str:
         code = _show(["run"], env)
         time_log = results / "tmp" / "time.log"
     if code:
-        return f"the Lambda mode ended with {code}, not 0"
+        return f"the Lambda mode exited with {code}, not 0"
     text = time_log.read_text(encoding="utf-8") if time_log.is_file() else ""
     print(f"exit code: {code}\n{time_log}:\n{text.rstrip()}")
     right = "Hello from the lambda mode" in text and "\nreal\t" in text

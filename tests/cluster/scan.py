@@ -19,13 +19,13 @@ for pid in pids:
                 texts[file] = content.read().decode("utf-8", "replace")
         except OSError:
             continue
-    words = texts.get("cmdline", "").split("\0")
+    argv = texts.get("cmdline", "").split("\0")
     if pid == "1":
         program = "agent"
-    elif any(word.endswith("/agent/helper.py") for word in words):
+    elif any(argument.endswith("/agent/helper.py") for argument in argv):
         program = "helper"
     else:
-        program = words[0]
+        program = argv[0]
     for file, text in texts.items():
         found += [[program, file, name] for name, value in needles.items() if value in text]
 print(json.dumps({"processes": len(pids), "found": found}))

@@ -1,6 +1,7 @@
 """The doctors of several nodes meet as a job's nodes do, and reach each other by every pair."""
 
 import json
+import re
 
 import pytest
 
@@ -32,8 +33,8 @@ def doctors(cluster, monkeypatch):
     start = processes.spawn.start
 
     def doctor(argv, *arguments, **options):
-        words = ["doctor", "--json"] if argv[-1] == "run" else [argv[-1]]
-        return start([*argv[:-1], *words], *arguments, **options)
+        command = ["doctor", "--json"] if argv[-1] == "run" else [argv[-1]]
+        return start([*argv[:-1], *command], *arguments, **options)
 
     def make(image, env=None, **options):
         env = {"ARCHITRAVE_LOG_LEVEL": "info", "ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "60"} | (
@@ -62,15 +63,21 @@ def named(report, name, verdict=None):
     ]
 
 
+def numbers(text):
+    """Return the numbers that a finding names."""
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
 def test_every_pair(doctors, backend):
-    """Three sound nodes: six of six pairs, nothing on S3, nothing left."""
+    """Three healthy nodes: six of six pairs, nothing on S3, nothing left."""
     with doctors(backend) as running:
         result = running.wait()
         assert not list(running.s3.keys("architrave", "output"))
         assert [leftovers(running, index) for index in range(3)] == [[], [], []]
     main, *workers = reports(result)
     assert codes(result) == [0, 0, 0], main
-    assert named(main, "pairs") == ["6 of 6 reach each other by ssh and TCP"]
+    (pairs,) = named(main, "pairs")
+    assert numbers(pairs) == [6, 6]
     assert named(main, "version", "PASS") and named(main, "clocks", "PASS")
     assert all(named(worker, "nodes", "PASS") for worker in workers)
 
@@ -90,9 +97,10 @@ def test_a_cut_between_two_workers(doctors, doctors_image):
     assert codes(result) == [75] * 4, main
     failed = named(main, "pairs", "FAIL")
     assert len(failed) == 2
-    assert failed[0].startswith("worker 1 cannot reach worker 2: ssh: ")
-    assert failed[1].startswith("worker 2 cannot reach worker 1: ssh: ")
-    assert named(main, "pairs", "WARN") == ["10 of 12 reach each other by ssh and TCP"]
+    assert re.search(r"worker 1\b.*worker 2\b.* ssh: ", failed[0])
+    assert re.search(r"worker 2\b.*worker 1\b.* ssh: ", failed[1])
+    (pairs,) = named(main, "pairs", "WARN")
+    assert numbers(pairs) == [10, 12]
 
 
 @pytest.mark.slow
@@ -105,10 +113,8 @@ def test_only_ssh_passes(doctors, doctors_image):
         result = running.wait()
     failed = named(reports(result)[0], "pairs", "FAIL")
     assert codes(result) == [75] * 3
-    assert [one.partition(":")[0] for one in failed] == [
-        "main cannot reach worker 1",
-        "worker 1 cannot reach main",
-    ]
+    nodes = [re.findall(r"main|worker \d+", one.partition(":")[0]) for one in failed]
+    assert nodes == [["main", "worker 1"], ["worker 1", "main"]]
     assert all(" tcp: " in one and "ssh: " not in one for one in failed)
 
 
@@ -122,7 +128,7 @@ def test_a_node_that_never_comes(doctors):
     assert "worker 2" in failed
 
 
-def test_what_a_worker_finds_is_told_by_main(doctors):
+def test_what_a_worker_finds_is_reported_by_main(doctors):
     """The main node names a worker's own finding, and every node ends with its code."""
     env = {2: {"APP_BIN": "/opt/nothing"}}
     with doctors(None, node_env=env) as running:
@@ -130,5 +136,5 @@ def test_what_a_worker_finds_is_told_by_main(doctors):
     main, _, worker = reports(result)
     assert codes(result) == [127] * 3
     assert named(worker, "program", "FAIL")
-    (told,) = named(main, "worker 2", "FAIL")
-    assert told.startswith("program: cannot run ")
+    (found,) = named(main, "worker 2", "FAIL")
+    assert "program" in found and "/opt/nothing" in found

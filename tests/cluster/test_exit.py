@@ -34,7 +34,7 @@ def test_three_nodes(cluster, backend, meet, code):
 )
 @pytest.mark.cell("application.code")
 def test_one_node(cluster, backend, code):
-    """A node that is alone behaves alike."""
+    """A single node behaves alike."""
     with cluster(backend, f"exit {code}", nodes=1, env={"ARCHITRAVE_SLOTS": "1"}) as running:
         result = running.wait()
     assert codes(result) == [code]

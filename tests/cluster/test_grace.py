@@ -31,7 +31,7 @@ def private(tmp_path_factory, keys):
 
 
 def solve(cluster, backend, params, **env):
-    """Return a running job of three nodes whose ranks have said that they compute."""
+    """Return a running job of three nodes whose ranks have printed that they compute."""
     return cluster(backend, params, env={"APP_BIN": "/opt/solver"} | env)
 
 
@@ -48,12 +48,12 @@ def check(result, seen=None, code=143):
     files = check_manifest(result)
     for rank in range(3):
         assert f"node-{rank}/a{rank}.checkpoint" in files
-        heard = (result.results / f"node-{rank}/a{rank}.signals").read_text().split()
-        assert heard == (seen or ["15"])
+        received = (result.results / f"node-{rank}/a{rank}.signals").read_text().split()
+        assert received == (seen or ["15"])
 
 
 @pytest.mark.parametrize(
-    ("backend", "told", "params"),
+    ("backend", "target", "params"),
     [
         ("processes", "worker", "a 0,3,3 9"),
         slow("containers", "main", "a 3,0,3"),
@@ -61,12 +61,12 @@ def check(result, seen=None, code=143):
     ],
     indirect=["backend"],
 )
-def test_ranks_on_three_nodes(cluster, backend, told, params):
+def test_ranks_on_three_nodes(cluster, backend, target, params):
     """Whichever node gets SIGTERM, no rank is killed while it saves its state."""
     with solve(cluster, backend, params) as running:
         wait_computing(running, {})
         begun = time.monotonic()
-        for index in {"main": [0], "worker": [2], "all": [0, 1, 2]}[told]:
+        for index in {"main": [0], "worker": [2], "all": [0, 1, 2]}[target]:
             running.nodes[index].signal(15)
         result = running.wait()
     assert time.monotonic() - begun < 25
@@ -136,7 +136,7 @@ def test_what_never_ends_is_killed_on_every_node(cluster, image):
 @pytest.mark.cell("signals.forwarded")
 def test_another_signal_reaches_every_rank(cluster):
     """SIGUSR1 to the main node goes to the ranks on all nodes, and not to mpirun."""
-    with cluster(None, "told 10 4") as running:
+    with cluster(None, "await 10 4") as running:
         until(lambda: running.states[0].stdout.count(b"ready ") >= 3, 60)
         running.nodes[0].signal(10)
         result = running.wait()

@@ -48,7 +48,7 @@ def test_every_rank_on_its_own_node(cluster, backend, meet, count, main):
 @pytest.mark.timeout(240)
 @pytest.mark.slow
 def test_six_containers(cluster, image, meet):
-    """They start, run as one program, and part."""
+    """They start, run as one program, and exit."""
     with cluster(image, f"{meet} 5", nodes=6, timeout=200) as running:
         result = running.wait()
     assert codes(result) == [5] * 6
@@ -108,8 +108,8 @@ def test_direct(cluster):
         result = running.wait()
     assert codes(result) == [3] * 3
     assert [one["env"]["AWS_BATCH_JOB_NODE_INDEX"] for one in ranks(result)] == ["0"]
-    program, *words = run_json(result)["command"]
-    assert program.endswith("/opt/program") and words == ["exit", "3"]
+    program, *arguments = run_json(result)["command"]
+    assert program.endswith("/opt/program") and arguments == ["exit", "3"]
     assert {"node-0/rank-0.json", "node-0/time.log"} == check_manifest(result).keys()
 
 

@@ -28,7 +28,7 @@ BEAT = {"ARCHITRAVE_HEARTBEAT_SECONDS": "2"}
 
 
 def test_worker_killed(cluster, image):
-    """A worker that dies in the run ends the job with 75 on all others, who name it."""
+    """A worker that dies in the run ends the job with 75 on all others, which name it."""
     with cluster(image, "hold", env=BEAT) as running:
         wait_ready(running, 3)
         running.nodes[2].kill()
@@ -59,7 +59,7 @@ def test_main_killed(cluster, image):
 
 @pytest.mark.slow
 def test_worker_cut_off(cluster, image):
-    """A worker whose network goes away without a word is missed like a dead one, on both sides."""
+    """A worker whose network disappears is missed like a dead one, on both sides."""
     # Mpirun waits for the daemon that it can't reach until the grace period is over.
     env = {"ARCHITRAVE_GRACE_SECONDS": "3"}
     with cluster(image, "hold", env=env) as running:
@@ -69,7 +69,7 @@ def test_worker_cut_off(cluster, image):
         assert end_within(running, [1], 60) == [75]
 
 
-def test_all_are_told_to_end(cluster, image):
+def test_all_are_stopped(cluster, image):
     """SIGTERM to every node, as Batch ends a job: 143 everywhere, and partial results are kept."""
     with cluster(image, "hold") as running:
         wait_ready(running, 3)
@@ -81,8 +81,8 @@ def test_all_are_told_to_end(cluster, image):
     assert "ready 0 of 3" in (result.results / "node-0/time.log").read_text()
 
 
-def test_told_to_end_before_the_run(cluster, image):
-    """SIGTERM counts before there is a program to tell."""
+def test_stopped_before_the_run(cluster, image):
+    """SIGTERM counts before there is a program to stop."""
     late = Fault(DELAY, 1, seconds=1000)
     with cluster(image, "hold", nodes=2, faults=(late,)) as running:
         running.wait_phase(0, "join")

@@ -35,5 +35,5 @@ def test_a_million_results(cluster, tmp_path):
         manifest = json.load(file)
     assert len(manifest["files"]) == sum(COUNTS) + len(run["nodes"][0]["files"])
     away = [float(Path(f"{tmp_path}/away-{node}").read_text()) for node in range(nodes)]
-    print(f"the loop was away for {max(away):.2f} s at most, on the main node {away[0]:.2f} s")
+    print(f"the loop was blocked for {max(away):.2f} s at most, on the main node {away[0]:.2f} s")
     assert max(away) < HEARTBEAT / 2

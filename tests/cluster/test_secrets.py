@@ -38,7 +38,7 @@ def key_of(keys):
 
 @pytest.mark.cell("security.secrets", "security.removed")
 def test_no_secret_gets_out(cluster, image, keys):
-    """In the run the password and the AWS secret are in PID 1 alone; then neither, nor the
+    """In the run the password and the AWS secret are in PID 1 only; then neither, nor the
     private key, is in any log, record, result or other object on S3.
     """
     with cluster(image, "hold", env={"ARCHITRAVE_LOG_LEVEL": "debug"}) as running:
@@ -67,7 +67,7 @@ def test_no_secret_gets_out(cluster, image, keys):
 
 # It is a process for as long as it takes to look at it: what it was given, and by which process.
 SEVEN_ZIP = """#!/bin/sh
-cat /proc/$$/cmdline /proc/$PPID/cmdline >{seen}/$$.words
+cat /proc/$$/cmdline /proc/$PPID/cmdline >{seen}/$$.cmdlines
 cat /proc/$$/environ /proc/$PPID/environ >{seen}/$$.environ
 exec {real} "$@"
 """
@@ -81,13 +81,13 @@ def test_7_zip_is_given_no_password(job, s3, s3_env, private, tmp_path):
     seen.mkdir()
     (programs / "7zz").write_text(SEVEN_ZIP.format(seen=seen, real=shutil.which("7zz")))
     (programs / "7zz").chmod(0o755)
-    s3.put_file("bucket", "words/private.7z", private)
+    s3.put_file("bucket", "secrets/private.7z", private)
     env = {
         "PATH": f"{programs}:{os.environ['PATH']}",
         "EXEC_TYPE": "batch",
         "APP_BIN": "/bin/sh",
         "APP_PARAMS": "-c 'exit 4'",
-        "S3_BUCKET": "s3://bucket/words",
+        "S3_BUCKET": "s3://bucket/secrets",
         "S3_BATCH_DEPS_REL_PATH": "<none>",
         "S3_BATCH_PRIVATE_REL_PATH": "private.7z",
         "ARCHITRAVE_LAUNCHER": "direct",
@@ -96,10 +96,10 @@ def test_7_zip_is_given_no_password(job, s3, s3_env, private, tmp_path):
     }
     code, _, err = job(**s3_env, **env)
     assert code == 4, err
-    words = [path.read_bytes() for path in seen.glob("*.words")]
+    cmdlines = [path.read_bytes() for path in seen.glob("*.cmdlines")]
     environs = [path.read_bytes() for path in seen.glob("*.environ")]
     # Its names are encrypted too: without the password it could do neither.
-    assert {line.split(b"\0")[2] for line in words} == {b"l", b"x"}
-    assert all(b"helper.py" in line for line in words)
+    assert {line.split(b"\0")[2] for line in cmdlines} == {b"l", b"x"}
+    assert all(b"helper.py" in line for line in cmdlines)
     assert all(b"PATH=" in environ for environ in environs)
-    assert not [text for text in (*words, *environs) if PASSWORD.encode() in text]
+    assert not [text for text in (*cmdlines, *environs) if PASSWORD.encode() in text]

@@ -17,10 +17,10 @@ pytestmark = pytest.mark.timeout(120)
 ARCHITRAVE = (sys.executable, "-m", "agent")
 
 
-def architrave(*words, text=""):
+def architrave(*arguments, text=""):
     """Run a command of this machine's to its end; return (exit code, stdout, stderr)."""
     done = subprocess.run(
-        [*ARCHITRAVE, *words],
+        [*ARCHITRAVE, *arguments],
         cwd=REPOSITORY,
         input=text,
         capture_output=True,
@@ -40,7 +40,7 @@ def held(node):
 
 
 def test_a_failed_job_is_held(cluster, backend):
-    """A shell on a held node finds everything in place, and changes nothing; then all ends."""
+    """A shell on a held node finds everything ready, and changes nothing; then all nodes exit."""
     with cluster(backend, "exit 7", nodes=2, hold=True) as running:
         hint = held(running.states[0])
         held(running.states[1])
@@ -52,11 +52,11 @@ def test_a_failed_job_is_held(cluster, backend):
         assert "ssh -F" in banner and running.states[1].address in banner
         if backend:
             # The hint is the exact command.
-            words = shlex.split(hint.partition(";")[0])
-            assert words[:3] == ["docker", "exec", "-it"]
-            words[2] = "-i"
+            argv = shlex.split(hint.partition(";")[0])
+            assert argv[:3] == ["docker", "exec", "-it"]
+            argv[2] = "-i"
             done = subprocess.run(
-                words, input="exit 5\n", text=True, capture_output=True, timeout=60
+                argv, input="exit 5\n", text=True, capture_output=True, timeout=60
             )
             assert done.returncode == 5 and "beside job" in done.stderr
         # From the main node the others are reached.
@@ -75,11 +75,9 @@ def test_a_shell_beside_a_job_on_a_terminal(cluster, image):
     with cluster(image, "last 100 0", nodes=1) as running:
         running.wait_phase(0, "run")
         leader, follower = pty.openpty()
-        words = [*ARCHITRAVE, "local", "shell", "--job", running.job.job_id]
+        argv = [*ARCHITRAVE, "local", "shell", "--job", running.job.job_id]
         ends = {"stdin": follower, "stdout": follower, "stderr": follower}
-        process = subprocess.Popen(
-            words, cwd=REPOSITORY, env=os.environ | {"TERM": "xterm"}, **ends
-        )
+        process = subprocess.Popen(argv, cwd=REPOSITORY, env=os.environ | {"TERM": "xterm"}, **ends)
         os.close(follower)
         seen = b""
         while b"# " not in seen:
@@ -97,8 +95,8 @@ def test_logs_of_every_node(cluster):
     """Lines are marked by node, the follower ends with the job, and one node can be chosen."""
     with cluster(None, "exit 3", nodes=2) as running:
         results = str(running.job.results_dir)
-        words = [*ARCHITRAVE, "local", "logs", "--results", results, "--follow"]
-        follower = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        argv = [*ARCHITRAVE, "local", "logs", "--results", results, "--follow"]
+        follower = subprocess.Popen(argv, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
         running.wait()
     followed = follower.communicate(timeout=20)[0]
     code, every, _ = architrave("local", "logs", "--results", results)
@@ -120,9 +118,9 @@ def test_the_end_of_a_failed_job(cluster, tmp_path):
     assert last["last_lines"][-3].startswith("real\t")
 
 
-@pytest.mark.parametrize("words", [("shell", "worker:7"), ("logs", "--results", "nowhere")])
-def test_what_is_not_there(words):
-    code, _, err = architrave("local", *words)
+@pytest.mark.parametrize("arguments", [("shell", "worker:7"), ("logs", "--results", "nowhere")])
+def test_what_is_not_there(arguments):
+    code, _, err = architrave("local", *arguments)
     assert code == 66 and "hint: " in err
 
 
@@ -171,7 +169,7 @@ def test_a_shell_takes_nothing_from_another_user_s_process(tmp_path):
         script.write_text("read line\n")
         os.chmod(open_directory, 0o755)
         for user, code in (("nobody", 66), (None, 0)):
-            # bash here, by whose words one would take it for a node.
+            # bash here, which looks like a node by its arguments.
             fake = subprocess.Popen(
                 ["python3", "-m", "agent", "run"],
                 executable="/bin/bash",

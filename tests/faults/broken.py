@@ -1,6 +1,6 @@
 """Run the agent with one of its functions broken: `broken.py MODULE NAME VALUE WORD…`.
 
-VALUE is a literal that takes the place of a constant, or `raise`: then calling NAME is a bug. A bug
+VALUE is a literal that replaces a constant, or `raise`: then calling NAME is a bug. A bug
 can't be had otherwise on demand; all around it is real.
 """
 
@@ -15,7 +15,7 @@ def broken(*arguments, **named):
 
 
 def main():
-    _, module, name, value, *words = sys.argv
+    _, module, name, value, *arguments = sys.argv
     *path, last = name.split(".")
     owner = importlib.import_module(module)
     owner = attrgetter(".".join(path))(owner) if path else owner
@@ -23,7 +23,7 @@ def main():
     setattr(owner, last, broken if value == "raise" else literal_eval(value))
     from agent import cli
 
-    sys.argv = ["architrave", *words]
+    sys.argv = ["architrave", *arguments]
     return cli.main()
 
 

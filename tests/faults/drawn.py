@@ -52,26 +52,26 @@ class Running:
 
     @property
     def node(self) -> Any:
-        """Return the node that is hurt."""
+        """Return the faulty node."""
         return self.cluster.nodes[self.drawn.node]
 
     @property
-    def has_ended(self) -> bool:
-        """Return whether that node ended before the fault came."""
+    def has_exited(self) -> bool:
+        """Return whether that node exited before the fault was injected."""
         return self.cluster.states[self.drawn.node].code is not None
 
 
 @dataclass(frozen=True)
 class Action:
-    """What is done, and the codes with which nodes may end besides the application's own.
+    """A fault, and the codes with which nodes may exit besides the application's own.
 
-    `hurt` tells that the node itself is excused from all checks but that it ends; `ends` that the
-    fault ends any job.
+    `faulty`: the node itself is excused from all checks but that it exits; `ends`: the fault ends
+    any job.
     """
 
     act: Callable[[Running], object]
     codes: frozenset[int] = frozenset()
-    hurt: bool = False
+    faulty: bool = False
     ends: bool = False
     several: bool = False
     backend: str = "both"
@@ -105,7 +105,7 @@ def stop_longer(running: Running) -> None:
     running.node.thaw()
 
 
-def tell(number: int, *, everyone: bool) -> Callable[[Running], None]:
+def send(number: int, *, everyone: bool) -> Callable[[Running], None]:
     def act(running: Running) -> None:
         for node in running.cluster.nodes.values() if everyone else [running.node]:
             node.signal(number)
@@ -118,26 +118,26 @@ def kill_helper(running: Running) -> None:
 
 
 LOST = frozenset({75})
-ENDED = frozenset({143, 75})
+STOPPED = frozenset({143, 75})
 FAULTS = {
     "none": Action(lambda running: None),
     "agent killed": Action(
-        lambda r: harness.kill_agent(r.node), LOST, hurt=True, ends=True, backend="processes"
+        lambda r: harness.kill_agent(r.node), LOST, faulty=True, ends=True, backend="processes"
     ),
-    "node killed": Action(lambda r: r.node.kill(), LOST, hurt=True, ends=True),
+    "node killed": Action(lambda r: r.node.kill(), LOST, faulty=True, ends=True),
     "cut": Action(
-        lambda r: r.node.cut(), LOST, hurt=True, ends=True, several=True, backend="containers"
+        lambda r: r.node.cut(), LOST, faulty=True, ends=True, several=True, backend="containers"
     ),
     "cut briefly": Action(cut_briefly, several=True, backend="containers"),
     "stopped briefly": Action(stop_briefly),
-    "stopped longer": Action(stop_longer, LOST, hurt=True, ends=True, several=True),
+    "stopped longer": Action(stop_longer, LOST, faulty=True, ends=True, several=True),
     "sshd killed": Action(lambda r: harness.kill_sshd(r.node), several=True, backend="processes"),
     "helper killed": Action(kill_helper, backend="processes"),
-    "SIGTERM to one": Action(tell(signal.SIGTERM, everyone=False), ENDED, ends=True),
-    "SIGTERM to all": Action(tell(signal.SIGTERM, everyone=True), ENDED, ends=True),
-    "SIGINT to all": Action(tell(signal.SIGINT, everyone=True), frozenset({130, 75}), ends=True),
+    "SIGTERM to one": Action(send(signal.SIGTERM, everyone=False), STOPPED, ends=True),
+    "SIGTERM to all": Action(send(signal.SIGTERM, everyone=True), STOPPED, ends=True),
+    "SIGINT to all": Action(send(signal.SIGINT, everyone=True), frozenset({130, 75}), ends=True),
     "late": Action(lambda running: None, several=True),
-    "never starts": Action(lambda running: None, LOST, hurt=True, ends=True, several=True),
+    "never starts": Action(lambda running: None, LOST, faulty=True, ends=True, several=True),
     "time limit": Action(lambda running: None, frozenset({124}), ends=True),
     # On one node only, whose S3 the failing one is; what it can't fetch or upload, others can.
     "s3": Action(lambda running: None, frozenset({69, 73, 75, 77}), backend="processes"),

@@ -1,4 +1,4 @@
-"""Inject a fault into one node at a phase, and check what must hold whatever the fault."""
+"""Inject a fault into one node at a phase, and check what must hold for every fault."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def env(**more):
 
 
 def ends(running, indexes, seconds=BOUND):
-    """Return the codes of nodes that must all end so soon; the first of the five checks."""
+    """Return the codes of nodes that must all exit in time; the first of the five checks."""
     deadline = time.monotonic() + seconds
     return [running.wait_end(index, max(0.1, deadline - time.monotonic())) for index in indexes]
 
 
-def check(running, result, *, hurt, allowed, named=()):
+def check(running, result, *, faulty, allowed, named=()):
     """Check codes, results, the line that names the cause, and what is left behind.
 
-    `hurt` is the node that is excused, None if none is; `allowed` are the codes that the others may
-    end with; one of `named` must be in the cause of each that ends with 75.
+    `faulty` is the node that is excused, None if none is; `allowed` are the exit codes of the
+    others; one of `named` must be in the cause of each that exits with 75.
     """
-    others = [node for node in result.nodes if node.index != hurt]
+    others = [node for node in result.nodes if node.index != faulty]
     codes = {node.code for node in others}
     assert codes <= allowed, codes
     complete = (result.results / "manifest.json").exists()
@@ -54,7 +54,7 @@ def check(running, result, *, hurt, allowed, named=()):
     if complete:
         check_manifest(result)
     for node in others:
-        # A worker that only follows the main node's word has the cause in its last line.
+        # A worker that only follows the main node has the cause in its last line.
         *lines, last = [record for record in node.errors if record["event"] != "job_exited"] or [
             {},
             {},
@@ -67,10 +67,10 @@ def check(running, result, *, hurt, allowed, named=()):
             assert any(name in ends[0] for name in named), ends
     # Under mpirun all ranks print on the main node, even the one with the fault. Nodes that
     # are processes share its output directory as well, and what they wrote there is lost with it.
-    speaking = others if isinstance(running.nodes[0], Process) else result.nodes
-    started = {line for node in speaking for line in node.tail if line.startswith("ready ")}
+    counted = others if isinstance(running.nodes[0], Process) else result.nodes
+    started = {line for node in counted for line in node.tail if line.startswith("ready ")}
     kept = {f"ready {one['rank']} of {one['size']}" for one in ranks(result)}
-    excused = "" if hurt is None else f"ready {rank_of(running.job, hurt)} "
+    excused = "" if faulty is None else f"ready {rank_of(running.job, faulty)} "
     lost = {line for line in started - kept if not (excused and line.startswith(excused))}
     assert all(is_named(result, line) for line in lost), lost
     for node in others:
@@ -90,7 +90,7 @@ def is_named(result, line):
 
 
 def leftovers(running, index):
-    """Return what an agent that has ended left: processes, keys, decrypted files."""
+    """Return what an agent that has exited left behind: processes, keys, decrypted files."""
     node = running.nodes[index]
     if isinstance(node, Process):
         secrets = [*(node.root / "opt").iterdir(), *node.root.rglob(".architrave*")]
@@ -142,7 +142,7 @@ def nothing_goes_on(node, seconds=10):
 
 
 def kill_agent(node):
-    """Kill the agent alone; what it started must end by itself."""
+    """Kill only the agent; what it started must exit by itself."""
     node.signal(signal.SIGKILL)
 
 
@@ -199,13 +199,15 @@ def helper_of(process, seen=()):
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(process.pid).children():
             with contextlib.suppress(psutil.Error):
-                if child not in seen and any("helper.py" in word for word in child.cmdline()):
+                if child not in seen and any(
+                    "helper.py" in argument for argument in child.cmdline()
+                ):
                     return child
     return None
 
 
 def phases(node_state):
-    """Return the phases that a node's log tells."""
+    """Return the phases in a node's log."""
     return [
         json.loads(line)["phase"]
         for line in node_state.stderr.decode().splitlines()

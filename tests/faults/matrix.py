@@ -44,13 +44,13 @@ CELLS = [
         "nodes.stopped-longer",
         NODES,
         "agent frozen for longer than five heartbeats, then continued",
-        f"{_SAME}; the stopped one was declared lost: 75, its results not uploaded",
+        f"{_SAME}; the frozen one was declared lost: 75, its results not uploaded",
     ),
     Cell("nodes.sshd-killed", NODES, "sshd killed", f"restarted; {_GOES_ON}"),
     Cell(
-        "nodes.untold",
+        "nodes.unreachable",
         NODES,
-        "a worker that lives, and can't be reached at the end (its sshd is stopped)",
+        "a worker that is alive but can't be reached at the end (its sshd is stopped)",
         "75, the worker named with the cause; the main node's results uploaded",
         "30 s and B",
     ),
@@ -90,7 +90,7 @@ CELLS = [
     Cell(
         "application.memory",
         APPLICATION,
-        "killed by the kernel for memory",
+        "killed by the kernel for lack of memory",
         "137, and the line gives the limit and the peak",
     ),
     Cell(
@@ -108,7 +108,7 @@ CELLS = [
     Cell(
         "application.environment",
         APPLICATION,
-        "a rank on any node looks at its environment",
+        "a rank on any node reads its environment",
         "that of its own node's container, less the agent's secrets",
     ),
     Cell(
@@ -122,14 +122,14 @@ CELLS = [
         "application.grace",
         APPLICATION,
         "a script's child, a process in another group, a rank on any node saves its state",
-        "each gets one SIGTERM and the whole grace period, also where the leader has ended",
+        "each gets one SIGTERM and the whole grace period, also if the leader has exited",
         "the grace period",
     ),
     Cell(
         "application.daemons",
         APPLICATION,
         "leaves daemons that hold its stdout",
-        "reaped and ended",
+        "reaped and killed",
         "2 s",
     ),
     Cell(
@@ -148,7 +148,7 @@ CELLS = [
     Cell(
         "application.unkillable",
         APPLICATION,
-        "can't be killed (D state)",
+        "survives SIGKILL (state D)",
         "abandoned 2 s after SIGKILL, results uploaded",
     ),
     Cell(
@@ -161,7 +161,7 @@ CELLS = [
         "application.own-log",
         APPLICATION,
         "empties its output directory, or writes a time.log of its own",
-        "the agent's log reaches S3 all the same; its file keeps its name and bytes",
+        "the agent's log reaches S3; the application's file keeps its name and bytes",
     ),
     Cell(
         "application.many-results",
@@ -215,30 +215,30 @@ CELLS = [
         "500, 503, slow down, reset, truncated body, a stall of 30 s, then good again",
         "retried; no byte wrong",
     ),
-    Cell("s3.lasting", S3, "the same for ever", "69 naming bucket and key", "as the log states"),
+    Cell("s3.lasting", S3, "the same forever", "69 naming bucket and key", "as the log states"),
     Cell("s3.refused", S3, "404, 403, expired, no credentials, wrong region", "66 or 77, a hint"),
     Cell(
         "s3.credentials",
         S3,
         "the endpoint of the container's credentials throttles, stalls, fails, refuses",
-        "waited for; 69 if it stays, results in place; 77 for a refusal",
+        "waited for; 69 if it persists, results stay on the node; 77 for a refusal",
         "as the log states",
     ),
     Cell("s3.checksum", S3, "checksum of the body wrong", "retried, then 65"),
-    Cell("s3.no-right-to-write", S3, "no right to write the results", "77 before the run"),
+    Cell("s3.no-right-to-write", S3, "no permission to write the results", "77 before the run"),
     Cell(
         "s3.upload-fails",
         S3,
         "an upload is refused or fails half way",
-        "the others go up, no manifest, what is missing is named; 73 if the application's is 0",
+        "the others are uploaded, no manifest, lost ones are named; 73 if the application's is 0",
     ),
     Cell(
         "s3.changes-while-sent",
         S3,
         "a result changes while it is sent, once or always",
-        "sent again; what keeps changing is named, size and digest are those of what S3 has",
+        "sent again; a result that keeps changing is named, size and digest are those on S3",
     ),
-    Cell("s3.object-changes", S3, "the object changes while it is fetched", "fetched anew"),
+    Cell("s3.object-changes", S3, "the object changes while it is fetched", "fetched again"),
     # -- archives
     Cell("archives.corrupt", ARCHIVES, "corrupt, truncated, empty, not an archive", "65"),
     Cell("archives.password", ARCHIVES, "password wrong or missing, header encrypted or not", "77"),
@@ -252,10 +252,15 @@ CELLS = [
     Cell(
         "archives.name-taken",
         ARCHIVES,
-        "a file for the place of a directory of the image, or a directory for a file's",
+        "a file that would replace a directory of the image, or a directory a file",
         "65, and the image's files stay",
     ),
-    Cell("archives.no-room", ARCHIVES, "more bytes than the disk has", "71, nothing half left"),
+    Cell(
+        "archives.no-space",
+        ARCHIVES,
+        "more bytes than the disk has free",
+        "71, nothing partial is left",
+    ),
     Cell("archives.no-7zip", ARCHIVES, "7-Zip missing", "71"),
     Cell("archives.deps", ARCHIVES, "deps.tar.gz broken in the same ways", "the same"),
     Cell(
@@ -269,11 +274,16 @@ CELLS = [
         ARCHIVES,
         "packages with pre-dependencies, below directories that a slim image lacks, of a foreign"
         " architecture that the image enables, with a script that leaves a process behind",
-        "installed, with apt-get and with dpkg alone",
+        "installed, with apt-get and only with dpkg",
     ),
     # -- the machine
     Cell("machine.helper", MACHINE, "a helper hangs or is killed", "retried once, then an error"),
-    Cell("machine.hangs", MACHINE, "a program that the agent asks hangs", "asked again, then 75"),
+    Cell(
+        "machine.hangs",
+        MACHINE,
+        "a program that the agent runs for information hangs",
+        "retried, then 75",
+    ),
     Cell("machine.bug", MACHINE, "an exception in the agent's own code, in any phase", "70"),
     Cell("machine.read-only", MACHINE, "read-only but /tmp", _GOES_ON),
     Cell("machine.not-root", MACHINE, "not root; a user id without a passwd entry", _GOES_ON),
@@ -301,7 +311,7 @@ CELLS = [
         "security.shell",
         SECURITY,
         "a process that looks like a node of a local run",
-        "architrave local shell takes nothing from it",
+        "architrave local shell uses nothing from it",
     ),
     Cell(
         "security.events",
@@ -313,10 +323,10 @@ CELLS = [
     Cell(
         "security.s3-doors",
         SECURITY,
-        "another user, or a container, at the servers beside S3 on this machine (`local run`)",
+        "another user, or a container, at the ports besides S3 on this machine (`local run`)",
         "reads nothing, replaces nothing",
     ),
-    Cell("security.s3-names", SECURITY, "an S3 key with ..", "refused or kept below its place"),
+    Cell("security.s3-names", SECURITY, "an S3 key with ..", "refused or kept below its prefix"),
     Cell("security.readiness", SECURITY, "a hostile readiness file", "refused by name"),
     Cell("security.other-job", SECURITY, "a node of another job or attempt", "can't join: 77"),
     # -- by chance

@@ -27,7 +27,7 @@ from tests.support.basics import IMAGE, engine_answers, make_keys
 from tests.support.clusters import described, make_private
 from tests.support.s3proxy import FailingS3
 
-ALONE = ["fetch", "unpack", "run", "upload"]
+SINGLE = ["fetch", "unpack", "run", "upload"]
 TOGETHER = ["fetch", "unpack", "join", "run", "release", "upload"]
 # What the application does, and the code that it then has of its own.
 APPLICATIONS: list[tuple[str, int | None]] = [
@@ -63,7 +63,7 @@ def draw(seed: int, *, containers: bool) -> Draw:
     if fault == "agent killed" and application.startswith("daemon"):
         # Only the end of a container ends what was a daemon of the dead agent's.
         fault = "node killed"
-    phase = chance.choice(ALONE if nodes == 1 else TOGETHER)
+    phase = chance.choice(SINGLE if nodes == 1 else TOGETHER)
     if code is None and phase in ("release", "upload"):
         phase = "run"  # it comes to no other before the fault
     detail = ""
@@ -123,18 +123,18 @@ def run(drawn: Draw, private: Path, results: Path) -> None:
         with Cluster(job) as cluster:
             proxy.upstream = cluster.s3.endpoint
             running = Running(drawn, cluster, proxy)
-            hurt = inflict(running)
-            check(running, fault, hurt)
+            faulty = inflict(running)
+            check(running, fault, faulty)
 
 
 def inflict(running: Running) -> bool:
-    """Do the fault at its phase and moment; return whether it came while the node still ran."""
+    """Do the fault at its phase and moment; return whether the node still ran then."""
     drawn, cluster = running.drawn, running.cluster
     if drawn.fault in ("never starts", "late", "none", "time limit", "s3"):
         return drawn.fault == "never starts"
     cluster.wait_phase(drawn.node, drawn.phase)
     wait(drawn.moment)
-    if running.has_ended:
+    if running.has_exited:
         return False
     try:
         FAULTS[drawn.fault].act(running)
@@ -142,15 +142,15 @@ def inflict(running: Running) -> bool:
         # Docker can do nothing to a container that has ended meanwhile.
         cluster.wait_end(drawn.node, harness.BOUND)
         return False
-    return FAULTS[drawn.fault].hurt
+    return FAULTS[drawn.fault].faulty
 
 
-def check(running: Running, fault: Action, hurt: bool) -> None:
+def check(running: Running, fault: Action, faulty: bool) -> None:
     """Check that all end in time, and then what must hold whatever the fault."""
     drawn, cluster = running.drawn, running.cluster
     seconds = harness.BOUND + LONGEST
-    harness.ends(cluster, drawn.others if hurt else range(drawn.nodes), seconds)
-    if hurt and drawn.fault != "never starts":
+    harness.ends(cluster, drawn.others if faulty else range(drawn.nodes), seconds)
+    if faulty and drawn.fault != "never starts":
         # One that is cut off waits for S3 as well, and ends all the same.
         harness.ends(cluster, [drawn.node], 90)
         if drawn.fault == "agent killed":
@@ -159,8 +159,8 @@ def check(running: Running, fault: Action, hurt: bool) -> None:
         cluster.stop()
     result = cluster.wait()
     own = {drawn.code} if drawn.code is not None else set()
-    if fault.hurt and not hurt:
-        own |= fault.codes  # it came too late to be the fault it is
+    if fault.faulty and not faulty:
+        own |= fault.codes  # it was injected too late to have its effect
     allowed = own | fault.codes
     if drawn.fault == "cut briefly" and drawn.launcher == "mpirun":
         allowed |= {1}  # it doesn't try twice to connect with a daemon that it is starting
@@ -168,24 +168,24 @@ def check(running: Running, fault: Action, hurt: bool) -> None:
     harness.check(
         cluster,
         result,
-        hurt=drawn.node if hurt else None,
+        faulty=drawn.node if faulty else None,
         allowed=allowed,
-        named=() if drawn.code == 75 or not hurt else names,
+        named=() if drawn.code == 75 or not faulty else names,
     )
-    agree(drawn, result, hurt)
+    agree(drawn, result, faulty)
 
 
-def agree(drawn: Draw, result: Result, hurt: bool) -> None:
+def agree(drawn: Draw, result: Result, faulty: bool) -> None:
     """Check that no node says success where the main node has not."""
-    codes = [result.nodes[index].code for index in (drawn.others if hurt else range(drawn.nodes))]
-    if 0 in codes and not (hurt and drawn.node == drawn.main):
+    codes = [result.nodes[index].code for index in (drawn.others if faulty else range(drawn.nodes))]
+    if 0 in codes and not (faulty and drawn.node == drawn.main):
         assert result.nodes[drawn.main].code == 0, codes
 
 
 def main() -> int:
     """Run the soak; return 1 if any run missed a check."""
     parser = argparse.ArgumentParser(prog="soak", description=__doc__)
-    parser.add_argument("--runs", type=int, default=300, help="at most so many (300)")
+    parser.add_argument("--runs", type=int, default=300, help="maximum number of runs (300)")
     parser.add_argument("--seed", type=int, help="the first run's (drawn from the clock)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
     parser.add_argument("--no-docker", action="store_true", help="processes only")

@@ -131,7 +131,7 @@ NOT_EXECUTABLE = {
 @pytest.mark.cell("application.not-executable")
 def test_what_cannot_be_executed(job, root, launcher, name):
     """The code is a shell's and the agent says why, whatever the launcher makes of it."""
-    content, code, word = NOT_EXECUTABLE[name]
+    content, code, cause = NOT_EXECUTABLE[name]
     (root / "opt/app").write_bytes(content)
     (root / "opt/app").chmod(0o755)
     env = LAMBDA | {"APP_BIN": "/opt/app", "APP_PARAMS": "", "ARCHITRAVE_LAUNCHER": launcher}
@@ -141,7 +141,7 @@ def test_what_cannot_be_executed(job, root, launcher, name):
     exit_ = json.loads((root / "tmp/run.json").read_text())["exit"]
     assert (exit_["code"], exit_["source"]) == (code, "agent")
     if launcher == "mpirun":
-        assert word in line["message"] + line["hint"]
+        assert cause in line["message"] + line["hint"]
 
 
 @pytest.mark.cell("application.not-executable")
@@ -151,14 +151,14 @@ def test_what_cannot_be_executed(job, root, launcher, name):
     indirect=["backend"],
 )
 def test_what_cannot_be_executed_on_three_nodes(cluster, backend, keys, tmp_path, name):
-    content, code, word = NOT_EXECUTABLE[name]
+    content, code, cause = NOT_EXECUTABLE[name]
     directory = shutil.copytree(keys, tmp_path / "content")
     (directory / "program").write_bytes(content)
     private = pack(directory, tmp_path / "private.7z", PASSWORD)
     with cluster(backend, "exit 0", private=private) as running:
         result = running.wait()
     assert codes(result) == [code] * 3
-    assert word in errors(result.nodes[0])
+    assert cause in errors(result.nodes[0])
     assert run_json(result)["exit"]["source"] == "agent"
 
 
@@ -206,7 +206,7 @@ def test_much_output_costs_no_memory(agent, root):
 
 
 def peak_memory(pid):
-    """Return the most memory that a process has had, in bytes."""
+    """Return the peak memory of a process, in bytes."""
     with open(f"/proc/{pid}/status") as status:
         fields = dict(line.split(":", 1) for line in status)
     return int(fields["VmHWM"].split()[0]) << 10
@@ -229,7 +229,7 @@ def next_record(process, event):
         record = json.loads(line)
         if record["event"] == event:
             return record
-    raise AssertionError(f"the agent never said {event!r}")
+    raise AssertionError(f"the agent never logged {event!r}")
 
 
 @pytest.mark.cell("application.unkillable")
@@ -328,5 +328,5 @@ def test_daemons_that_mpirun_waits_for(cluster, backend):
     with cluster(backend, "daemon 0") as running:
         result = running.wait()
     assert [node.code for node in result.nodes] == [0] * 3, errors(result.nodes[0])
-    said = [r for node in result.nodes for r in node.records if r["event"] == "stragglers_ended"]
-    assert said
+    killed = [r for node in result.nodes for r in node.records if r["event"] == "stragglers_ended"]
+    assert killed

@@ -178,7 +178,7 @@ def test_links_that_lead_out(run, tmp_path, content, target):
 @pytest.mark.cell("archives.lead-out")
 @pytest.mark.parametrize("name", ["../out", "/out", "a/../../out"])
 def test_names_that_lead_out(run, tmp_path, content, name):
-    """7-Zip itself packs no such name, so a name of the same length is put in its place."""
+    """7-Zip itself packs no such name, so a name of the same length is replaced."""
     code, error, err = run(PRIVATE, pack_as(name, content, tmp_path / "private.7z"))
     assert code == 65, err
     assert repr(name) in error["cause"]
@@ -220,16 +220,16 @@ def test_names_of_the_agent(run, tmp_path, content, name):
 @pytest.mark.cell("archives.lead-out")
 @pytest.mark.parametrize("name", ["./run.sh", "././architrave/x"])
 def test_names_of_the_agent_otherwise_written(run, tmp_path, content, name):
-    """7-Zip unpacks these to the same place."""
+    """7-Zip unpacks these to the same path."""
     code, error, err = run(PRIVATE, pack_as(name, content, tmp_path / "private.7z"))
     assert code == 65, err
     assert os.path.normpath(name).partition("/")[0] in error["cause"]
 
 
-@pytest.mark.cell("archives.no-room")
+@pytest.mark.cell("archives.no-space")
 @pytest.mark.parametrize("kind", ["private", "deps"])
-def test_no_room(image, tmp_path, kind):
-    """More than the disk has: found out before, said with numbers, and nothing half is left."""
+def test_no_space(image, tmp_path, kind):
+    """More than the disk has: found out before, with numbers, and nothing partial is left."""
     content = tmp_path / "big"
     content.mkdir()
     (content / "zeros").write_bytes(bytes(64 << 20))
@@ -265,7 +265,7 @@ def test_no_7zip(run, tmp_path, content):
 
 @pytest.mark.cell("archives.packages")
 def test_package_that_fails_to_configure(image, tmp_path):
-    """The line has dpkg's own words and the package's name; the application doesn't run."""
+    """The line has dpkg's own message and the package's name; the application doesn't run."""
     deps = failing_package(tmp_path)
     env = {"APP_BIN": "/bin/echo", "APP_PARAMS": "ran", "ARCHITRAVE_LAUNCHER": "direct"}
     described = Job(image=image, deps=deps, env=env, results=tmp_path / "results")

@@ -154,8 +154,8 @@ def test_throttled_for_ever(run, root, endpoint):
     code, out, err = run(AWS_MAX_ATTEMPTS="1")
     assert code == 69 and out == "", err
     # Once: the end of the job doesn't wait for them again.
-    (told,) = (line for line in records(err) if line["event"] == "credentials_awaited")
-    assert time.monotonic() - start < told["gives_up_after_seconds"]
+    (waiting,) = (line for line in records(err) if line["event"] == "credentials_awaited")
+    assert time.monotonic() - start < waiting["gives_up_after_seconds"]
     assert "429" in first_error(err)["message"] and first_error(err)["hint"]
 
 

@@ -50,7 +50,7 @@ def test_helper_is_killed(agent, batch, times):
     again = [
         line for line in map(json.loads, err.splitlines()) if line["event"] == "helper_retried"
     ]
-    assert "killed by signal 9" in again[0]["cause"]
+    assert "signal 9" in again[0]["cause"]
     failed = [line for line in map(json.loads, err.splitlines()) if line["event"] == "error"]
     assert bool(failed) == (times == 2) and all("signal 9" in one["cause"] for one in failed)
 
@@ -158,12 +158,12 @@ def test_a_bug_in_any_phase(broken, batch, root, module, name):
     if name != "Supervisor.cleanup":
         assert not list(root.rglob(".architrave*"))
         assert not list((root / "opt").iterdir())
-    for word in out.split()[:1]:
-        assert not os.path.exists(f"/proc/{word}")
+    for pid in out.split()[:1]:
+        assert not os.path.exists(f"/proc/{pid}")
 
 
 @pytest.mark.cell("machine.hangs")
-def test_mpirun_never_tells_its_version(broken, batch, tmp_path):
+def test_mpirun_never_prints_its_version(broken, batch, tmp_path):
     """That is not a wrong MPI: its version is unknown, and another attempt may get it."""
     script(tmp_path / "bin/mpirun", "sleep 1000")
     nodes = {"AWS_BATCH_JOB_ID": "j", "AWS_BATCH_JOB_NUM_NODES": "2"}
@@ -219,12 +219,12 @@ def test_no_shared_memory(containers, image):
 
 
 @pytest.mark.cell("machine.descriptors")
-@pytest.mark.parametrize("words", [(), ("sh", "-c", "ulimit -n; exit 3")])
-def test_sixteen_descriptors(containers, lambda_image, words):
+@pytest.mark.parametrize("argv", [(), ("sh", "-c", "ulimit -n; exit 3")])
+def test_sixteen_descriptors(containers, lambda_image, argv):
     """Enough for a job and for a command; what is started has the same limit."""
     env = SHELL | {"APP_PARAMS": "-c 'ulimit -n; exit 3'"}
     limit = ("--ulimit", "nofile=16:16")
-    done = containers.run(lambda_image, *words, env=env, options=limit)
+    done = containers.run(lambda_image, *argv, env=env, options=limit)
     assert done.returncode == 3, done.stderr
     assert done.stdout.startswith("16\n")
 

@@ -115,8 +115,8 @@ def test_lasting(job, root, batch, failing, fault):
     assert code == 69 and "ran" not in out, err
     error = first_error(err)
     assert f"{batch['S3_BUCKET']}/{KEY}" in error["message"] and error["hint"]
-    told = next(line for line in records(err) if line["event"] == "fetch_started")
-    assert seconds < told["gives_up_after_seconds"]
+    started = next(line for line in records(err) if line["event"] == "fetch_started")
+    assert seconds < started["gives_up_after_seconds"]
     assert not list((root / "opt").iterdir()) and not list(root.rglob(".architrave*"))
 
 

@@ -16,7 +16,7 @@ from tests.support.clusters import ranks, run_json
 STOP_SECONDS = 28
 
 
-def told(running, indexes, number):
+def signalled(running, indexes, number):
     for index in indexes:
         running.nodes[index].signal(number)
 
@@ -35,7 +35,7 @@ def told(running, indexes, number):
     ],
     ids=str,
 )
-def test_told_to_end(cluster, phase, count, targets):
+def test_stopped(cluster, phase, count, targets):
     """A signalled node exits in time with 143, the others with it or with 75.
 
     A signal that comes when all is done and kept changes nothing: then 0, with a manifest.
@@ -47,7 +47,7 @@ def test_told_to_end(cluster, phase, count, targets):
     params = "exit 0" if phase in ("release", "upload") else "hold"
     with cluster(None, params, nodes=count, env=env) as running:
         running.wait_phase(targets[0], phase)
-        told(running, targets, signal.SIGTERM)
+        signalled(running, targets, signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
         codes = [running.wait_end(i, deadline - time.monotonic()) for i in range(count)]
         result = running.wait()
@@ -63,8 +63,8 @@ def test_told_to_end(cluster, phase, count, targets):
 
 
 @pytest.mark.cell("signals.end")
-@pytest.mark.parametrize("killed", [False, True], ids=["told", "helper-killed"])
-def test_told_to_end_while_it_claims_its_directory(cluster, killed):
+@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "helper-killed"])
+def test_stopped_while_it_claims_its_directory(cluster, killed):
     """What a helper has made goes too when the agent never learned how the helper ended."""
     env = {"ARCHITRAVE_HEARTBEAT_SECONDS": "0.5", "ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "60"}
     with cluster(None, "hold", nodes=2, env=env) as running:
@@ -101,7 +101,7 @@ def test_interrupted(cluster, targets):
     """SIGINT is 130 for all: the job ends, its results are kept."""
     with cluster(None, "hold", nodes=2, env={"ARCHITRAVE_HEARTBEAT_SECONDS": "0.5"}) as running:
         until(lambda: running.states[0].stdout.count(b"ready ") == 2, 60)
-        told(running, targets, signal.SIGINT)
+        signalled(running, targets, signal.SIGINT)
         codes = {running.wait_end(index, STOP_SECONDS) for index in range(2)}
         result = running.wait()
     assert codes == {130}

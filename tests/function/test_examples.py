@@ -25,10 +25,10 @@ def test_the_times_that_the_page_names():
     assert "900 s leaves it" in page
 
 
-def test_the_words_and_names_that_the_page_explains():
+def test_the_fields_and_names_that_the_page_explains():
     page = (EXAMPLES / "README.md").read_text()
-    words = re.findall(r"^\| `(params|input|output|env)` \|", page, re.MULTILINE)
-    assert words == ["params", "input", "output", "env"]
+    fields = re.findall(r"^\| `(params|input|output|env)` \|", page, re.MULTILINE)
+    assert fields == ["params", "input", "output", "env"]
     known = {one.name for one in variables.EVERY}
     text = page + (EXAMPLES / "deploy").read_text()
     assert set(re.findall(r"\bARCHITRAVE_[A-Z_]+", text)) <= known

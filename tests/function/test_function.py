@@ -17,12 +17,12 @@ from tests.support.s3proxy import FailingS3
 
 def stored(s3, answer):
     """Return what lies on S3 for an answer: {name: content}."""
-    place = f"function/{answer.id}/attempt-1/"
+    prefix = f"function/{answer.id}/attempt-1/"
 
     def read(key):
         return s3.client().get_object(Bucket="bucket", Key=key)["Body"].read()
 
-    return {key.removeprefix(place): read(key) for key in s3.keys("bucket", place)}
+    return {key.removeprefix(prefix): read(key) for key in s3.keys("bucket", prefix)}
 
 
 def put(s3, key, data):
@@ -59,7 +59,7 @@ def test_a_failure_is_a_failed_invocation(function, invoke, s3):
     assert answer.kind == "error"
     body = answer.body
     assert (body["errorType"], body["exit_code"]) == ("ApplicationFailed", 3)
-    assert body["errorMessage"] == "application exited with 3"
+    assert body["source"] == "application" and "3" in body["errorMessage"]
     assert len(body["last_lines"]) == 50 and "100" in body["last_lines"]
     assert stored(s3, answer)["node-0/part"] == b"part\n"
     assert invoke("exit 0").kind == "response"
@@ -95,7 +95,7 @@ def test_an_event_of_ones_own(function, api, s3):
     assert answer.body["last_lines"][:1] == ["given"]
 
 
-def test_params_are_words(function, api):
+def test_params_are_arguments(function, api):
     function(APP_BIN="/usr/bin/printf")
     answer = api.invoke({"params": ["<%s>", "a b", 7, "$HOME;*"]})
     assert answer.body["last_lines"][0] == "<a b><7><$HOME;*>"
@@ -104,7 +104,7 @@ def test_params_are_words(function, api):
 
 
 @pytest.mark.parametrize(
-    ("event", "words"),
+    ("event", "values"),
     [
         ("no json", ["event", "not JSON"]),
         ({"params": {"a": 1}}, ["params", "{'a': 1}"]),
@@ -124,13 +124,13 @@ def test_params_are_words(function, api):
     ],
     ids=str,
 )
-def test_a_bad_event_is_named(function, api, event, words):
+def test_a_bad_event_is_named(function, api, event, values):
     function(SCRIPT="true")
     answer = api.invoke(event)
     assert answer.kind == "error"
     assert answer.body["errorType"] == "AgentFailed" and answer.body["exit_code"] in (64, 66, 78)
     text = answer.body["errorMessage"] + answer.body["hint"]
-    assert [word for word in words if word not in text] == []
+    assert [value for value in values if value not in text] == []
     assert api.invoke({}).kind == "response"
 
 
@@ -147,7 +147,7 @@ def test_the_body_of_a_function_url(function, api):
     assert api.invoke(url | {"body": "a=1"}).body["exit_code"] == 64
 
 
-def test_an_object_told_of_by_sns_and_sqs(function, api, s3):
+def test_an_object_announced_by_sns_and_sqs(function, api, s3):
     put(s3, "in/queued", b"queued\n")
     function(SCRIPT='cat "$INPUT_FILE_PATH"', APP_PARAMS="")
     described = {"bucket": {"name": "bucket"}, "object": {"key": "in/queued"}}
@@ -227,22 +227,22 @@ def test_the_application_knows_no_secret_and_no_api(function, invoke):
 
 
 @pytest.mark.parametrize(
-    ("env", "code", "words"),
+    ("env", "code", "value"),
     [
         ({"APP_BIN": "/opt/nowhere", "ARCHITRAVE_EVENT_ENV": ""}, 127, "/opt/nowhere"),
         ({"ARCHITRAVE_LAUNCHER": "magic"}, 78, "magic"),
         ({"ARCHITRAVE_OUTPUT": "ftp://x"}, 78, "ftp://x"),
     ],
-    ids=["application", "choice", "place"],
+    ids=["application", "choice", "destination"],
 )
-def test_what_can_never_run_is_an_init_error(function, api, env, code, words):
+def test_what_can_never_run_is_an_init_error(function, api, env, code, value):
     process = function(**env)
     answer = api.answers.get(timeout=30)
-    assert answer.kind == "init" and words in answer.body["errorMessage"]
+    assert answer.kind == "init" and value in answer.body["errorMessage"]
     assert process.wait(30) == code
 
 
-def test_told_to_end_while_idle(function, invoke, api):
+def test_stopped_while_idle(function, invoke, api):
     process = function()
     invoke("true")
     until(lambda: api.asked.qsize() == 2)
@@ -250,7 +250,7 @@ def test_told_to_end_while_idle(function, invoke, api):
     assert process.wait(30) == 0
 
 
-def test_told_to_end_in_a_call(function, api, root, s3):
+def test_stopped_in_a_call(function, api, root, s3):
     process = function()
     api.begin({"env": {"SCRIPT": "touch $TMP_OUTPUT_DIR/there; exec sleep 60"}})
     until((root / "tmp/there").exists)

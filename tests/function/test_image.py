@@ -66,11 +66,11 @@ def test_two_invocations(function, api, s3):
     first = api.invoke({"Records": [{"s3": record}]})
     assert first.kind == "response", (first.body, container.errors)
     assert first.body["last_lines"][:2] == ["993", "the object"]
-    place = f"function/{first.id}/attempt-1"
-    keys = {one["Key"] for one in s3.list_objects_v2(Bucket="bucket", Prefix=place)["Contents"]}
+    prefix = f"function/{first.id}/attempt-1"
+    keys = {one["Key"] for one in s3.list_objects_v2(Bucket="bucket", Prefix=prefix)["Contents"]}
     names = {"node-0/made", "node-0/time.log", "run.json", "manifest.json"}
-    assert keys == {f"{place}/{name}" for name in names}
-    run = json.loads(s3.get_object(Bucket="bucket", Key=f"{place}/run.json")["Body"].read())
+    assert keys == {f"{prefix}/{name}" for name in names}
+    run = json.loads(s3.get_object(Bucket="bucket", Key=f"{prefix}/run.json")["Body"].read())
     assert run["exit"]["code"] == 0 and run["job"] == first.id
     second = api.invoke({"env": {"MORE": "ls -A $TMP_OUTPUT_DIR; exit 7"}})
     assert (second.kind, second.body["exit_code"]) == ("error", 7)

@@ -128,8 +128,8 @@ def test_helpers(containers, base):
 def test_stop_in_the_first_moment(containers, base):
     """A SIGTERM that comes while Python starts isn't lost."""
     env = LAMBDA | base.job("sleep 100")
-    for words in ((), (*base.shell, "-c", "sleep 100")):
-        container = containers.start(base.image, *words, env=env)
+    for arguments in ((), (*base.shell, "-c", "sleep 100")):
+        container = containers.start(base.image, *arguments, env=env)
         container.wait_exec()
         code, seconds = container.stop()
         assert code == 143 and seconds < 20
@@ -156,8 +156,8 @@ def test_environment(containers, base, foreign, locale):
     env = {"LC_ALL": locale, "PYTHONHOME": "/nowhere"} if locale else {"PYTHONPATH": "/nowhere"}
     ours = containers.run(base.image, *base.shell, "-c", program, env=env, options=options)
     entrypoint = ("--entrypoint", base.shell[0])
-    words = (*base.shell[1:], "-c", program)
-    theirs = containers.run(base.image, *words, env=env, options=(*options, *entrypoint))
+    arguments = (*base.shell[1:], "-c", program)
+    theirs = containers.run(base.image, *arguments, env=env, options=(*options, *entrypoint))
     assert environment(ours.stdout) == environment(theirs.stdout) != set()
     assert "architrave" not in ours.stdout
 

@@ -22,7 +22,7 @@ def inspect(image):
 
 
 def ls(containers, image, script):
-    """Return the words that a script in a container prints."""
+    """Return the whitespace-separated output of a script in a container."""
     return containers.run(image, "sh", "-c", script).stdout.split()
 
 
@@ -116,11 +116,11 @@ def context(tmp_path):
 def test_build_with_private_files(containers, image, context):
     """The original's two build arguments: private files land in /opt, never over the agent."""
     tag = f"architrave-image-test:{uuid.uuid4().hex[:12]}"
-    words = ["--build-arg", "ADD_BASE_DIR_ARCHITRAVE=architrave"]
-    words += ["--build-arg", "ADD_PRIVATE_BASE_DIR=private", "--label", "architrave"]
-    words += ["-f", str(context / "architrave/docker/Dockerfile"), "-t", tag, str(context)]
+    arguments = ["--build-arg", "ADD_BASE_DIR_ARCHITRAVE=architrave"]
+    arguments += ["--build-arg", "ADD_PRIVATE_BASE_DIR=private", "--label", "architrave"]
+    arguments += ["-f", str(context / "architrave/docker/Dockerfile"), "-t", tag, str(context)]
     try:
-        docker("build", "-q", *words, timeout=170)
+        docker("build", "-q", *arguments, timeout=170)
         names = ls(containers, tag, "ls /opt")
         assert names == ["architrave", "examples", "marker", "run.sh", "run_batch.sh"]
         # The older form of the parameters, with the example file as it is by default.

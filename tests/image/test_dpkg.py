@@ -31,7 +31,7 @@ REAL = {
     "jre": (["openjdk-17-jre-headless"], "java", "-version"),
     "ruby": (["ruby"], "ruby", "-e 'puts 6 * 7'"),
 }
-SAID = {"python": "sum 3", "jre": "OpenJDK Runtime Environment", "ruby": "42"}
+PRINTED = {"python": "sum 3", "jre": "OpenJDK Runtime Environment", "ruby": "42"}
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def packed(image):
     def deps(name):
         def pack_deps(directory):
             target = directory / "deps.tar.gz"
-            words = ["-m", "agent", "pack", "deps", "--image", image, "--to", target]
-            subprocess.run([sys.executable, *words, *REAL[name][0]], check=True, timeout=400)
+            arguments = ["-m", "agent", "pack", "deps", "--image", image, "--to", target]
+            subprocess.run([sys.executable, *arguments, *REAL[name][0]], check=True, timeout=400)
             return str(target)
 
         return Path(once(f"packed-{name}", pack_deps))
@@ -107,7 +107,7 @@ def test_what_pack_deps_packs_a_job_installs(packed, run, name, nodes):
     launcher = "mpirun" if nodes > 1 else "direct"
     result = run(packed(name), *REAL[name][1:], nodes=nodes, launcher=launcher)
     assert [node.code for node in result.nodes] == [0] * nodes, result.nodes[0].errors
-    assert (f"sum {3 * nodes}" if name == "python" else SAID[name]) in output(result)
+    assert (f"sum {3 * nodes}" if name == "python" else PRINTED[name]) in output(result)
     for index in range(nodes):
         assert "Setting up" in (result.results / f"node-{index}/dpkg.log").read_text()
 
@@ -117,7 +117,7 @@ def test_real_packages_without_apt(packed, run, name):
     """An image that has only dpkg installs the same."""
     result = run(packed(name), *REAL[name][1:], *WITHOUT_APT)
     assert result.code == 0, result.nodes[0].errors
-    assert SAID[name] in output(result)
+    assert PRINTED[name] in output(result)
     assert "apt-get" not in (result.results / "node-0/dpkg.log").read_text()
 
 
@@ -164,7 +164,7 @@ def test_a_script_that_leaves_a_process_behind(run, tmp_path, way):
 
 @WAYS
 def test_the_whole_cause(run, tmp_path, way):
-    """The error has the script's words and dpkg's, and dpkg's output is kept, also of a failure."""
+    """The error has the messages of the script and of dpkg, and dpkg's output is always kept."""
     script = "#!/bin/sh\necho first word >&2\necho last word >&2\nexit 9\n"
     package = build(tmp_path, "breaks-test", scripts={"postinst": script})
     other = build(tmp_path, "a-test", control="Depends: breaks-test\n")
@@ -172,8 +172,8 @@ def test_the_whole_cause(run, tmp_path, way):
     result = run(deps, "breaks-test", "", *way)
     assert result.code == 65
     text = result.nodes[0].errors[0]["message"]
-    for words in ("first word", "last word", "breaks-test", "post-installation", "exit status 9"):
-        assert words in text
+    for part in ("first word", "last word", "breaks-test", "post-installation", "exit status 9"):
+        assert part in text
     assert "last word" in (result.results / "node-0/dpkg.log").read_text()
 
 
@@ -228,8 +228,8 @@ def test_pack_deps_says_what_no_job_could_install(derived, tmp_path):
     fails = "'pre-invoke=echo no room >&2; exit 9'"
     image = derived(f"RUN echo {fails} >/etc/dpkg/dpkg.cfg.d/fails")
     target = tmp_path / "packed.tar.gz"
-    words = ["-m", "agent", "pack", "deps", "--image", image, "--to", target, "hello"]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=300)
+    arguments = ["-m", "agent", "pack", "deps", "--image", image, "--to", target, "hello"]
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300)
     assert done.returncode == 65, done.stderr
     assert "no room" in done.stderr and "hint:" in done.stderr
     assert not target.exists()

@@ -35,16 +35,16 @@ def test_the_readme_s_line(containers, target, results):
     """A local run: the code is the application's, the results are in the mounted directory."""
     done = containers.run(target, env=README_LINE, options=("-v", f"{results}:/tmp"))
     assert done.returncode == 3
-    # The inner shell splits its own words once more.
+    # The inner shell splits its own arguments once more.
     assert time_log(results) == (["a b"], ["real", "user", "sys"])
     assert done.stdout == (results / "time.log").read_text()
 
 
-@pytest.mark.parametrize("words", [(), ("run",), ("/opt/run.sh",), ("bash", "/opt/run.sh")])
-def test_the_job_however_it_is_named(containers, image, results, words):
+@pytest.mark.parametrize("arguments", [(), ("run",), ("/opt/run.sh",), ("bash", "/opt/run.sh")])
+def test_the_job_however_it_is_named(containers, image, results, arguments):
     """With and without `run`, and by the script that every run_helper.sh ends with: once."""
     env = README_LINE | {"APP_PARAMS": '-c "echo \\"a  b\\"; exit 4"'}
-    done = containers.run(image, *words, env=env, options=("-v", f"{results}:/tmp"))
+    done = containers.run(image, *arguments, env=env, options=("-v", f"{results}:/tmp"))
     assert (done.returncode, done.stdout.count("a  b")) == (4, 1)
     assert time_log(results)[0] == ["a  b"]
 
@@ -56,15 +56,15 @@ def test_the_default_launcher_runs_one_process(containers, image, results):
     assert (done.returncode, done.stdout.count("one\n")) == (3, 1)
 
 
-@pytest.mark.parametrize("words", [("/opt/run_batch.sh",), ("bash", "/opt/run_batch.sh")])
-def test_run_batch_runs_the_script_that_came(containers, image, tmp_path, words):
+@pytest.mark.parametrize("arguments", [("/opt/run_batch.sh",), ("bash", "/opt/run_batch.sh")])
+def test_run_batch_runs_the_downloaded_script(containers, image, tmp_path, arguments):
     """What SCAR downloads as INPUT_FILE_PATH is run by bash, and may end in the job itself."""
     script = tmp_path / "script.sh"
     script.write_text(
         "echo helper\nexport APP_PARAMS=\"-c 'echo app; exit 6'\"\nbash /opt/run.sh\n"
     )
     env = README_LINE | {"INPUT_FILE_PATH": "/in/script.sh"}
-    done = containers.run(image, *words, env=env, options=("-v", f"{tmp_path}:/in:ro"))
+    done = containers.run(image, *arguments, env=env, options=("-v", f"{tmp_path}:/in:ro"))
     assert done.returncode == 6
     assert done.stdout.startswith("helper\napp\n")
 
@@ -74,7 +74,7 @@ def test_run_batch_without_a_script_is_the_job(containers, image):
 
 
 @pytest.mark.parametrize(
-    ("words", "code"),
+    ("arguments", "code"),
     [
         (("exec", "--", "/bin/sh", "-c", "exit 5"), 5),
         (("/bin/sh", "-c", "exit 5"), 5),
@@ -87,14 +87,14 @@ def test_run_batch_without_a_script_is_the_job(containers, image):
         (("--version",), 0),
     ],
 )
-def test_commands_as_they_stand(containers, lambda_image, words, code):
+def test_commands_unchanged(containers, lambda_image, arguments, code):
     """Whatever is not a subcommand runs under the agent, and its code is the container's."""
-    assert containers.run(lambda_image, *words).returncode == code
+    assert containers.run(lambda_image, *arguments).returncode == code
 
 
 def test_arguments_arrive_as_they_are(containers, lambda_image):
-    words = ("printf", "%s|", "a  b", "", "*", "$HOME", "--", "é")
-    assert containers.run(lambda_image, *words).stdout == "a  b||*|$HOME|--|é|"
+    arguments = ("printf", "%s|", "a  b", "", "*", "$HOME", "--", "é")
+    assert containers.run(lambda_image, *arguments).stdout == "a  b||*|$HOME|--|é|"
 
 
 def test_standard_input_reaches_the_command(containers, lambda_image):
@@ -102,18 +102,18 @@ def test_standard_input_reaches_the_command(containers, lambda_image):
 
 
 @pytest.mark.parametrize(
-    ("env", "said"),
+    ("env", "named"),
     [
         ({}, ["EXEC_TYPE"]),
         ({"AWS_LAMBDA_FUNCTION_NAME": "x"}, ["EXEC_TYPE"]),
         ({"EXEC_TYPE": "nonsense"}, ["nonsense", "lambda", "batch", "shell"]),
     ],
 )
-def test_no_way_to_run(containers, target, env, said):
+def test_no_way_to_run(containers, target, env, named):
     """Without a valid EXEC_TYPE the code is 64, and the error names what is valid."""
     done = containers.run(target, env=env)
     assert done.returncode == 64
-    assert all(word in done.stderr for word in said) and "hint: " in done.stderr
+    assert all(value in done.stderr for value in named) and "hint: " in done.stderr
 
 
 @pytest.mark.parametrize("name", ["LAMBDA", "Lambda"])
@@ -122,12 +122,12 @@ def test_exec_type_in_any_case(containers, lambda_image, name):
 
 
 @pytest.mark.parametrize(
-    ("words", "env"), [(("shell",), {}), (("debug",), {}), ((), {"EXEC_TYPE": "shell"})]
+    ("arguments", "env"), [(("shell",), {}), (("debug",), {}), ((), {"EXEC_TYPE": "shell"})]
 )
-def test_shell_takes_commands(containers, target, words, env):
+def test_shell_takes_commands(containers, target, arguments, env):
     """Without a terminal the debug shell runs what comes on standard input."""
     env = env | {"APP_BIN": "/opt/app", "APP_PARAMS": "x"}
-    done = containers.run(target, *words, env=env, text="cd /opt; echo here $PWD; exit 5\n")
+    done = containers.run(target, *arguments, env=env, text="cd /opt; echo here $PWD; exit 5\n")
     assert (done.returncode, done.stdout) == (5, "here /opt\n")
     assert "/opt/app x" in done.stderr
 
@@ -136,7 +136,7 @@ def test_shell_takes_commands(containers, target, words, env):
 def test_shell_on_a_terminal(containers, image):
     """With a terminal it is interactive: a prompt, an answer, Ctrl-C that doesn't end it."""
     leader, follower = pty.openpty()
-    _, rest = containers.words(image, ("shell",), options=("-it",))
+    _, rest = containers.arguments(image, ("shell",), options=("-it",))
     process = subprocess.Popen(
         ["docker", "run", "--rm", *rest], stdin=follower, stdout=follower, stderr=follower
     )
@@ -240,8 +240,8 @@ def test_stop_a_job(containers, target, results, options):
 def test_stop_in_the_first_moment(containers, lambda_image):
     """A SIGTERM that comes as soon as the container is there isn't lost."""
     env = README_LINE | {"APP_PARAMS": "-c 'sleep 100'"}
-    for words in ((), ("sleep", "100")):
-        container = containers.start(lambda_image, *words, env=env)
+    for arguments in ((), ("sleep", "100")):
+        container = containers.start(lambda_image, *arguments, env=env)
         container.wait_exec()
         code, seconds = container.stop()
         assert code == 143 and seconds < 20

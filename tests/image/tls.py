@@ -50,7 +50,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"content")
 
-    def log_message(self, *words):
+    def log_message(self, *arguments):
         pass
 
 

@@ -22,8 +22,8 @@ BATCH = {
 }
 
 
-def ask(words, env):
-    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=20)
+def ask(argv, env):
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=20)
     return done.stdout + done.stderr
 
 
@@ -163,7 +163,7 @@ def test_a_program_with_mpi_runs_under_mpirun(job):
     assert launched(err)["launcher"] == "mpirun" and "libmpi" in launched(err)["reason"]
 
 
-SHOW = 'printf "<%s>\\n" "$@" >"$TMP_OUTPUT_DIR/words"\n'
+SHOW = 'printf "<%s>\\n" "$@" >"$TMP_OUTPUT_DIR/arguments"\n'
 
 
 @pytest.mark.parametrize("example", [False, True])
@@ -179,9 +179,9 @@ def test_arguments_that_nobody_named(job, root, exec_type, example):
     code, _, err = job(**BATCH | {"EXEC_TYPE": exec_type, "APP_BIN": "/opt/app"})
     assert code == 0, err
     output = root / ("tmp/output" if exec_type == "batch" else "tmp")
-    words = (output / "words").read_text().splitlines()
+    arguments = (output / "arguments").read_text().splitlines()
     expected = [f"<{root}/opt/examples/example>", f"<{output}>"] if example else ["<>"]
-    assert words == expected
+    assert arguments == expected
 
 
 def test_one_of_the_older_form_s_variables_is_enough(job, root):
@@ -191,7 +191,7 @@ def test_one_of_the_older_form_s_variables_is_enough(job, root):
     env = BATCH | {"APP_BIN": "/opt/app", "APP_PARAMS2": "-v", "APP_IN_FILE": ""}
     assert job(**env)[0] == 0
     output = root / "tmp/output"
-    assert (output / "words").read_text().splitlines() == [f"<{output}>", "<-v>"]
+    assert (output / "arguments").read_text().splitlines() == [f"<{output}>", "<-v>"]
 
 
 # -- slots

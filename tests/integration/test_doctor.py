@@ -70,7 +70,7 @@ def upload(s3, batch, path, name="private.7z"):
     s3.put_file("bucket", f"{batch['S3_BUCKET'].rpartition('/')[2]}/batch/{name}", path)
 
 
-def test_a_sound_job(doctor, batch, root, s3):
+def test_a_healthy_job(doctor, batch, root, s3):
     """Nothing fails, and afterwards nothing is there that was not there before."""
     before = sorted(root.rglob("*"))
     code, found, _ = doctor(**batch)
@@ -87,15 +87,15 @@ def test_a_sound_job(doctor, batch, root, s3):
 def test_wrong_password(doctor, batch, tmp_path, s3, header):
     """77, whether or not the names can be read; the program is not judged."""
     archive = tmp_path / "other.7z"
-    words = ["7zz", "a", "-bso0", "-bsp0", f"-mhe={header}", "-p", archive, "."]
+    command = ["7zz", "a", "-bso0", "-bsp0", f"-mhe={header}", "-p", archive, "."]
     given = {"input": f"{PASSWORD}\n{PASSWORD}\n", "stdout": subprocess.DEVNULL}
     subprocess.run(
-        words, cwd=tmp_path / "content", text=True, check=True, start_new_session=True, **given
+        command, cwd=tmp_path / "content", text=True, check=True, start_new_session=True, **given
     )
     upload(s3, batch, archive)
     code, found, _ = doctor(**batch | {"PRIVATE_PASSWD": "not this one"})
     assert (code, verdicts(found)) == (77, ["archive"])
-    assert "wrong password" in what(found, "archive")
+    assert "private.7z" in what(found, "archive")
     assert found["program"][0]["verdict"] == "SKIP"
     assert doctor(**batch)[0] == 0
 
@@ -236,7 +236,7 @@ def test_packages_are_laid_out_and_not_installed(doctor, batch, tmp_path, s3):
     upload(s3, batch, tmp_path / "deps.tar.gz", "deps.tar.gz")
     batch.pop("S3_BATCH_DEPS_REL_PATH")
     _, found, _ = doctor(**batch)
-    assert what(found, "packages").startswith("1 to install")
+    assert re.match(r"1\b", what(found, "packages"))
     assert missing not in what(found, "program")
     listed = ["dpkg", "-s", "made-up-for-the-doctor"]
     assert subprocess.run(listed, capture_output=True).returncode != 0
@@ -258,10 +258,10 @@ def test_a_password_that_can_not_be_read(doctor, tmp_path):
     assert "memory" in verdicts(found, "PASS")
 
 
-def test_a_slip_of_the_pen(doctor):
+def test_a_typing_error(doctor):
     code, found, _ = doctor(**LAMBDA, APP_BIN="/bin/true", ARCHITRAVE_LUANCHER="each")
     assert (code, verdicts(found, "WARN")) == (0, ["names"])
-    assert "ARCHITRAVE_LAUNCHER?" in found["names"][0]["hint"]
+    assert "ARCHITRAVE_LAUNCHER" in found["names"][0]["hint"]
 
 
 def test_no_secret_is_shown(doctor, batch, tmp_path):
@@ -279,7 +279,7 @@ def test_no_secret_is_shown(doctor, batch, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 @pytest.mark.parametrize("size", ["40k", "120k"], ids=["not even packed", "packed only"])
-def test_too_little_room(doctor, batch, root, tmp_path, size):
+def test_too_little_space(doctor, batch, root, tmp_path, size):
     """71, as the job would find out while it unpacks."""
     (root / "tmp").mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", root / "tmp"]
@@ -348,18 +348,20 @@ def test_a_signal_while_it_fetches(agent, batch, root, tmp_path, s3):
     assert list((root / "var/tmp").iterdir()) == []
 
 
-def test_for_people(agent, batch):
-    """A line a check within 100 columns, without colours off a terminal; a sum at the end."""
+def test_text_output(agent, batch):
+    """A line a check within 100 columns, without colours off a terminal; a summary at the end."""
     out, _ = agent("doctor", env=batch | {"PRIVATE_PASSWD": "wrong one"}).communicate(timeout=60)
     lines = out.splitlines()
     assert all(len(line) <= 100 for line in lines) and "\x1b" not in out
-    assert any(line.startswith("FAIL  archive        cannot unpack") for line in lines)
+    assert ["FAIL", "archive"] in [line.split()[:2] for line in lines]
     failed = sum(line.startswith("FAIL") for line in lines)
-    assert lines[-1].endswith(f"{failed} failed") and " passed, " in lines[-1]
+    passed = sum(line.startswith("PASS") for line in lines)
+    sums = [int(number) for number in re.findall(r"\d+", lines[-1])]
+    assert (sums[0], sums[-1]) == (passed, failed) and failed
 
 
 def test_two_at_once(agent, batch, root):
-    """The second one says so, and leaves the first one's files alone."""
+    """The second one exits with 75 and doesn't touch the first one's files."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         env = batch | {"AWS_ENDPOINT_URL_S3": endpoint}

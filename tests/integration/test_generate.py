@@ -27,8 +27,8 @@ ROLE = "arn:aws:iam::123456789012:role/execution"
 def generate(agent):
     """Return what runs `architrave generate` and returns what it prints."""
 
-    def run(*words):
-        out, err = (process := agent("generate", *words)).communicate(timeout=30)
+    def run(*arguments):
+        out, err = (process := agent("generate", *arguments)).communicate(timeout=30)
         assert process.returncode == 0, err
         return out
 
@@ -65,10 +65,10 @@ def batch(monkeypatch):
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_batch_registers_the_definition_and_takes_a_job_of_it(generate, batch, nodes):
     """The printed JSON is registered as it is, and a job of it can be submitted."""
-    words = ["--image", "registry.example/app:1", "--nodes", str(nodes), "--timeout", "7200"]
+    arguments = ["--image", "registry.example/app:1", "--nodes", str(nodes), "--timeout", "7200"]
     more = ["-e", "APP_BIN=/opt/app", "--secret", f"PRIVATE_PASSWD={SECRET}"]
     more += ["--execution-role", ROLE, "--log-group", "/my/jobs", "--ulimit", "nofile=65536"]
-    made = json.loads(generate("job-definition", *words, *more))
+    made = json.loads(generate("job-definition", *arguments, *more))
     registered = batch.register_job_definition(**made)
     (kept,) = batch.describe_job_definitions(jobDefinitions=["architrave"])["jobDefinitions"]
     assert kept["jobDefinitionArn"] == registered["jobDefinitionArn"]
@@ -119,8 +119,8 @@ def test_the_policy_allows_what_a_job_asks_of_s3(generate, job, s3, s3_env, keys
         # Large enough for an upload in parts, and enough files for the other way of writing.
         "APP_PARAMS": "-c 'cd $TMP_OUTPUT_DIR; truncate -s 40M large; touch `seq 40`'",
     }
-    words = [word for name, value in env.items() for word in ("-e", f"{name}={value}")]
-    policy = json.loads(generate("iam-policy", *words))
+    arguments = [argument for name, value in env.items() for argument in ("-e", f"{name}={value}")]
+    policy = json.loads(generate("iam-policy", *arguments))
     with FailingS3(s3.endpoint) as proxy:
         own = {"AWS_ENDPOINT_URL_S3": proxy.endpoint, "PRIVATE_PASSWD": PASSWORD}
         batch = {"AWS_BATCH_JOB_ID": prefix, "ARCHITRAVE_LAUNCHER": "direct"}
@@ -142,16 +142,16 @@ def test_the_policy_allows_what_a_job_asks_of_s3(generate, job, s3, s3_env, keys
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["-e", "S3_BUCKET=b", "--list-bucket", "--exec"],
         ["-e", "S3_BUCKET=b", "-e", "S3_BATCH_PRIVATE_REL_PATH=a*.7z"],
         ["--role", "execution", "--secret", f"PRIVATE_PASSWD={SECRET}"],
     ],
 )
-def test_iam_takes_the_policy(generate, batch, words):
+def test_iam_takes_the_policy(generate, batch, arguments):
     """The printed JSON is a policy, by the checks that moto's IAM makes of a document."""
-    document = generate("iam-policy", *words)
+    document = generate("iam-policy", *arguments)
     made = boto3.client("iam").create_policy(PolicyName="job", PolicyDocument=document)
     assert made["Policy"]["Arn"]
 
@@ -163,9 +163,9 @@ def test_compose_fills_its_server(generate, s3, s3_env, tmp_path):
     """The service that fills the buckets makes them, and a key pair where no archive is given."""
     made = yaml.safe_load(generate("compose", "--nodes", "2", "-e", "S3_BUCKET=s3://filled/x"))
     service = made["services"]["archives"]
-    python, *words = [word.replace("$$", "$") for word in service["entrypoint"]]
+    python, *arguments = [argument.replace("$$", "$") for argument in service["entrypoint"]]
     assert python == "/opt/architrave/bin/python3"  # as in the image; here it is this one
-    command = [sys.executable, *words, *service["command"]]
+    command = [sys.executable, *arguments, *service["command"]]
     for _ in range(2):  # the second `up` finds the bucket
         subprocess.run(command, env={"PATH": "/usr/local/bin:/usr/bin:/bin", **s3_env}, check=True)
     s3.download("filled", "x", tmp_path / "got")
@@ -176,12 +176,12 @@ def test_compose_fills_its_server(generate, s3, s3_env, tmp_path):
 
 
 def compose_command():
-    """Return the words that start compose, None without it."""
-    for words in (["docker", "compose"], ["docker-compose"]):
-        if shutil.which(words[0]):
-            done = subprocess.run([*words, "version"], capture_output=True)
+    """Return the command that starts compose, None without it."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]):
+            done = subprocess.run([*command, "version"], capture_output=True)
             if done.returncode == 0:
-                return words
+                return command
     return None
 
 
@@ -190,8 +190,8 @@ def test_compose_reads_its_file(generate, tmp_path):
     """The program compose itself takes the file, and gives a node what was meant."""
     path = tmp_path / "compose.yaml"
     generate("compose", "--nodes", "3", "-e", "APP_PARAMS=a$b ${c}", "--to", str(path))
-    words = [*compose_command(), "-f", str(path), "config"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    command = [*compose_command(), "-f", str(path), "config"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     read = yaml.safe_load(done.stdout)["services"]
     assert {"s3", "archives", "main", "worker-1", "worker-2"} == read.keys()
@@ -208,9 +208,9 @@ def test_compose_reads_its_file(generate, tmp_path):
 def test_scar_makes_a_job_definition_of_its_file(generate, deploy, nodes):
     """SCAR itself reads the file for AWS Batch, and makes and removes all that is in it."""
     example = (EXAMPLES / "batch.yaml").read_text().replace("scar-architrave", BUCKET)
-    words = ["--image", "example/architrave", "--bucket", BUCKET, "--nodes", str(nodes)]
-    words += ["--script", "../../docker/opt/run_batch.sh", "--vcpus", "2", "--memory", "512"]
-    text = generate("scar", "batch", *words, "-e", "ARCHITRAVE_SLOTS=1")
+    arguments = ["--image", "example/architrave", "--bucket", BUCKET, "--nodes", str(nodes)]
+    arguments += ["--script", "../../docker/opt/run_batch.sh", "--vcpus", "2", "--memory", "512"]
+    text = generate("scar", "batch", *arguments, "-e", "ARCHITRAVE_SLOTS=1")
     account = deploy(
         f"generated-{nodes}", "batch.yaml", "batch", "remove", changes={example: text}
     )[1]
@@ -229,8 +229,8 @@ def test_scar_makes_a_job_definition_of_its_file(generate, deploy, nodes):
 def test_scar_makes_a_function_of_its_file(generate, deploy, node_image):
     """SCAR itself reads the file for AWS Lambda, with an image instead of a file of one."""
     example = (EXAMPLES / "lambda.yaml").read_text().replace("scar-architrave", BUCKET)
-    words = ["--image", "/tmp/image.tar", "--bucket", BUCKET, "--script", "run_helper.sh"]
-    text = generate("scar", "lambda", *words, "--memory", "2048", "--timeout", "77")
+    arguments = ["--image", "/tmp/image.tar", "--bucket", BUCKET, "--script", "run_helper.sh"]
+    text = generate("scar", "lambda", *arguments, "--memory", "2048", "--timeout", "77")
     # An image of 200 MB in a function's zip is for the tests of the examples.
     text = text.replace("python3.11", "image").replace(
         "image_file: /tmp/image.tar", f"image: {node_image}"

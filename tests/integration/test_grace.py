@@ -19,7 +19,7 @@ BASE = {"EXEC_TYPE": "lambda", "ARCHITRAVE_LAUNCHER": "direct", "APP_BIN": "/bin
 SCRIPTS = {
     "script": "solver a 3; true",
     "script that goes on": "solver a 3; solver never 0",
-    "trap": "trap 'echo told' TERM; solver a 3 & wait; wait",
+    "trap": "trap 'echo received' TERM; solver a 3 & wait; wait",
     "timeout": "timeout 600 solver a 3",
     "timeout in a script": "timeout 600 solver a 3; true",
     "setsid": "setsid solver a 3; true",
@@ -55,7 +55,7 @@ def signals(root, name="a"):
     return path.read_text().split() if path.exists() else []
 
 
-def ended(process):
+def exited(process):
     _, err = process.communicate(timeout=40)
     return process.returncode, [json.loads(line) for line in err.splitlines()]
 
@@ -72,7 +72,7 @@ def test_a_checkpoint_that_takes_three_seconds(solve, root, script):
         until(lambda: process.stdout.readline().startswith("ready"))
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    code, _ = ended(process)
+    code, _ = exited(process)
     assert (root / "tmp/a.checkpoint").exists()
     assert 2.5 < time.monotonic() - begun < 9
     assert code == 143 or (script.startswith("exec") and code == 0)
@@ -88,14 +88,14 @@ def test_a_checkpoint_that_takes_three_seconds(solve, root, script):
 def test_sigint_stays_sigint(solve, root):
     process = solve("solver a 1; true")
     process.send_signal(signal.SIGINT)
-    assert ended(process)[0] == 130
+    assert exited(process)[0] == 130
     assert signals(root) == ["2"] and (root / "tmp/a.checkpoint").exists()
 
 
 @pytest.mark.cell("application.time-limit")
 @pytest.mark.parametrize("script", ["solver a 3; true", "timeout 600 solver a 3"])
 def test_a_time_limit_gives_it_too(solve, root, script):
-    code, _ = ended(solve(script, ARCHITRAVE_TIMEOUT_SECONDS="1"))
+    code, _ = exited(solve(script, ARCHITRAVE_TIMEOUT_SECONDS="1"))
     assert code == 124
     assert (root / "tmp/a.checkpoint").exists()
 
@@ -104,14 +104,14 @@ def test_a_time_limit_gives_it_too(solve, root, script):
 def test_a_time_limit_during_the_grace_period_ends_nothing_sooner(solve, root):
     process = solve("solver a 3; true", ARCHITRAVE_TIMEOUT_SECONDS="3")
     process.send_signal(signal.SIGTERM)
-    assert ended(process)[0] == 143
+    assert exited(process)[0] == 143
     assert signals(root) == ["15"] and (root / "tmp/a.checkpoint").exists()
 
 
 def test_each_on_one_node(solve, root):
     process = solve("solver a 3; true", ARCHITRAVE_LAUNCHER="each")
     process.send_signal(signal.SIGTERM)
-    assert ended(process)[0] == 143
+    assert exited(process)[0] == 143
     assert (root / "tmp/a0.checkpoint").exists()
 
 
@@ -123,7 +123,7 @@ def test_what_never_ends_is_killed_at_the_end_of_the_grace(solve, root, script):
     process = solve(script, ARCHITRAVE_GRACE_SECONDS="2")
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    code, _ = ended(process)
+    code, _ = exited(process)
     assert code == 143 and 1.9 < time.monotonic() - begun < 6
     assert not (root / "tmp/a.checkpoint").exists()
     assert not running(root / "opt/solver")
@@ -135,7 +135,7 @@ def test_a_second_signal_ends_it_at_once(solve, root):
     until(lambda: signals(root))
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    assert ended(process)[0] == 143
+    assert exited(process)[0] == 143
     assert time.monotonic() - begun < 4
     assert not running(root / "opt/solver")
 
@@ -170,7 +170,7 @@ def test_ranks_under_mpirun(solve, root, agent, program, params):
             assert line, process.stderr.read()
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    code, _ = ended(process)
+    code, _ = exited(process)
     assert code == 143
     for rank in "01":
         assert (root / f"tmp/a{rank}.checkpoint").exists()
@@ -196,17 +196,17 @@ def test_ranks_that_meet_and_finalize(root, agent):
             assert line, process.stderr.read()
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    code, _ = ended(process)
+    code, _ = exited(process)
     assert code == 143 and time.monotonic() - begun < 14
     for rank in range(3):
         assert (root / f"tmp/m{rank}.checkpoint").read_text() == "[15]\n"
         assert (root / f"tmp/m{rank}.finalized").exists()
 
 
-def test_a_program_that_leaves_work_behind_is_told_so(solve, root):
+def test_a_program_that_leaves_work_behind_gets_a_warning(solve, root):
     """Its code stays; the warning names what was ended and says what to do."""
     process = solve("solver a forever & read line < <(sleep 0.5); exit 0")
-    code, records = ended(process)
+    code, records = exited(process)
     assert code == 0
     (one,) = [r for r in records if r["event"] == "stragglers_ended"]
     assert one["level"] == "warning" and "foreground" in one["hint"]

@@ -34,13 +34,13 @@ def test_a_request_of_any_length(tmp_path, size):
 
 
 TALK = 'import json, sys\nprint(json.dumps({"result": {"x": "x" * 160_000_000}}))\n'
-HEAR = ASK.replace('["length"]', '["x"].__len__()').replace("clock() + 30", "clock() + 20")
+RECEIVE = ASK.replace('["length"]', '["x"].__len__()').replace("clock() + 30", "clock() + 20")
 
 
 def test_an_answer_of_any_length(tmp_path):
     """What it takes grows with its length, not with the square: these took two minutes."""
     (tmp_path / "talk.py").write_text(TALK)
-    command = [sys.executable, "-c", HEAR, tmp_path / "talk.py", "1"]
+    command = [sys.executable, "-c", RECEIVE, tmp_path / "talk.py", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == "160000000\n", done.stderr
 
@@ -60,8 +60,8 @@ print(len(beats), turns)
 """
 
 
-def test_long_work_lets_the_loop_breathe():
-    """Beats go on in the midst of it, and nothing is waited for when nothing is due."""
+def test_long_work_lets_the_loop_poll_events():
+    """Heartbeats go on during it, and nothing is waited for when nothing is due."""
     done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, timeout=60)
     beats, turns = map(int, done.stdout.split())
     assert 3 <= beats <= 25 and turns > 10 * beats, done.stderr

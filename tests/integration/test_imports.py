@@ -40,13 +40,15 @@ def public(names):
 
 
 @pytest.mark.parametrize(
-    ("words", "allowed"), [(["exec", "--", "true"], FORWARDS), (["run"], RUNS)], ids=["exec", "run"]
+    ("arguments", "allowed"),
+    [(["exec", "--", "true"], FORWARDS), (["run"], RUNS)],
+    ids=["exec", "run"],
 )
-def test_nothing_else_is_imported(tmp_path, words, allowed):
+def test_nothing_else_is_imported(tmp_path, arguments, allowed):
     env = {"EXEC_TYPE": "lambda", "ARCHITRAVE_LAUNCHER": "direct", "PATH": "/usr/bin:/bin"}
     env |= {"APP_BIN": "/bin/true", "APP_PARAMS": "", "ARCHITRAVE_ROOT": str(tmp_path)}
     command = [sys.executable, "-I", "-S", SCRIPT, tmp_path / "seen", sysconfig.get_path("purelib")]
-    subprocess.run([*command, *words], env=env, check=True, capture_output=True, timeout=60)
+    subprocess.run([*command, *arguments], env=env, check=True, capture_output=True, timeout=60)
     seen = (tmp_path / "seen").read_text().split()
     assert public(seen) - allowed == set()
     heavy = {"asyncio", "boto3", "paramiko", "psutil", "ssl", "structlog", "subprocess"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from agent.core import settings as agent_settings
-from agent.core.model import Cause, Node
+from agent.core.model import FailureKind, Node
 from agent.engine.helpers import Retry
 from agent.engine.log import Log
 from agent.multinode.main_side import MainMeeting
@@ -61,8 +61,8 @@ class Side(RuleBasedStateMachine):
         log.open()
         return (self.loop, log, self.settings, {"timeout": 2.0}, start_helper, self.fail)
 
-    def fail(self, error, cause):
-        self.failures.append((cause, error))
+    def fail(self, error, kind):
+        self.failures.append((kind, error))
 
     def teardown(self):
         self.meeting.close()
@@ -91,7 +91,7 @@ class Side(RuleBasedStateMachine):
             gap, self.last_tick = now - self.last_tick, now
             if gap > SILENCE and self.missed() and not self.frozen:
                 self.frozen = True
-                self.expected.append((Cause.FROZEN, 75, ""))
+                self.expected.append((FailureKind.FROZEN, 75, ""))
             else:
                 self.beat(now)
         self.loop.stop(seconds)
@@ -99,17 +99,17 @@ class Side(RuleBasedStateMachine):
     @invariant()
     def every_failure_is_reported_once_and_named(self):
         assert len(self.failures) == len(self.expected)
-        for (cause, error), (kind, code, name) in zip(self.failures, self.expected, strict=True):
-            assert (cause, error.code) == (kind, code) and name in str(error)
+        for (kind, error), (expected, code, name) in zip(self.failures, self.expected, strict=True):
+            assert (kind, error.code) == (expected, code) and name in str(error)
 
 
 class MainSide(Side):
-    """Joins, duplicates, strangers, beats, losses and partings, in any order."""
+    """Joins, duplicates, strangers, beats, losses and records, in any order."""
 
     index = 1
 
     def meet(self):
-        self.heard, self.joined = {}, {}
+        self.seen_at, self.joined = {}, {}
         self.lost, self.parted = set(), set()
         return MainMeeting(*self.arguments(None))
 
@@ -129,7 +129,7 @@ class MainSide(Side):
         self.put("workers_ready", f"{index}.json", self.readiness(index))
         if index not in self.lost | self.parted:
             self.joined.setdefault(index, f"10.0.0.{index + 1}")
-            self.heard[index] = self.loop.now
+            self.seen_at[index] = self.loop.now
 
     @rule(
         name=st.sampled_from(["0.json", "2.json", "3.json", "1.json", "7.json", "03.json", "x"]),
@@ -166,36 +166,36 @@ class MainSide(Side):
 
     @rule(index=INDEXES, failed=st.booleans())
     def parts(self, index, failed):
-        failure = {"what": "go on", "cause": "it hurts", "code": 73} if failed else None
-        part = {"index": index, "record": {"index": index, "files": []}, "failure": failure}
-        self.put("workers_done", f"{index}.json", json.dumps(part))
+        failure = {"what": "go on", "cause": "the disk is full", "code": 73} if failed else None
+        record = {"index": index, "record": {"index": index, "files": []}, "failure": failure}
+        self.put("workers_done", f"{index}.json", json.dumps(record))
         if index in self.joined:
             self.parted.add(index)
             if failed:
-                self.expected.append((Cause.PEER, 73, f"worker {index}"))
+                self.expected.append((FailureKind.PEER, 73, f"worker {index}"))
 
     @rule(index=INDEXES, record=st.sampled_from(["[]", "{}", "null", '{"record": 3}', ""]))
-    def a_part_that_is_none(self, index, record):
+    def an_invalid_record(self, index, record):
         self.put("workers_done", f"{index}.json", record)
 
     @rule(index=INDEXES)
-    def is_told_to_end(self, index):
+    def gets_sigterm(self, index):
         failure = {"what": "finish the job", "cause": "SIGTERM", "code": 143}
         self.put("workers_leaving", f"{index}.json", json.dumps(failure))
         if index in self.joined:
-            self.expected.append((Cause.PEER, 143, f"worker {index}"))
+            self.expected.append((FailureKind.PEER, 143, f"worker {index}"))
 
     def beat(self, now):
-        """Work out who is missed at a beat of main's."""
+        """Work out which workers are missed at a heartbeat of main's."""
         if self.frozen:
             return
         for index in sorted(self.present):
-            if now - self.heard[index] > SILENCE:
+            if now - self.seen_at[index] > SILENCE:
                 self.lost.add(index)
-                self.expected.append((Cause.PEER, 75, f"worker {index}"))
+                self.expected.append((FailureKind.PEER, 75, f"worker {index}"))
 
     @invariant()
-    def main_knows_who_is_there(self):
+    def main_knows_which_workers_joined(self):
         meeting = self.meeting
         assert meeting.roster.missing == [i for i in (0, 2, 3) if i not in self.joined]
         assert {node.index: node.address for node in meeting.nodes} == self.joined
@@ -214,7 +214,7 @@ class WorkerSide(Side):
         self.refuses = False
         self.joined = self.main_lost = False
         self.outcome = self.final = None
-        self.count, self.heard, self.arrived = 0, 0.0, set()
+        self.count, self.seen_at, self.arrived = 0, 0.0, set()
         meeting = WorkerMeeting(
             *self.arguments(self.start),
             node=Node(2, "", 1),
@@ -230,17 +230,17 @@ class WorkerSide(Side):
         while self.waits_for and self.waits_for():
             self.waits_for = next(self.steps, None)
 
-    def start(self, task, request, hear):
+    def start(self, task, request, on_message):
         assert (task, request["address"]) == ("join", "10.0.0.2")
-        self.helpers.append(FakeHelper(hear))
+        self.helpers.append(FakeHelper(on_message))
         return self.helpers[-1]
 
-    def start_link(self, hear):
+    def start_link(self, on_message):
         """Start a new line, which is asked for only when the old one is gone."""
         assert not self.open
         if self.refuses:
             raise OSError(24, "Too many open files")
-        self.lines.append(FakeHeartbeatLink(self.loop, hear))
+        self.lines.append(FakeHeartbeatLink(self.loop, on_message))
         return self.lines[-1]
 
     @property
@@ -254,7 +254,7 @@ class WorkerSide(Side):
     @precondition(lambda self: not self.joined)
     @rule()
     def the_helper_reaches_main(self):
-        self.helpers[-1].hear({"connected": "10.0.0.2", "token": "t"})
+        self.helpers[-1].on_message({"connected": "10.0.0.2", "token": "t"})
         self.proceed()
 
     @precondition(lambda self: self.open and not self.lines[-1].open)
@@ -268,7 +268,7 @@ class WorkerSide(Side):
     def joins(self):
         """Only when it can beat at once."""
         self.helpers[-1].result = {"own_address": "10.0.0.3"}
-        self.joined, self.heard = True, self.loop.now
+        self.joined, self.seen_at = True, self.loop.now
         self.proceed()
 
     @precondition(lambda self: not self.joined and len(self.helpers) == 1)
@@ -285,14 +285,14 @@ class WorkerSide(Side):
         order = self.lines[-1].asked.pop()
         self.count += alive
         if order["do"] == "put":
-            self.lines[-1].hear({"put": order["path"]})
+            self.lines[-1].on_message({"put": order["path"]})
             self.arrived.add(order["path"])
-            self.heard = self.loop.now
+            self.seen_at = self.loop.now
         else:
             assert order["path"] == "workers_ready/2.json"
-            self.lines[-1].hear({"beat": self.count})
+            self.lines[-1].on_message({"beat": self.count})
             if self.count != getattr(self, "seen", None):
-                self.heard, self.seen = self.loop.now, self.count
+                self.seen_at, self.seen = self.loop.now, self.count
 
     @precondition(lambda self: self.open)
     @rule()
@@ -305,7 +305,7 @@ class WorkerSide(Side):
 
     @precondition(lambda self: self.joined)
     @rule()
-    def this_node_parts(self):
+    def this_node_sends_its_record(self):
         self.meeting.put("workers_done", {"index": 2})
 
     @rule(
@@ -313,7 +313,7 @@ class WorkerSide(Side):
         code=st.integers(0, 255),
         change=st.sampled_from([{}, {}, {"job": "another"}, {"attempt": 1}, {"outcome": None}]),
     )
-    def main_tells_the_end(self, name, code, change):
+    def main_announces_the_outcome(self, name, code, change):
         message = {"job": "job", "attempt": 2, "outcome": {"code": code, "source": "application"}}
         self.put("master_done", name, json.dumps(message | change))
         if not change:
@@ -324,9 +324,9 @@ class WorkerSide(Side):
         """Work out whether main is missed at a beat of this node's."""
         if self.frozen or self.main_lost or not self.joined:
             return
-        if now - self.heard > SILENCE:
+        if now - self.seen_at > SILENCE:
             self.main_lost = True
-            self.expected.append((Cause.MAIN_LOST, 75, "10.0.0.2"))
+            self.expected.append((FailureKind.MAIN_LOST, 75, "10.0.0.2"))
 
     @invariant()
     def the_worker_knows_how_it_stands(self):

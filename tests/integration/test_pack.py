@@ -15,9 +15,9 @@ def packed(agent, tmp_path):
     """Return what runs `architrave pack` in a directory: (exit code, output, complaint)."""
     (tmp_path / "here").mkdir()
 
-    def run(*words, **env):
+    def run(*arguments, **env):
         env = {"PYTHONPATH": str(REPOSITORY)} | env
-        process = agent("pack", *map(str, words), env=env, cwd=tmp_path / "here")
+        process = agent("pack", *map(str, arguments), env=env, cwd=tmp_path / "here")
         out, errors = process.communicate(timeout=110)
         return process.returncode, out, errors
 
@@ -44,7 +44,7 @@ def unpacked(path, target, password=PASSWORD):
 def test_private(packed, program, tmp_path):
     code, out, errors = packed("private", program, PRIVATE_PASSWD=PASSWORD)
     assert code == 0, errors
-    assert "encrypted, names too" in out and PASSWORD not in out + errors
+    assert "private.7z" in out and PASSWORD not in out + errors
     again = unpacked(tmp_path / "here/private.7z", tmp_path / "again")
     assert (again / "examples/with blank").read_bytes() == bytes(range(256)) * 1000
     assert (again / "simest").stat().st_mode & 0o111
@@ -58,11 +58,13 @@ def test_private(packed, program, tmp_path):
     assert names == {"private.7z"}
 
 
-def test_nothing_tells_the_names_without_the_password(packed, program, tmp_path):
+def test_names_cannot_be_read_without_the_password(packed, program, tmp_path):
     packed("private", program, PRIVATE_PASSWD=PASSWORD)
     assert b"simest" not in (tmp_path / "here/private.7z").read_bytes()
-    words = [archive.seven_zip(), "l", tmp_path / "here/private.7z"]
-    listed = subprocess.run(words, input=b"wrong\n", capture_output=True, start_new_session=True)
+    arguments = [archive.seven_zip(), "l", tmp_path / "here/private.7z"]
+    listed = subprocess.run(
+        arguments, input=b"wrong\n", capture_output=True, start_new_session=True
+    )
     assert listed.returncode != 0
 
 
@@ -71,41 +73,41 @@ def test_password_from_a_file_and_none(packed, program, tmp_path):
     assert packed("private", program, "--password-file", tmp_path / "secret")[0] == 0
     unpacked(tmp_path / "here/private.7z", tmp_path / "one")
     code, out, _ = packed("private", program, "--no-password", "--to", "open.7z")
-    assert code == 0 and "not encrypted" in out
+    assert code == 0 and "open.7z" in out
     unpacked(tmp_path / "here/open.7z", tmp_path / "two", "")
 
 
 @pytest.mark.parametrize(
-    ("words", "env", "code", "said"),
+    ("arguments", "env", "code", "named"),
     [
         (["private", "nowhere"], {"PRIVATE_PASSWD": "x"}, 64, "nowhere"),
-        (["private", "PROGRAM"], {}, 78, "no password"),
-        (["private", "PROGRAM"], {"PRIVATE_PASSWD": ""}, 78, "empty"),
+        (["private", "PROGRAM"], {}, 78, "--password-file"),
+        (["private", "PROGRAM"], {"PRIVATE_PASSWD": ""}, 78, "--no-password"),
         (["private", "PROGRAM"], {"PRIVATE_PASSWD": "<none>"}, 78, "<none>"),
         (["private", "PROGRAM", "--password-file", "none"], {}, 66, "none"),
-        (["private", "PROGRAM", "--password-file", "/bin/sh"], {}, 78, "UTF-8"),
+        (["private", "PROGRAM", "--password-file", "/bin/sh"], {}, 78, "/bin/sh"),
         (["private", "PROGRAM", "--to", "no/where.7z"], {"PRIVATE_PASSWD": "x"}, 73, "no/where"),
-        (["private", "PROGRAM", "--to", "/"], {"PRIVATE_PASSWD": "x"}, 73, "directory"),
+        (["private", "PROGRAM", "--to", "/"], {"PRIVATE_PASSWD": "x"}, 73, "--to"),
         (["deps", "--here", "x", "--to", "no/where.tar.gz"], {}, 73, "no/where"),
         (["private", "PROGRAM", "--upload", "http://x"], {"PRIVATE_PASSWD": "x"}, 78, "http://x"),
-        (["deps"], {}, 64, "no package"),
+        (["deps"], {}, 64, "--binary"),
         (["deps", "--here", "--binary", "nowhere"], {}, 78, "nowhere"),
         (["all"], {}, 64, "all"),
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_wrong_words(packed, program, words, env, code, said):
-    words = [program if word == "PROGRAM" else word for word in words]
-    found, _, errors = packed(*words, **env)
-    assert found == code and said in errors and "hint:" in errors
+def test_wrong_arguments(packed, program, arguments, env, code, named):
+    arguments = [program if one == "PROGRAM" else one for one in arguments]
+    found, _, errors = packed(*arguments, **env)
+    assert found == code and named in errors and "hint:" in errors
 
 
 @pytest.mark.parametrize("target", ["private.7z", "examples/p.7z"])
 def test_an_archive_inside_what_it_packs_is_refused(packed, program, target):
     """A target in the directory is refused by name before anything is made there."""
     before = sorted(program.rglob("*"))
-    words = ("private", program, "--to", program / target)
-    code, _, errors = packed(*words, PRIVATE_PASSWD=PASSWORD)
+    arguments = ("private", program, "--to", program / target)
+    code, _, errors = packed(*arguments, PRIVATE_PASSWD=PASSWORD)
     assert code == 64 and "--to" in errors
     assert sorted(program.rglob("*")) == before
 
@@ -117,17 +119,17 @@ def test_names_of_the_agent_s_own_are_refused(packed, program):
 
 
 def test_upload(packed, program, s3, s3_env):
-    words = ("private", program, "--upload", "s3://bucket/packed")
-    code, out, errors = packed(*words, PRIVATE_PASSWD=PASSWORD, **s3_env)
+    arguments = ("private", program, "--upload", "s3://bucket/packed")
+    code, out, errors = packed(*arguments, PRIVATE_PASSWD=PASSWORD, **s3_env)
     assert code == 0, errors
-    assert "s3://bucket/packed/private.7z: uploaded" in out
+    assert "s3://bucket/packed/private.7z" in out
     assert list(s3.keys("bucket", "packed/")) == ["packed/private.7z"]
 
 
 def in_container(image, directory, script):
     """Run a script in a container of the image, with a directory at /given; return its output."""
-    words = ["docker", "run", "--rm", "-v", f"{directory}:/given", "--entrypoint", "sh", image]
-    done = subprocess.run([*words, "-ec", script], capture_output=True, text=True, timeout=200)
+    arguments = ["docker", "run", "--rm", "-v", f"{directory}:/given", "--entrypoint", "sh", image]
+    done = subprocess.run([*arguments, "-ec", script], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -158,18 +160,18 @@ def test_deps_of_a_binary(packed, image, tmp_path):
     assert "not found" not in in_container(image, given, INSTALL)
     # What the image has by now is not packed again.
     code, out, _ = packed("deps", "--image", image, "coreutils", "--to", "more.tar.gz")
-    assert code == 0 and "nothing is missing" in out and "S3_BATCH_DEPS_REL_PATH" in out
+    assert code == 0 and "S3_BATCH_DEPS_REL_PATH" in out
     assert not (here / "more.tar.gz").exists()
 
 
 def test_deps_for_a_real_image_that_is_not_there(packed, image):
-    """The real Docker says it alike."""
+    """The real Docker's failure is treated alike."""
     code, _, errors = packed("deps", "--image", "127.0.0.1:9/no-such-image", "hello")
     assert code == 69 and "127.0.0.1:9" in errors and "docker pull" in errors
 
 
 @pytest.mark.timeout(200)
-def test_deps_that_nobody_knows(packed, image):
+def test_unknown_deps(packed, image):
     code, _, errors = packed("deps", "--image", image, "no-such-package-at-all")
     assert code == 66 and "no-such-package-at-all" in errors
 

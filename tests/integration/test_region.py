@@ -76,9 +76,9 @@ def test_explain(agent, batch, given, wanted):
 def test_pack(agent, batch, failing, tmp_path, given, wanted):
     (tmp_path / "program").mkdir()
     (tmp_path / "program/app").write_text("")
-    words = ("private", str(tmp_path / "program"), "--no-password")
+    arguments = ("private", str(tmp_path / "program"), "--no-password")
     target = ("--to", str(tmp_path / "p.7z"), "--upload", "s3://bucket/region")
-    process = agent("pack", *words, *target, env=batch | given)
+    process = agent("pack", *arguments, *target, env=batch | given)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert failing.regions == {wanted}

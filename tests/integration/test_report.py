@@ -46,18 +46,18 @@ def on_s3(s3, s3_env, tmp_path):
     env = BATCH | s3_env | {"AWS_BATCH_JOB_ID": "j", "ARCHITRAVE_OUTPUT": f"s3://bucket/{prefix}"}
 
     def objects():
-        place = f"{prefix}/j/attempt-1/"
-        s3.download("bucket", place, tmp_path / "got")
-        return {key.removeprefix(place) for key in s3.keys("bucket", place)}
+        base = f"{prefix}/j/attempt-1/"
+        s3.download("bucket", base, tmp_path / "got")
+        return {key.removeprefix(base) for key in s3.keys("bucket", base)}
 
     return env, objects
 
 
-def report(*words):
-    """Run `architrave report` with these words; return its exit code."""
+def report(*arguments):
+    """Run `architrave report` with these arguments; return its exit code."""
     parser = Parser(prog="architrave")
     report_command.add(parser.add_subparsers(required=True))
-    options = parser.parse_args(["report", *map(str, words)])
+    options = parser.parse_args(["report", *map(str, arguments)])
     return options.action(options)
 
 
@@ -189,8 +189,8 @@ def test_cluster(tmp_path, keys, capsys, s3, s3_env, monkeypatch):
         monkeypatch.setenv(name, value)
     capsys.readouterr()
     texts = []
-    for place in (result.results, result.results / "run.json", "s3://bucket/reports/x"):
-        assert report(place, "--text") == 0
+    for source in (result.results, result.results / "run.json", "s3://bucket/reports/x"):
+        assert report(source, "--text") == 0
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] == texts[2] and "worker 2" in texts[0]
     compared = tmp_path / "compared.html"
@@ -207,12 +207,12 @@ def test_page_goes_beside_the_record_by_itself(job, root, app, capsys):
     check_self_contained((root / PAGE).read_text())
 
 
-def test_places_without_a_record(tmp_path):
+def test_sources_without_a_record(tmp_path):
     """What is missing, and what is not a record, is refused, each with its code."""
     (tmp_path / "run.json").write_text("{}")
-    for place, code in ((tmp_path / "none", 66), (tmp_path, 65), (__file__, 65)):
+    for source, code in ((tmp_path / "none", 66), (tmp_path, 65), (__file__, 65)):
         with pytest.raises(AgentError) as caught:
-            report(place, "--text")
+            report(source, "--text")
         assert caught.value.code == code and caught.value.hint
 
 

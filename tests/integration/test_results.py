@@ -41,11 +41,11 @@ def delivered(s3, tmp_path):
 
     def delivered(env, attempt=1):
         prefix = env["S3_BUCKET"].rpartition("/")[2]
-        place = f"{prefix}/output/{env['AWS_BATCH_JOB_ID']}/attempt-{attempt}/"
+        base = f"{prefix}/output/{env['AWS_BATCH_JOB_ID']}/attempt-{attempt}/"
         directory = tmp_path / f"delivered-{attempt}"
         found = {
             str(path.relative_to(directory)): path.read_bytes()
-            for path in s3.download("bucket", place, directory)
+            for path in s3.download("bucket", base, directory)
         }
         files = json.loads(found["manifest.json"])["files"]
         sums = {file["path"]: (file["size"], file["sha256"]) for file in files}
@@ -269,19 +269,19 @@ def frozen(tmp_path):
 def test_a_file_system_that_holds_a_write(agent, batch, frozen):
     """The loop goes on meanwhile: a signal is handled at once. Nothing of the output is lost."""
     mount, freeze = frozen
-    script = "trap \"echo heard >$OUT\" USR1; echo up; read x <$IN; echo 1; echo 2; " \
+    script = "trap \"echo received >$OUT\" USR1; echo up; read x <$IN; echo 1; echo 2; " \
         "while ! test -e $OUT; do :; done; echo 3"  # fmt: skip
-    fifo, told = mount.parent / "in", mount.parent / "out"
+    fifo, received = mount.parent / "in", mount.parent / "out"
     os.mkfifo(fifo)
     env = batch(script, TMP_OUTPUT_DIR=f"{mount}/output", ARCHITRAVE_OUTPUT="<none>")
-    env |= {"IN": str(fifo), "OUT": str(told), "ARCHITRAVE_WORKDIR": str(mount.parent)}
+    env |= {"IN": str(fifo), "OUT": str(received), "ARCHITRAVE_WORKDIR": str(mount.parent)}
     process = agent("run", env=env)
     assert read_line(process) == "up\n"
     freeze(True)
     fifo.write_text("go\n")
     time.sleep(1)  # the write is held by now, or comes later
     process.send_signal(signal.SIGUSR1)
-    until(told.exists, 5)
+    until(received.exists, 5)
     freeze(False)
     assert process.wait(30) == 0
     assert real((mount / "output/time.log").read_bytes()) == b"up\n1\n2\n3\n"

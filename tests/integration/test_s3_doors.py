@@ -1,4 +1,4 @@
-"""The servers beside S3 in the embedded server refuse all clients but the server itself."""
+"""The embedded server's ports besides S3 refuse all clients but the server itself."""
 
 import ipaddress
 import json
@@ -37,9 +37,9 @@ for method, url in json.loads(sys.argv[1]):
     except OSError as error:
         print(json.dumps([method, url, str(error), "", ""]))
         continue
-    told = answer.headers.get("Authorization", "")
+    token = answer.headers.get("Authorization", "")
     text = answer.read(1 << 20).decode("latin-1")
-    print(json.dumps([method, url, answer.status, told, text]))
+    print(json.dumps([method, url, answer.status, token, text]))
 """
 # execve of a descriptor: the program may be where no other user may look.
 AS_NOBODY = """
@@ -59,10 +59,10 @@ class Neighbour:
 
     address = "127.0.0.1"
 
-    def run(self, program, *words, text=""):
+    def run(self, program, *arguments, text=""):
         """Run a program as the neighbour; return what it says."""
         with open(program, "rb") as file:
-            argv = json.dumps([program, *words])
+            argv = json.dumps([program, *arguments])
             done = subprocess.run(
                 [sys.executable, "-c", AS_NOBODY, str(file.fileno()), argv],
                 input=text,
@@ -87,12 +87,12 @@ class Container(Neighbour):
         subnet = docker("network", "inspect", "bridge", "--format", form).strip()
         self.address = str(ipaddress.ip_network(subnet)[1])
 
-    def run(self, program, *words, text=""):
+    def run(self, program, *arguments, text=""):
         name = f"architrave-test-neighbour-{uuid.uuid4().hex}"
         options = ["--rm", "-i", "--volume", f"{program}:/program:ro", "--entrypoint", "/program"]
         try:
             done = subprocess.run(
-                ["docker", "run", "--name", name, *options, self.image, *words],
+                ["docker", "run", "--name", name, *options, self.image, *arguments],
                 input=text,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -105,8 +105,8 @@ class Container(Neighbour):
 
     def ask(self, requests):
         options = ["--rm", "--entrypoint", "/opt/architrave/bin/python3"]
-        words = [self.image, "-I", "-c", ASK, json.dumps(requests)]
-        return docker("run", *options, *words, timeout=90)
+        command = [self.image, "-I", "-c", ASK, json.dumps(requests)]
+        return docker("run", *options, *command, timeout=90)
 
 
 @pytest.fixture(params=["user", slow("container")])
@@ -137,11 +137,11 @@ def shell(server, run, script):
 def as_owner(server, directory):
     """Return what runs a program where the server's own keys are."""
 
-    def run(program, *words, text):
+    def run(program, *arguments, text):
         env = {"HOME": str(directory), "PATH": os.defpath}
         done = subprocess.run(
-            [program, *words], input=text, capture_output=True, text=True, cwd=directory, env=env,
-            timeout=60,
+            [program, *arguments], input=text, capture_output=True, text=True, cwd=directory,
+            env=env, timeout=60,
         )  # fmt: skip
         return done.stdout
 
@@ -150,10 +150,10 @@ def as_owner(server, directory):
 
 def names_of_bytes(server, directory):
     """Return the names under which the volumes keep the archive's bytes."""
-    told = shell(server, as_owner(server, directory), f"fs.meta.cat /buckets/bucket/{KEY}\n")
-    words = told.replace('"', " ").split()
-    found = [after for word, after in zip(words, words[2:], strict=False) if word == "fileId"]
-    return found or [word for word in words if word[0].isdigit() and "," in word.strip(",")]
+    listing = shell(server, as_owner(server, directory), f"fs.meta.cat /buckets/bucket/{KEY}\n")
+    tokens = listing.replace('"', " ").split()
+    found = [after for token, after in zip(tokens, tokens[2:], strict=False) if token == "fileId"]
+    return found or [token for token in tokens if token[0].isdigit() and "," in token.strip(",")]
 
 
 @pytest.mark.cell("security.s3-doors")
@@ -181,9 +181,9 @@ def test_http_lets_nobody_in(server, neighbour, tmp_path):
     requests += [("GET", f"{url}/") for url in doors.values()]
     lines = [json.loads(line) for line in neighbour.ask(requests).splitlines()]
     assert len(lines) == len(requests)
-    for method, url, status, told, text in lines:
+    for method, url, status, token, text in lines:
         assert "SECRET" not in text, url
-        assert not told, f"a token from {url}"
+        assert not token, f"a token from {url}"
         if method != "GET":
             assert status not in (200, 201, 202, 204), f"{method} {url}"
     still = server.client().get_object(Bucket="bucket", Key=KEY)["Body"].read()
@@ -210,7 +210,7 @@ def bounded(server, neighbour, script):
 
 
 @pytest.mark.skipif(not shutil.which("ss"), reason="no ss")
-def test_it_listens_where_it_was_told(server):
+def test_it_listens_where_it_was_configured(server):
     """Nothing listens on every address of the machine."""
     listed = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True).stdout
     own = [line.split()[3] for line in listed.splitlines() if f"pid={server._process.pid}," in line]

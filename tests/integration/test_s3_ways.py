@@ -16,18 +16,18 @@ from agent.core.s3_uri import S3Uri
 from agent.staging.s3 import LARGE, Storage
 events = []
 storage = Storage(events.append, path_style=True)
-place = S3Uri("bucket", "ways/" + sys.argv[1])
+uri = S3Uri("bucket", "ways/" + sys.argv[1])
 size = int(sys.argv[2])
 if size < LARGE:
-    storage.put(bytes(size), place, "text/html; charset=utf-8")
+    storage.put(bytes(size), uri, "text/html; charset=utf-8")
 else:
     open("large", "wb").write(bytes(size))
-    storage.put_file("large", place, lambda count: None)
+    storage.put_file("large", uri, lambda count: None)
 before = sorted({"boto3", "botocore", "urllib3"} & sys.modules.keys())
-found = storage.fetch(place, "fetched")
+found = storage.fetch(uri, "fetched")
 assert os.path.getsize("fetched") == size
-assert size >= LARGE or storage.read(place) == bytes(size)
-storage.remove(place)
+assert size >= LARGE or storage.read(uri) == bytes(size)
+storage.remove(uri)
 loaded = sorted({"boto3", "botocore", "urllib3"} & sys.modules.keys())
 found = {"loaded": loaded, "before": before, "checked": found["checked"], "events": events}
 print(json.dumps(found))

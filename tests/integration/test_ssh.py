@@ -70,9 +70,9 @@ def server(tmp_path, keys):
     process.wait()
 
 
-def ssh(directory, *words):
+def ssh(directory, *arguments):
     return subprocess.run(
-        ["ssh", "-F", directory / "ssh_config", "127.0.0.1", *words],
+        ["ssh", "-F", directory / "ssh_config", "127.0.0.1", *arguments],
         capture_output=True,
         text=True,
         timeout=30,
@@ -142,8 +142,8 @@ def test_a_session_has_the_node_s_own_environment(server):
 
 
 @pytest.mark.parametrize("code", [0, 7, 255])
-def test_a_session_passes_on_what_its_command_says(server, code):
-    """Its standard input, output and exit code; the words come as they were typed."""
+def test_a_session_passes_on_what_its_command_prints(server, code):
+    """Its standard input, output and exit code; the arguments arrive as they were typed."""
     done = subprocess.run(
         ["ssh", "-F", server[0] / "ssh_config", "127.0.0.1", f"cat; echo 'a  b'; exit {code}"],
         input="in\n",
@@ -199,7 +199,7 @@ def test_a_stranger_s_key_is_refused(server, tmp_path, keys):
     assert caught.value.code == 77 and "key" in caught.value.cause
 
 
-def test_a_server_that_goes_away_refuses_nobody(tmp_path, keys):
+def test_a_server_that_goes_away_refuses_no_key(tmp_path, keys):
     """A main node that ends while a worker shows its key says nothing about that key: 75."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -226,7 +226,7 @@ def test_a_server_that_goes_away_refuses_nobody(tmp_path, keys):
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["-o", "PreferredAuthentications=password"],
         ["-o", "PreferredAuthentications=keyboard-interactive"],
@@ -234,8 +234,8 @@ def test_a_server_that_goes_away_refuses_nobody(tmp_path, keys):
     ],
 )
 @pytest.mark.cell("security.sshd")
-def test_only_this_key_and_this_user(server, words):
-    assert ssh(server[0], *words, "true").returncode == 255
+def test_only_this_key_and_this_user(server, arguments):
+    assert ssh(server[0], *arguments, "true").returncode == 255
 
 
 @pytest.mark.cell("security.sshd")
@@ -262,9 +262,9 @@ def of_the_system():
     """Return the size and hash of every file that an ssh set-up could be tempted to change."""
     # OpenSSH asks the password database for the home directory, not $HOME.
     homes = {Path.home(), Path(pwd.getpwuid(os.geteuid()).pw_dir)}
-    places = [Path("/etc/ssh"), Path("/etc/sudoers"), Path("/etc/sudoers.d")]
-    places += [home / ".ssh" for home in homes]
-    found = [path for place in places for path in (place, *place.rglob("*"))]
+    directories = [Path("/etc/ssh"), Path("/etc/sudoers"), Path("/etc/sudoers.d")]
+    directories += [home / ".ssh" for home in homes]
+    found = [path for directory in directories for path in (directory, *directory.rglob("*"))]
     return {path: looks(path) for path in found if path.exists()}
 
 

@@ -30,7 +30,7 @@ def test_one_that_cannot_be_started_again_is_given_up(loop, tmp_path, monkeypatc
     monkeypatch.setattr(sshd_, "_BACKOFF", 0.01)
     failures = []
     sshd = sshd_.Sshd(loop, Log(lambda line: None), "config", {}, set(), failures.append)
-    loop.on_child = lambda child: sshd.child_ended() if child is sshd.child else None
+    loop.on_child = lambda child: sshd.child_exited() if child is sshd.child else None
     program.unlink()
     before = descriptors()
     assert loop.wait(lambda: failures, time.monotonic() + STOP_SECONDS)

@@ -116,7 +116,7 @@ def test_wrong_password(private, tmp_path):
     path = pack(private, tmp_path / "p.7z", PASSWORD)
     assert refused(path, tmp_path / "a", "wrong").code == 77
     error = refused(path, tmp_path / "b", "")
-    assert error.code == 77 and "no password" in error.cause
+    assert error.code == 77 and "PRIVATE_PASSWD" in error.hint
 
 
 def test_password_with_a_plain_header(private, tmp_path):

@@ -35,7 +35,7 @@ def test_every_exit_code_is_passed_on(agent):
         assert [process.wait(20) for process in started] == codes
 
 
-def test_first_word_that_is_no_subcommand_runs_as_it_stands(agent):
+def test_a_first_argument_that_is_not_a_subcommand_runs_unchanged(agent):
     process = agent("/bin/sh", "-c", 'echo "$0|$1|$2"', "a b", "*", "$HOME")
     assert process.communicate(timeout=20)[0] == "a b|*|$HOME\n"
     assert process.returncode == 0
@@ -59,8 +59,10 @@ def test_a_job_s_code_is_not_lost_by_its_command(agent, application, after, code
         process = agent("sh", "-c", f'{job} "$PYTHON" -m agent run; {after}', env=env)
         _, errors = process.communicate(timeout=30)
         assert process.returncode == code, errors
-        said = "exiting with" in errors
-        assert said == (code not in (0, 5))
+        # The command's agent has no log of its own: its warning is not JSON, and names the code.
+        plain = [line for line in errors.splitlines() if not line.startswith("{")]
+        warned = any(str(code) in line for line in plain)
+        assert warned == (code not in (0, 5)), errors
     process = agent("true", env=env)
     assert process.wait(30) == 0
 
@@ -76,11 +78,11 @@ def test_death_by_signal_is_128_plus_n(agent, number):
 def test_every_signal_is_forwarded(agent, number):
     """A child that says which signal it got says the one that the agent was sent."""
     code = (
-        "import os, signal, sys\n"
+        "import os, signal, sys, time\n"
         "def got(n, f): os.write(1, b'%d\\n' % n); os._exit(n)\n"
         f"signal.signal({number}, got)\n"
         "os.write(1, b'ready\\n')\n"
-        "while True: signal.pause()\n"
+        "while True: time.sleep(0.05)\n"  # pause() may miss a signal that comes right before it
     )
     process = agent(sys.executable, "-c", code)
     assert read_line(process) == "ready\n"
@@ -120,10 +122,10 @@ def test_a_command_that_does_not_stop(agent):
 
 @pytest.mark.cell("signals.orphans")
 @pytest.mark.parametrize(
-    ("leftover", "seconds", "said"),
+    ("leftover", "seconds", "printed"),
     [("trap 'echo saved; exit' TERM", (0, 1.5), "saved\n"), ("trap '' TERM", (2, 10), "")],
 )
-def test_what_the_command_leaves_behind_is_told(agent, leftover, seconds, said):
+def test_what_the_command_leaves_behind_is_stopped(agent, leftover, seconds, printed):
     """It gets SIGTERM, and two seconds; the code is the command's."""
     script = f"({leftover}; echo up; for i in $(seq 80); do sleep 0.05; done) & read line; exit 7"
     process = agent("sh", "-c", script, stdin=subprocess.PIPE)
@@ -132,9 +134,9 @@ def test_what_the_command_leaves_behind_is_told(agent, leftover, seconds, said):
     process.stdin.write("\n")
     process.stdin.flush()
     assert process.wait(20) == 7
-    least, most = seconds
-    assert least <= time.monotonic() - start < most
-    assert process.stdout.read() == said
+    shortest, longest = seconds
+    assert shortest <= time.monotonic() - start < longest
+    assert process.stdout.read() == printed
 
 
 @pytest.mark.cell("signals.orphans")
@@ -172,12 +174,12 @@ def test_a_sigchld_from_outside_ends_nothing(agent):
 
 
 @pytest.mark.cell("inherited.directory")
-@pytest.mark.parametrize("words", [("exec", "--", "sh", "-c", "pwd; read line"), ("run",)])
-def test_the_directory_is_the_commands_own(agent, tmp_path, words):
+@pytest.mark.parametrize("arguments", [("exec", "--", "sh", "-c", "pwd; read line"), ("run",)])
+def test_the_directory_is_the_commands_own(agent, tmp_path, arguments):
     """The command starts where the agent was started, and the agent itself stays nowhere."""
     env = {"EXEC_TYPE": "lambda", "ARCHITRAVE_LAUNCHER": "direct", "APP_BIN": "/bin/sh"}
     env |= {"APP_PARAMS": "-c 'pwd; read line'", "PYTHONPATH": str(REPOSITORY)}
-    process = agent(*words, env=env, stdin=subprocess.PIPE, cwd=tmp_path)
+    process = agent(*arguments, env=env, stdin=subprocess.PIPE, cwd=tmp_path)
     assert read_line(process) == f"{tmp_path}\n"
     until(lambda: os.readlink(f"/proc/{process.pid}/cwd") == "/")
     process.communicate("\n", timeout=20)
@@ -205,7 +207,8 @@ def test_missing_and_not_executable(agent, tmp_path):
     (tmp_path / "plain").write_text("x")
     for command, code in (("no-such-program", 127), (str(tmp_path / "plain"), 126)):
         process = agent("exec", "--", command)
-        assert process.communicate(timeout=20)[1].startswith(f"cannot run {command}: ")
+        first, *_ = process.communicate(timeout=20)[1].splitlines()
+        assert command in first
         assert process.returncode == code
 
 
@@ -264,11 +267,11 @@ def test_terminal_belongs_to_the_command(root):
     """On a terminal the command is in the foreground: Ctrl-C reaches it."""
     leader, follower = pty.openpty()
     code = (
-        "import os, signal, sys\n"
+        "import os, signal, sys, time\n"
         "print('fg', os.tcgetpgrp(0) == os.getpgrp(), flush=True)\n"
         "signal.signal(2, lambda n, f: sys.exit(42))\n"
         "print('ready', flush=True)\n"
-        "while True: signal.pause()\n"
+        "while True: time.sleep(0.05)\n"  # pause() may miss a signal that comes right before it
     )
     process = subprocess.Popen(
         ["setsid", "-c", "-w", sys.executable, "-m", "agent", sys.executable, "-c", code],
@@ -315,7 +318,7 @@ def test_a_shell_stops_and_continues_it(agent):
 
 
 def expect(leader, text):
-    """Read from a terminal until a text has come; return all that came."""
+    """Read from a terminal until a text has arrived; return everything read."""
     seen = b""
     while text.encode() not in seen:
         seen += os.read(leader, 4096)
@@ -330,20 +333,20 @@ def test_help_and_version(agent):
 
 
 @pytest.mark.parametrize(
-    ("words", "env", "said"),
+    ("arguments", "env", "named"),
     [
         ([], {}, "EXEC_TYPE"),
         ([], {"EXEC_TYPE": "fargate"}, "fargate"),
         (["run", "fast"], {"EXEC_TYPE": "batch"}, "fast"),
-        (["exec"], {}, "no command"),
+        (["exec"], {}, "architrave exec"),
         (["--fast"], {}, "--fast"),
     ],
 )
-def test_wrong_use_is_64(agent, words, env, said):
-    process = agent(*words, env=env)
+def test_wrong_use_is_64(agent, arguments, env, named):
+    process = agent(*arguments, env=env)
     err = process.communicate(timeout=20)[1]
     assert process.returncode == 64
-    assert said in err and "hint: " in err and "Traceback" not in err
+    assert named in err and "hint: " in err and "Traceback" not in err
 
 
 @pytest.mark.cell("signals.nested")

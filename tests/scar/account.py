@@ -4,7 +4,7 @@ account.py WORK DEFINITION.yaml HELPER.sh ACTION…
 
 SCAR and faas-supervisor are the real ones. GitHub, which SCAR asks for the releases of its
 supervisor, is answered here, with the packages that the index has; and there is no Docker engine.
-What came of the steps lies in WORK afterwards: account.json, and the function's code in task/, or
+The results of the steps are in WORK afterwards: account.json, and the function's code in task/, or
 in context/ what its image is to be built from.
 """
 
@@ -24,7 +24,7 @@ VERSION = "1.5.8"
 REGION = "us-east-1"
 ACCOUNT = "123456789012"
 KEYS = {"aws_access_key_id": "AKIAEXAMPLE", "aws_secret_access_key": "secret"}
-# In the place of GitHub's udocker/udocker.py, whose release the index doesn't have: of what it says
+# Instead of GitHub's udocker/udocker.py, whose release the index doesn't have: of what it says
 # SCAR takes the second line for the image's name.
 UDOCKER = """
 import runpy, sys
@@ -72,7 +72,7 @@ def found_account(boto3):
 
 
 def github(url):
-    """Answer in place of GitHub: the release exists, and its source is the installed package."""
+    """Answer instead of GitHub: the release exists, and its source is the installed package."""
     if url.endswith(f"/releases/tags/{VERSION}"):
         program = {"name": "supervisor.zip", "browser_download_url": "program"}
         release = {"tag_name": VERSION, "zipball_url": "source", "assets": [program]}
@@ -125,12 +125,12 @@ class Engine:
         return []
 
 
-def run_scar(*words):
+def run_scar(*arguments):
     """Run SCAR as its command line does; return the code of a run that ended before its end."""
     from scar import scarcli
 
-    print("$ scar", *words, flush=True)
-    sys.argv = ["scar", *words]
+    print("$ scar", *arguments, flush=True)
+    sys.argv = ["scar", *arguments]
     try:
         scarcli.main()
     except SystemExit as end:

@@ -64,15 +64,15 @@ def test_the_forms_of_run_helper(submit, form, exports):
     codes, output, _ = submit(form(3, exports=exports))
     assert codes == [3]
     assert len(runs(output)) == 1
-    words = time_log(output)
+    lines = time_log(output)
     if form is newer:
-        assert words[:2] == ["a  word", "3"]  # then mpirun says what failed
+        assert lines[:2] == ["a  word", "3"]  # then mpirun says what failed
     else:
         # The third is faas-supervisor's TMP_OUTPUT_DIR.
-        assert words[:2] == ["/opt/in", "first"] and words[2].startswith("/tmp/tmp")
-        assert words[3] == "3"
-    said = json.loads((output / "run.json").read_text())["exit"]
-    assert (said["code"], said["source"]) == (3, "application")
+        assert lines[:2] == ["/opt/in", "first"] and lines[2].startswith("/tmp/tmp")
+        assert lines[3] == "3"
+    exit_ = json.loads((output / "run.json").read_text())["exit"]
+    assert (exit_["code"], exit_["source"]) == (3, "application")
 
 
 def test_success(submit):
@@ -133,8 +133,8 @@ def test_the_example_itself(submit):
 
 def test_results_that_the_agent_uploads(submit):
     """With ARCHITRAVE_OUTPUT the agent uploads too, for all nodes, before the main node ends."""
-    place = {"ARCHITRAVE_OUTPUT": "s3://architrave/output/jobs"}
-    codes, output, result = submit(newer(0), nodes=3, env=place)
+    destination = {"ARCHITRAVE_OUTPUT": "s3://architrave/output/jobs"}
+    codes, output, result = submit(newer(0), nodes=3, env=destination)
     assert codes == [0, 0, 0]
     attempt = output / "jobs" / result.job_id / "attempt-1"
     listed = json.loads((attempt / "manifest.json").read_text())["files"]

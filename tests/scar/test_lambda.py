@@ -33,9 +33,9 @@ def invoke(containers, account_image, function, bucket, s3_env):
     )
 
     def run(event, way="handler"):
-        words = ("python3", "/opt/function.py", "/account.json", json.dumps(event), way)
+        argv = ("python3", "/opt/function.py", "/account.json", json.dumps(event), way)
         env = s3_env | {"AWS_DEFAULT_REGION": "us-east-1"}
-        return containers.run(account_image, *words, env=env, options=options, timeout=100)
+        return containers.run(account_image, *argv, env=env, options=options, timeout=100)
 
     return run
 
@@ -48,15 +48,15 @@ def script(text):
 def answer(done):
     """Return what the function answers: the container's output."""
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["statusCode"] == 200
-    return base64.b64decode(told["body"]).decode()
+    response = json.loads(done.stdout.splitlines()[-1])
+    assert response["statusCode"] == 200
+    return base64.b64decode(response["body"]).decode()
 
 
 def test_run_script(invoke, s3, bucket, tmp_path):
     """`scar run`: the answer is the application's output, time.log and results are on S3."""
-    said = answer(invoke(script(HELPER)))
-    assert "in lambda\n" in said
+    output = answer(invoke(script(HELPER)))
+    assert "in lambda\n" in output
     s3.download(bucket, "output/", tmp_path)
     lines, times = time_log(tmp_path)
     assert (lines[0], times) == ("in lambda", ["real", "user", "sys"])
@@ -75,22 +75,22 @@ def test_the_function_s_own_script(invoke, s3, bucket, tmp_path):
     path = tmp_path / "object"
     path.write_text("any\n")
     s3.put_file(bucket, "input/object", path)
-    place = {
+    stored = {
         "bucket": {"name": bucket, "arn": f"arn:aws:s3:::{bucket}"},
         "object": {"key": "input/object"},
     }
-    record = {"eventSource": "aws:s3", "eventTime": "2026-01-01T00:00:00.000Z", "s3": place}
+    record = {"eventSource": "aws:s3", "eventTime": "2026-01-01T00:00:00.000Z", "s3": stored}
     assert answer(invoke({"Records": [record]})).startswith("Linux ")
 
 
 def test_arguments_go_to_the_entry_point(invoke):
-    """`scar run … WORD…` gives the words to the image's ENTRYPOINT, the agent."""
+    """`scar run … ARG…` passes the arguments to the image's ENTRYPOINT, the agent."""
     done = invoke({"cmd_args": json.dumps(["/bin/sh", "-c", "echo a  'b  c'; exit 4"])}, "command")
     assert done.returncode == 4, done.stdout + done.stderr
     assert "\na b  c\n" in done.stdout
 
 
-def test_nobody_else_is_ended(invoke):
+def test_no_other_process_is_killed(invoke):
     """A job ends what its application left behind, and neither the shell nor the agent around it.
 
     proot answers for itself where a process asks for /proc/thread-self.

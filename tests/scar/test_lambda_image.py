@@ -50,8 +50,8 @@ def test_scar_leaves_our_entry_point(function_image):
 
 def test_two_events(invoke, s3, bucket, tmp_path):
     """The agent in the helper runs one job for each event, and leaves the Runtime API alone."""
-    said = invoke(script(HELPER))
-    assert "in lambda\n" in said
+    output = invoke(script(HELPER))
+    assert "in lambda\n" in output
     s3.download(bucket, "output/", tmp_path)
     lines, times = time_log(tmp_path)
     assert (lines[0], times) == ("in lambda", ["real", "user", "sys"])

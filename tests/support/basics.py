@@ -48,10 +48,10 @@ def make_keys(directory):
 
 def pack(directory, archive, password="", *options):
     """Make a 7z archive of a directory's content, with the password through standard input."""
-    words = ["7zz", "a", "-bso0", "-bsp0", *options]
-    words += ["-mhe=on", "-p"] if password else []
+    command = ["7zz", "a", "-bso0", "-bsp0", *options]
+    command += ["-mhe=on", "-p"] if password else []
     subprocess.run(
-        [*words, archive, "."],
+        [*command, archive, "."],
         cwd=directory,
         input=f"{password}\n{password}\n",
         text=True,

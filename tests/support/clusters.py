@@ -83,7 +83,7 @@ def run_json(result):
 
 
 def ranks(result):
-    """Return what every rank wrote, by rank, from whichever node it came."""
+    """Return what every rank wrote, by rank, on whichever node it ran."""
     found = {}
     for path in sorted(result.results.glob("node-*/rank-*.json")):
         seen = json.loads(path.read_text())
@@ -107,7 +107,7 @@ def check_manifest(result):
 
 
 def wait_ready(cluster, count, main=0, seconds=60):
-    """Wait until so many ranks have said that they run and have written their file."""
+    """Wait until so many ranks have printed that they run and have written their file."""
     until(lambda: cluster.states[main].stdout.count(b"ready ") >= count, seconds)
 
 

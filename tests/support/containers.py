@@ -10,9 +10,9 @@ from tests.support.basics import until
 LAMBDA = {"EXEC_TYPE": "lambda", "ARCHITRAVE_LAUNCHER": "direct"}
 
 
-def docker(*words, timeout=60, input=None):
+def docker(*argv, timeout=60, input=None):
     """Run docker and return its output; fail the test if it fails."""
-    command = ["docker", *words]
+    command = ["docker", *argv]
     done = subprocess.run(command, input=input, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -35,18 +35,18 @@ class Docker:
     def __init__(self):
         self.names = []
 
-    def words(self, image, words, env=None, options=()):
-        """Return the name of a new container, and the words of the docker command after `run`."""
+    def arguments(self, image, argv, env=None, options=()):
+        """Return the name of a new container, and the arguments that follow `docker run`."""
         name = f"architrave-image-{uuid.uuid4().hex[:12]}"
         self.names.append(name)
         passed = [word for key, value in (env or {}).items() for word in ("-e", f"{key}={value}")]
-        return name, ["--name", name, *passed, *options, image, *words]
+        return name, ["--name", name, *passed, *options, image, *argv]
 
-    def run(self, image, *words, env=None, options=(), text=None, timeout=60):
+    def run(self, image, *argv, env=None, options=(), text=None, timeout=60):
         """Run a container to its end, `text` on its standard input; return the process."""
         if text is not None:
             options = ("-i", *options)
-        rest = self.words(image, words, env, options)[1]
+        rest = self.arguments(image, argv, env, options)[1]
         return subprocess.run(
             ["docker", "run", "--rm", *rest],
             input=text or "",
@@ -55,9 +55,9 @@ class Docker:
             timeout=timeout,
         )
 
-    def start(self, image, *words, env=None, options=()):
+    def start(self, image, *argv, env=None, options=()):
         """Start a container in the background and return it."""
-        name, rest = self.words(image, words, env, options)
+        name, rest = self.arguments(image, argv, env, options)
         docker("run", "-d", *rest)
         return Container(name)
 
@@ -70,9 +70,9 @@ class Container:
     def __init__(self, name):
         self.name = name
 
-    def execute(self, *words):
+    def execute(self, *argv):
         """Run a command in the container and return its output."""
-        return docker("exec", self.name, *words)
+        return docker("exec", self.name, *argv)
 
     @property
     def log(self):
@@ -90,7 +90,7 @@ class Container:
         until(lambda: text in self.log, seconds)
 
     def wait_exec(self):
-        """Wait until the image's entry point has taken runc's place and blocks or takes signals.
+        """Wait until the image's entry point has replaced runc and blocks or takes signals.
 
         The engine says that a container runs a little before. What PID 1 has no handler for is
         lost, and a process that has not had its first turn has none.

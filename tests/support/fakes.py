@@ -101,7 +101,7 @@ class FakeChildren:
 
     running = ()
 
-    def end_orphans(self, spared=()):
+    def kill_orphans(self, spared=()):
         return []
 
 
@@ -115,8 +115,8 @@ class FakeTimer:
 class FakeHelper:
     """The helper by which a worker joins, as far as its agent can see."""
 
-    def __init__(self, hear):
-        self.hear = hear
+    def __init__(self, on_message):
+        self.on_message = on_message
         self.asked = []
         self.result = None
         self.done = False
@@ -137,8 +137,8 @@ class FakeHelper:
 class FakeHeartbeatLink:
     """A worker's link to the main node, which does what the test lets it do."""
 
-    def __init__(self, loop, hear):
-        self.hear = hear
+    def __init__(self, loop, on_message):
+        self.on_message = on_message
         self.seen = loop.clock()
         self.asked = []
         self.open = self.done = False

@@ -31,7 +31,7 @@ def end():
 
 
 def once(name, make):
-    """Return what `make(directory)` returned to whoever came first; the others wait for it.
+    """Return what `make(directory)` returned to the first caller; the others wait for it.
 
     It is kept as JSON, and what is made in the directory lives as long as the run.
     """
@@ -59,10 +59,10 @@ def saved(tag):
     return Path(once(f"saved-{tag.replace(':', '-').replace('/', '-')}", save))
 
 
-def image(name, *words, context="-", text=None, timeout=600):
+def image(name, *arguments, context="-", text=None, timeout=600):
     """Return the tag of an image that is built once; `text` is its Dockerfile, if not a context's.
 
-    Those whose names have the first word in common are built one after the other: who comes second
+    Those whose names have the first word in common are built one after the other: the second one
     finds what they share in the engine's cache.
     """
     run = Path(os.environ[_DIRECTORY])
@@ -74,7 +74,7 @@ def image(name, *words, context="-", text=None, timeout=600):
             with (run / _IMAGES).open("a") as images:
                 images.write(f"{tag}\n")
             options = ("-q", "--label", "architrave", "-t", tag)
-            docker("build", *options, *words, str(context), input=text, timeout=timeout)
+            docker("build", *options, *arguments, str(context), input=text, timeout=timeout)
         return tag
 
     return once(name, build)

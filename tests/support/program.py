@@ -7,10 +7,10 @@ program exit CODE        every rank writes its file and ends with CODE
 program hold             every rank writes its file and stays
 program last SECONDS CODE    stays so long, then ends with CODE
 program deaf SECONDS CODE    the same, and ignores SIGTERM
-program die SIGNAL           is ended by a signal
+program die SIGNAL           is killed by a signal
 program daemon CODE          leaves a process that holds its output, and ends with CODE
 program loud MEGABYTES CODE  writes so much, and ends with CODE
-program told SIGNAL CODE     waits for a signal, then ends with CODE
+program await SIGNAL CODE    waits for a signal, then exits with CODE
 program hog RANK             that rank takes all the memory that there is, the others stay
 """
 
@@ -33,7 +33,7 @@ def main():
         "hostname": socket.gethostname(),
         "main": main_address,
         "address": os.environ.get("ARCHITRAVE_ADDRESS") or address_towards(main_address),
-        "words": sys.argv[1:],
+        "arguments": sys.argv[1:],
         "env": dict(os.environ),
     }
     if rank == 0 and os.path.exists(hostfile()):
@@ -46,7 +46,7 @@ def main():
         json.dump(seen, file)
     os.rename(result + ".part", result)
     what, *numbers = sys.argv[1:]
-    if what == "told":
+    if what == "await":
         signal.pthread_sigmask(signal.SIG_BLOCK, {int(numbers[0])})
     print(f"ready {rank} of {size}", flush=True)
     if what == "meet":
@@ -79,7 +79,7 @@ def deaf(seconds, code):
     return last(seconds, code)
 
 
-def told(number, code):
+def await_signal(number, code):
     signal.sigwait({number})
     return code
 
@@ -107,7 +107,14 @@ def hog():
         taken.append(b"x" * (1 << 24))
 
 
-LAST_ACTS = {"told": told, "last": last, "deaf": deaf, "die": die, "daemon": daemon, "loud": loud}
+LAST_ACTS = {
+    "await": await_signal,
+    "last": last,
+    "deaf": deaf,
+    "die": die,
+    "daemon": daemon,
+    "loud": loud,
+}
 
 
 def hostfile():

@@ -11,7 +11,7 @@ GIB = 1 << 30
 
 
 def record(nodes=3, *, seconds=60.0, samples=60, outcome=None, seed=1, command=None, **more):
-    """Return a run.json: one node came late, one works less, one has most memory.
+    """Return a run.json: one node started late, one works less, one uses more memory.
 
     `seconds` is how long the application ran, `samples` how many each node has of it.
     """
@@ -38,18 +38,18 @@ def record(nodes=3, *, seconds=60.0, samples=60, outcome=None, seed=1, command=N
     return json.loads(text)
 
 
-def _node(index, came, launched, seconds, samples, draw):
-    fetched, unpacked = came + draw.uniform(3, 6), came + draw.uniform(6, 9)
-    ended = launched + seconds
-    part = ended + draw.uniform(0.1, 0.5)
-    uploaded = part + draw.uniform(1, 4)
+def _node(index, started, launched, seconds, samples, draw):
+    fetched, unpacked = started + draw.uniform(3, 6), started + draw.uniform(6, 9)
+    exited = launched + seconds
+    released = exited + draw.uniform(0.1, 0.5)
+    uploaded = released + draw.uniform(1, 4)
     spans = [
-        Span(model.FETCH, came, fetched),
+        Span(model.FETCH, started, fetched),
         Span(model.UNPACK, fetched, unpacked),
         Span(model.JOIN, unpacked, launched),
-        Span(model.RUN, launched, ended),
-        Span(model.RELEASE, ended, part),
-        Span(model.UPLOAD, part, uploaded),
+        Span(model.RUN, launched, exited),
+        Span(model.RELEASE, exited, released),
+        Span(model.UPLOAD, released, uploaded),
     ]
     times = [round(seconds * (k + 1) / samples, 3) for k in range(samples)]
     busy = 0.4 if index == 1 else 0.9
@@ -57,8 +57,8 @@ def _node(index, came, launched, seconds, samples, draw):
     processors = [round(4 * busy * (0.9 + 0.1 * w) * draw.uniform(0.9, 1), 3) for w in waves]
     resident = [int(GIB * (2 + index % 5 + 3 * k / samples)) for k in range(samples)]
     rates = {
-        name: [int(draw.uniform(0, most) * (1.1 + w)) for w in waves]
-        for name, most in (
+        name: [int(draw.uniform(0, highest) * (1.1 + w)) for w in waves]
+        for name, highest in (
             ("read_bytes_per_second", 3e7), ("written_bytes_per_second", 1e7),
             ("received_bytes_per_second", 8e6), ("sent_bytes_per_second", 8e6),
         )

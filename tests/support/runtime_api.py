@@ -21,7 +21,7 @@ PREFIX = "/2018-06-01/runtime/"
 
 @dataclass
 class Answer:
-    """What a function said; `kind` is response, error or init."""
+    """What a function sent; `kind` is response, error or init."""
 
     id: str
     kind: str
@@ -56,8 +56,8 @@ class RuntimeApi:
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                words = self.path.removeprefix(PREFIX).split("/")
-                api._take(words, json.loads(body))
+                segments = self.path.removeprefix(PREFIX).split("/")
+                api._take(segments, json.loads(body))
                 self._reply(202, {}, b'{"status":"OK"}')
 
             def _reply(self, status, headers, body):
@@ -68,7 +68,7 @@ class RuntimeApi:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *words):
+            def log_message(self, *arguments):
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -111,11 +111,11 @@ class RuntimeApi:
         }
         return headers, text.encode()
 
-    def _take(self, words, body):
-        if words[0] == "init":
+    def _take(self, segments, body):
+        if segments[0] == "init":
             self.answers.put(Answer("", "init", body, 0.0))
         else:
-            _, name, kind = words
+            _, name, kind = segments
             self.answers.put(Answer(name, kind, body, time.monotonic() - self._began[name]))
 
 

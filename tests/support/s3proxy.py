@@ -44,11 +44,11 @@ class Rule:
 
 
 class FailingS3:
-    """The proxy on an address of this machine; `requests` are those that came, as "METHOD path".
+    """The proxy on an address of this machine; `requests` are those that arrived, as "METHOD path".
 
     `regions` are those that requests were signed for. `upstream` is the endpoint of the real
     server, which may be known later than this one's; with a `certificate`, the path of one with its
-    key, this one speaks TLS.
+    key, this one uses TLS.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class FailingS3:
             do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
 
             def _body(self) -> bytes:
-                """Return what came, by its length or in chunks, as boto3 sends it over TLS."""
+                """Return what arrived, by its length or in chunks, as boto3 sends it over TLS."""
                 if self.headers.get("Transfer-Encoding") != "chunked":
                     return self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 body = b""
@@ -161,7 +161,7 @@ class FailingS3:
                 return None
 
             def _refuse(self, rule: Rule) -> None:
-                text = f"<Error><Code>{rule.code}</Code><Message>as told</Message></Error>"
+                text = f"<Error><Code>{rule.code}</Code><Message>as configured</Message></Error>"
                 content = b"" if self.command == "HEAD" else text.encode()
                 self.send_response(rule.status)
                 for name, value in rule.headers:

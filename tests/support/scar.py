@@ -20,7 +20,7 @@ HERE = REPOSITORY / "tests/scar"
 USER = os.geteuid() or 993
 APPLICATION = """\
 #!/bin/sh
-# application WORD... CODE: say the words, leave a file for every run, end with the code.
+# application TEXT... CODE: print the texts, leave a file for every run, exit with the code.
 printf '%s\\n' "$@"
 mktemp "$TMP_OUTPUT_DIR/run-$(hostname)-XXXXXX" >/dev/null
 for code; do :; done
@@ -28,9 +28,9 @@ exit "$code"
 """
 
 
-def build(name, *words, base, context=HERE):
+def build(name, *arguments, base, context=HERE):
     """Return the tag of a target of the Dockerfile, built once in a run."""
-    return once.image(f"scar-{name}", *words, "--build-arg", f"IMAGE={base}", context=context)
+    return once.image(f"scar-{name}", *arguments, "--build-arg", f"IMAGE={base}", context=context)
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,7 @@ def account_image(image):
 
 
 def copy_examples(directory, changes):
-    """Copy the repository's part that SCAR reads, with this user's own bucket and changes."""
+    """Copy the files of the repository that SCAR reads, with this user's own bucket and changes."""
     shutil.copytree(EXAMPLES, directory / "examples/scar")
     shutil.copytree(REPOSITORY / "docker/opt", directory / "docker/opt")
     for path in (directory / "examples/scar").glob("*.yaml"):
@@ -68,12 +68,12 @@ def deploy(account_image):
             copy_examples(work / "repository", changes or {})
             for path in (work, *work.rglob("*")):
                 os.chown(path, USER, -1)
-            words = ("python3", "/opt/account.py", "/account", definition)
+            argv = ("python3", "/opt/account.py", "/account", definition)
             started = Docker()
             try:
                 done = started.run(
                     account_image,
-                    *words,
+                    *argv,
                     "run_helper.sh",
                     *actions,
                     # Nothing but moto answers.

@@ -45,12 +45,12 @@ class Server:
 
 
 class SharedS3(EmbeddedS3):
-    """A cluster's part of it; who comes while another cluster has it starts a server of its own."""
+    """A cluster's share of it; while another cluster has it, the next one starts its own server."""
 
     server = Server()
 
-    def __init__(self, *words):
-        super().__init__(*words)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
         self._shares = False
 
     def start(self):

@@ -19,18 +19,18 @@ def main():
     rank = os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("NODE_RANK", ""))
     name = os.path.join(os.environ["TMP_OUTPUT_DIR"], name + rank)
     seconds = seconds.split(",")[int(rank or 0) % len(seconds.split(","))]
-    heard = []
+    received = []
 
-    def hear(number, frame):
-        heard.append(number)
+    def on_signal(number, frame):
+        received.append(number)
         with open(f"{name}.signals", "a") as file:
             file.write(f"{number}\n")
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, hear)
+        signal.signal(number, on_signal)
     print("ready", name, flush=True)
-    while not heard:
-        signal.pause()
+    while not received:
+        time.sleep(0.05)  # pause() may miss a signal that comes right before it
     end = time.monotonic() + (1e6 if seconds == "forever" else float(seconds))
     while time.monotonic() < end:
         print("saving", "x" * 2000, flush=True)  # output must get away meanwhile

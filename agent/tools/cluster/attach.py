@@ -17,7 +17,7 @@ from agent.core.errors import NO_OBJECT, USAGE, AgentError
 from agent.tools.cluster import containers, leftovers
 from agent.tools.cluster.job import job_of, node_name
 
-# Of a node's environment: what describes its job, and what every process has.
+# Variables of a node's environment: the job's description, and what every process has.
 _NAMES = {name.name for name in variables.EVERY} | {
     *("PATH", "HOME", "USER", "LANG", "TMPDIR"),
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
@@ -47,14 +47,14 @@ def shell(node: str, job: str) -> NoReturn:
         cause = "no running or held job here has this node"
         hint = "start one with architrave local run; --hold keeps the nodes of a failed job"
         raise AgentError(f"open a shell on {node}", cause, code=NO_OBJECT, hint=hint)
-    # Isolated: no variable and no directory chooses what Python loads, but the one of this package.
+    # Isolated: Python loads modules only from its own directories and this package's.
     start = f"import sys; sys.path.insert(0, {str(Path(agent.__file__).parent.parent)!r})"
     start += "; sys.argv = ['architrave', 'shell']; import agent.__main__"
     os.execve(sys.executable, [sys.executable, "-I", "-c", start], _known(env))
 
 
 def _known(env: Mapping[str, str]) -> dict[str, str]:
-    """Return what the agent knows of a node's environment, with this terminal's kind."""
+    """Return the job's variables from a node's environment, and this terminal's TERM."""
     kept = {name: env[name] for name in env if name in _NAMES or name.startswith("AWS_BATCH_")}
     return kept | ({"TERM": os.environ["TERM"]} if "TERM" in os.environ else {})
 

@@ -1,4 +1,4 @@
-"""What a backend must offer: nodes run as containers or as processes."""
+"""The interface of a backend, which runs nodes as containers or as processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class RunningNode(Protocol):
 
     @property
     def address(self) -> str:
-        """Return the address that the other nodes reach."""
+        """Return the address at which other nodes reach it."""
 
     @property
     def started(self) -> float:
@@ -26,25 +26,25 @@ class RunningNode(Protocol):
         """Return the node's standard error."""
 
     def wait(self) -> int:
-        """Wait for the node's end; return its exit code, 128+N for signal N."""
+        """Wait for the node's exit; return its exit code, 128+N for signal N."""
 
     def signal(self, number: int) -> None:
         """Send a signal to the node's agent."""
 
     def kill(self) -> None:
-        """End everything on the node at once, as a power cut does."""
+        """Kill everything on the node at once, like a power cut."""
 
     def cut(self) -> None:
-        """Take the node off the network; raise AgentError where that can't be."""
+        """Disconnect the node from the network; raise AgentError where that can't be."""
 
     def mend(self) -> None:
-        """Put a node that was cut off back on the network."""
+        """Reconnect the node."""
 
     def freeze(self) -> None:
-        """Stop the node's clockwork until `thaw`."""
+        """Freeze the node until `thaw`."""
 
     def thaw(self) -> None:
-        """Let a frozen node go on."""
+        """Resume a frozen node."""
 
 
 class Backend(Protocol):
@@ -52,17 +52,17 @@ class Backend(Protocol):
 
     @property
     def description(self) -> str:
-        """Return what the nodes are, for people."""
+        """Return what the nodes are, for messages."""
 
     @property
     def host_address(self) -> str:
-        """Return the address of this machine that every node reaches."""
+        """Return an address of this machine that every node can reach."""
 
     def open(self) -> None:
-        """Make ready to start nodes."""
+        """Prepare to start nodes."""
 
     def close(self) -> None:
-        """Remove every node and all that belongs to the place; never raise."""
+        """Remove every node and all that belongs to the backend; never raise."""
 
     def address_of(self, index: int) -> str:
         """Return a node's address, also before it starts."""

@@ -1,4 +1,4 @@
-"""Run a job on simulated nodes, with an S3 of its own, and clean up whatever happens."""
+"""Run a job on simulated nodes, with an S3 server of its own, and always clean up."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class Result:
 
 
 class Cluster:
-    """The nodes of one job, running as long as the `with` block; use it from one thread.
+    """The nodes of one job, running inside the `with` block; use it from one thread.
 
-    `nodes` are handles for tests that inject a fault by hand, `states` what is known of each.
+    `nodes` are handles for tests that inject a fault by hand, `states` their states.
     """
 
     def __init__(self, job: Job, view: View | None = None) -> None:
@@ -90,28 +90,28 @@ class Cluster:
         self.close()
 
     def close(self) -> None:
-        """End nodes, S3 and network, and remove the temporary directory."""
+        """Stop nodes, S3 and network, and remove the temporary directory."""
         self._stack.close()
         for follower in self._followers:
             follower.join(_JOIN_SECONDS)
         self.view.close()
 
     def stop(self) -> None:
-        """Ask every node to end, as Batch does when a job is ended: SIGTERM, 30 s, SIGKILL.
+        """Stop every node as Batch stops a job: SIGTERM, 30 s, SIGKILL.
 
         Safe in a signal handler: the waiting thread does it.
         """
         self._stop_asked = True
 
     def wait_phase(self, index: int, phase: str, seconds: float = 120.0) -> None:
-        """Wait until a node has begun a phase; raise TimeoutError, also if it ends before."""
+        """Wait until a node has begun a phase; raise TimeoutError, also if it exits before."""
         state = self.states[index]
         self._until(lambda: phase in state.reached or state.code is not None, seconds)
         if phase not in state.reached:
             raise TimeoutError(f"{state.name} did not reach {phase}; it reached {state.reached}")
 
     def wait_end(self, index: int, seconds: float = 120.0) -> int:
-        """Wait until a node has ended and return its code; raise TimeoutError."""
+        """Wait until a node has exited and return its code; raise TimeoutError."""
         state = self.states[index]
         self._until(lambda: state.code is not None, seconds)
         if state.code is None:
@@ -127,8 +127,8 @@ class Cluster:
             self.view.note(f"time limit of {self.job.timeout:g} s: every node gets SIGTERM")
         elif not self._stop_asked:
             linger = None if self.job.hold else self.job.linger
-            self._until(lambda: self._all_ended() or self._stop_asked, linger)
-        self._end_nodes()
+            self._until(lambda: self._all_exited() or self._stop_asked, linger)
+        self._stop_nodes()
         code = main.code if main.code is not None else 128 + signal.SIGKILL
         return Result(
             self.job.job_id,
@@ -154,7 +154,7 @@ class Cluster:
         leftovers.mark(Path(directory))
         self.s3 = EmbeddedS3(Path(directory) / "s3")
         backend = self._backend(Path(directory))
-        # The nodes end before S3 does: an agent that gets SIGTERM still uploads.
+        # The nodes exit before S3 is stopped: an agent that gets SIGTERM still uploads.
         self._stack.callback(self.s3.stop)
         self._stack.callback(backend.close)
         backend.open()
@@ -191,7 +191,7 @@ class Cluster:
         self._scheduled.append((time.monotonic() + delay, action))
 
     def _until(self, reached: Callable[[], bool], seconds: float | None) -> bool:
-        """Wait, doing meanwhile what is due; return whether the condition was reached."""
+        """Wait, and meanwhile do what is due; return whether the condition was reached."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while not reached():
             now = time.monotonic()
@@ -230,21 +230,21 @@ class Cluster:
         elif fault.kind == CUT:
             node.cut()
 
-    def _all_ended(self) -> bool:
+    def _all_exited(self) -> bool:
         return all(self.states[index].code is not None for index in self.nodes)
 
-    def _end_nodes(self) -> None:
-        """End the nodes that are still there: SIGTERM, Batch's 30 seconds, SIGKILL."""
+    def _stop_nodes(self) -> None:
+        """Stop the nodes that still run: SIGTERM, Batch's 30 seconds, SIGKILL."""
         self._scheduled.clear()
         left = [i for i in self.nodes if self.states[i].code is None]
         for index in left:
             self.states[index].stopped = True
             self.nodes[index].thaw()
             self.nodes[index].signal(signal.SIGTERM)
-        if not self._until(self._all_ended, STOP_SECONDS):
+        if not self._until(self._all_exited, STOP_SECONDS):
             for index in left:
                 self.nodes[index].kill()
-            self._until(self._all_ended, _JOIN_SECONDS)
+            self._until(self._all_exited, _JOIN_SECONDS)
 
     def _fetch_results(self) -> list[Path]:
         job = self.job
@@ -252,7 +252,7 @@ class Cluster:
 
 
 def _check(job: Job) -> None:
-    """Refuse what can't be run; raise AgentError (64 or 66)."""
+    """Refuse a job that can't be run; raise AgentError (64 or 66)."""
     if not 0 <= job.main_index < job.nodes:
         raise AgentError(
             f"run {job.nodes} nodes with main index {job.main_index}",
@@ -268,14 +268,14 @@ def _check(job: Job) -> None:
             hint="leave out --no-docker, or --kill the node",
         )
     for env in (job.env, *job.node_env.values()):
-        _check_places(env)
+        _check_buckets(env)
     job.check_objects()
 
 
-def _check_places(env: Mapping[str, str]) -> None:
+def _check_buckets(env: Mapping[str, str]) -> None:
     """Refuse a bucket that is not there; raise AgentError (64, or 78 for what is not an S3 URI)."""
     if has_own_endpoint(env):
-        return  # an S3 of the user's own: its buckets are for the user to know
+        return  # an S3 of the user's own: its buckets are the user's business
     for name in ("S3_BUCKET", "ARCHITRAVE_OUTPUT"):
         value = env.get(name, "")
         if name not in env or (name == "ARCHITRAVE_OUTPUT" and value in OFF):

@@ -34,7 +34,7 @@ def engine_answers() -> bool:
 
 
 def shell_on(node: str, job: str, *, terminal: bool) -> list[str] | None:
-    """Return what opens a shell on the named node, of the latest job whose id begins with `job`."""
+    """Return the command for a shell on the named node, of the latest job with this id prefix."""
     form = "\t".join(("{{.Names}}", f'{{{{.Label "{_NODE}"}}}}', f'{{{{.Label "{_JOB}"}}}}'))
     for line in _try("ps", "--filter", f"label={_LABEL}", "--format", form).splitlines():
         name, called, its = line.split("\t")
@@ -59,8 +59,8 @@ class Containers:
     def open(self) -> None:
         """Check the image and create the network; raise AgentError (69).
 
-        Addresses can be chosen only in a subnet that was given, so the engine's own choice is asked
-        for and then given: workers get the main node's address before it runs.
+        Addresses can be chosen only in an explicit subnet, so the engine's own choice is read and
+        then set: workers get the main node's address before it runs.
         """
         try:
             _docker("image", "inspect", "--format", "{{.Id}}", self._image)
@@ -156,8 +156,8 @@ class Container:
             if not when.startswith("0001"):
                 self.started = time.time()
             elif over:
-                words = self.stderr.read().decode("utf-8", "replace").strip().splitlines()
-                raise _failed(("start",), words[0] if words else "no reason given")
+                lines = self.stderr.read().decode("utf-8", "replace").strip().splitlines()
+                raise _failed(("start",), lines[0] if lines else "no reason given")
             else:
                 time.sleep(_LOOK_SECONDS)
 
@@ -174,9 +174,9 @@ class Container:
         return self._follower.stderr
 
     def wait(self) -> int:
-        """Wait for the container's end; return its exit code, 137 if it was removed."""
+        """Wait for the container's exit; return its exit code, 137 if it was removed."""
         self._follower.wait()
-        # No limit: the container ends when it ends, or `remove` ends it.
+        # No limit: the container exits by itself, or `remove` kills it.
         code = _try("wait", self.name, timeout=None)
         return int(code) if code.isdigit() else 137
 
@@ -185,7 +185,7 @@ class Container:
         _try("kill", "--signal", str(int(number)), self.name)
 
     def kill(self) -> None:
-        """End the container at once."""
+        """Kill the container."""
         _try("kill", "--signal", "KILL", self.name)
 
     def cut(self) -> None:
@@ -193,14 +193,14 @@ class Container:
         self._set_cable("down")
 
     def mend(self) -> None:
-        """Plug it in again."""
+        """Connect it again."""
         self._set_cable("up")
 
     def _set_cable(self, state: str) -> None:
         """Set the machine's end of the container's network device up or down.
 
         By a container on the machine's own network, so that only the engine needs to be root. A
-        node that has ended meanwhile has no cable any more.
+        node that has exited meanwhile has no such device any more.
         """
         try:
             self._try_cable(state)
@@ -227,8 +227,7 @@ class Container:
     def freeze(self) -> None:
         """Freeze every process in the container.
 
-        The engine gives up on one whose processes start others meanwhile (cgroup v1), though not
-        always.
+        The engine may fail to freeze one whose processes start others meanwhile (cgroup v1).
         """
         for left in reversed(range(_FREEZE_TRIES)):
             try:
@@ -243,7 +242,7 @@ class Container:
         return _try("inspect", "--format", "{{.State.Running}}", self.name) == "true"
 
     def thaw(self) -> None:
-        """Let a frozen container go on."""
+        """Resume a frozen container."""
         _try("unpause", self.name)
 
     def remove(self) -> None:
@@ -254,7 +253,7 @@ class Container:
 
 
 def _remove_leftovers() -> None:
-    """Remove containers and networks of clusters that were killed before they could do it."""
+    """Remove containers and networks of clusters that were killed before they could remove them."""
     form = '{{.ID}} {{.Label "' + _OWNER + '"}}'
     for kind, remove in (("container", ("rm", "--force", "--volumes")), ("network", ("rm",))):
         every = ("--all",) if kind == "container" else ()
@@ -268,10 +267,10 @@ def _remove_leftovers() -> None:
 def _by_name(env: Mapping[str, str]) -> list[str]:
     """Return the arguments that pass an environment on.
 
-    Values go through the docker program's own environment: an argument list is for all to see.
+    Values go through the docker program's own environment: any user can see arguments.
     Those that configure the docker program itself can't, and are not secrets.
     """
-    return [word for name in env for word in ("--env", _steering(name, env) or name)]
+    return [argument for name in env for argument in ("--env", _steering(name, env) or name)]
 
 
 def _steering(name: str, env: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Read what the user wants to happen to a node: kill it, cut it off, start it late."""
+"""Parse the faults that the user wants: a node is killed, cut off, or starts late."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KILL, CUT, DELAY = "kill", "cut", "delay"
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that happens to one node: at the start of a phase, or `seconds` late."""
+    """One fault of one node: at the start of a phase, or `seconds` late."""
 
     kind: str
     index: int

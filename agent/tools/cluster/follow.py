@@ -1,4 +1,4 @@
-"""Follow one node's output and end in threads that only read."""
+"""Follow one node's output and exit in threads that only read."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from agent.tools.cluster.backend import RunningNode
 from agent.tools.cluster.states import NodeState, parse_record
 
 _CHUNK = 1 << 16
-# A line is for a person or for the parser; the files keep every byte.
+# A line is for display or for the parser; the files keep every byte.
 _LONGEST_LINE = 1 << 16
-# A process that the node left behind may hold its output open for ever.
+# A process that the node left behind may hold its output open forever.
 _DRAIN_SECONDS = 3.0
 
 
 class Listener(Protocol):
-    """What is notified at once; called from the following threads."""
+    """The interface of a listener; called from the following threads."""
 
     def record(self, node: NodeState, record: dict[str, object]) -> None:
-        """Take one record of the agent's log."""
+        """Handle one record of the agent's log."""
 
     def line(self, node: NodeState, text: str, *, error: bool) -> None:
-        """Take one line of output that is not a record; `error`: it was on stderr."""
+        """Handle one line of output that is not a record; `error`: it was on stderr."""
 
-    def ended(self, node: NodeState) -> None:
-        """Learn that the node has ended."""
+    def exited(self, node: NodeState) -> None:
+        """Handle the node's exit."""
 
 
 class Follower:
@@ -83,8 +83,8 @@ class Follower:
             reader.join(_DRAIN_SECONDS)
         with self._changed:
             self._state.end(code)
-        # Notified first, so that a waiter for the end has the last line.
-        self._listener.ended(self._state)
+        # Notified first, so that a waiter for the exit has the last line.
+        self._listener.exited(self._state)
         with self._changed:
             self._changed.notify_all()
 

@@ -1,4 +1,4 @@
-"""Let Ctrl-C and SIGTERM end a job in order, and leave nothing behind."""
+"""Make Ctrl-C and SIGTERM stop a job and clean up."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Interrupts:
     """What the signals do at the moment.
 
     Before `on_first` is set a signal unwinds the program at once; then the first one calls
-    `on_first` and the second one unwinds. What unwinds isn't disturbed again: it takes bounded
-    time, and half of it would leave containers behind.
+    `on_first` and the second one unwinds. Unwinding isn't interrupted again: it takes bounded
+    time, and a partial one would leave containers behind.
     """
 
     def __init__(self) -> None:
@@ -31,14 +31,14 @@ class Interrupts:
         raise SystemExit(128 + number)
 
     def ignore(self) -> None:
-        """Let the cleaning up finish."""
+        """Let the cleanup finish."""
         for number in _NUMBERS:
             signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def interrupts() -> Iterator[Interrupts]:
-    """Handle the signals that end a program, as long as the block runs."""
+    """Handle the terminating signals inside the block."""
     state = Interrupts()
     before = [signal.signal(number, state.handle) for number in _NUMBERS]
     try:

@@ -28,8 +28,8 @@ class Job:
     """One attempt of one job. Times are in seconds; `image` None means processes, not containers.
 
     `node_env` overrides `env` for single nodes; `files` are more objects for the bucket, by key;
-    `linger` is how long workers may go on after the main node has ended, and every node after
-    SIGTERM is given AWS Batch's 30 seconds. With `hold` nodes of a failed job stay until they are
+    `linger` is how long workers may go on after the main node has exited; after SIGTERM every node
+    has AWS Batch's 30 seconds. With `hold` nodes of a failed job stay until they are
     stopped.
     """
 
@@ -76,12 +76,12 @@ class Job:
     @property
     def output_prefix(self) -> str:
         """Return the key prefix of this attempt's results."""
-        place = self.env.get("ARCHITRAVE_OUTPUT") or f"s3://{BUCKET}/output"
-        base = place.removeprefix("s3://").partition("/")[2].strip("/")
+        destination = self.env.get("ARCHITRAVE_OUTPUT") or f"s3://{BUCKET}/output"
+        base = destination.removeprefix("s3://").partition("/")[2].strip("/")
         return "/".join(part for part in (base, self.job_id, f"attempt-{self.attempt}", "") if part)
 
     def name(self, index: int) -> str:
-        """Return how people call a node."""
+        """Return a node's name."""
         return model.node_name(index, self.main_index)
 
     def environment(self, index: int, main_address: str) -> dict[str, str]:
@@ -116,7 +116,7 @@ class Job:
 
 
 def node_name(env: Mapping[str, str]) -> str:
-    """Return how people call the node with this environment."""
+    """Return the name of the node with this environment."""
     index, main = (env.get(one.name) or "0" for one in (NODE_INDEX, MAIN_NODE_INDEX))
     return model.node_name(int(index), int(main))
 

@@ -1,4 +1,4 @@
-"""End what a node left running, and remove what a cluster left that was killed itself."""
+"""Kill what a node left running, and remove what a killed cluster left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def owner() -> str:
 
 
 def is_gone(name: str) -> bool:
-    """Return whether an owner was a process of this machine and runs no more."""
+    """Return whether an owner was a process of this machine and has exited."""
     host, *rest = name.rsplit(":", 2)
     if host != socket.gethostname() or len(rest) != 2 or not all(part.isdigit() for part in rest):
         return False
@@ -51,16 +51,16 @@ def is_own(directory: Path) -> bool:
 
 
 def remove_directories() -> None:
-    """Remove the directories of clusters that are gone, and end what still runs below them."""
+    """Remove the directories of clusters that are gone, and kill what still runs below them."""
     for file in Path(tempfile.gettempdir()).glob(f"{DIRECTORY_PREFIX}*/{_OWNER_FILE}"):
         with suppress(OSError, UnicodeError):
             if is_own(file.parent) and is_gone(file.read_text(encoding="utf-8")):
-                end_processes(file.parent)
+                kill_processes(file.parent)
                 shutil.rmtree(file.parent, ignore_errors=True)
 
 
-def end_processes(root: Path, session: int | None = None) -> None:
-    """Kill what runs below a root directory or in a session: a container's end does so by itself.
+def kill_processes(root: Path, session: int | None = None) -> None:
+    """Kill what runs below a root directory or in a session: a container's exit does so by itself.
 
     More may start while the first are found, so it looks until there are none.
     """

@@ -21,7 +21,7 @@ _COLOURS = {"run": "green", "release": "cyan", "upload": "cyan"}
 
 
 class LiveTable(View):
-    """A table that is drawn anew a few times a second from the states of the nodes."""
+    """A table that is redrawn a few times a second from the states of the nodes."""
 
     def __init__(self) -> None:
         self._output: deque[str] = deque(maxlen=_LINES)
@@ -56,7 +56,7 @@ class LiveTable(View):
             self._output.append(f"{mark} | {text}".lstrip())
 
     def close(self) -> None:
-        """Draw for the last time and give the terminal back."""
+        """Draw for the last time and release the terminal."""
         if self._live.is_started:
             self._live.stop()
 
@@ -77,11 +77,11 @@ class LiveTable(View):
 
 
 def _chosen(states: Sequence[NodeState]) -> tuple[list[NodeState], Counter[str]]:
-    """Return the nodes that a screen has room for, and how many others are in which phase.
+    """Return the nodes that fit on a screen, and how many others are in which phase.
 
-    Those come first that failed, and then those that are behind: the others wait for them.
+    Failed nodes come first, then those that are behind: the others wait for them.
     """
-    order = ["waiting", "starting", *PHASES, "ended"]
+    order = ["waiting", "starting", *PHASES, "exited"]
     ranked = sorted(states, key=lambda state: (not state.code, order.index(_phase(state))))
     first = {id(state) for state in ranked[:_ROWS]}
     shown = [state for state in states if id(state) in first]
@@ -94,16 +94,16 @@ def _counts(left: Counter[str]) -> tuple[str, ...]:
 
 def _phase(state: NodeState) -> str:
     before = "starting" if state.started else "waiting"
-    return "ended" if state.code is not None else state.phase or before
+    return "exited" if state.code is not None else state.phase or before
 
 
 def _row(state: NodeState) -> tuple[str | Text, ...]:
     now = time.time()
-    total = f"{(state.ended or now) - state.started:.1f} s" if state.started else ""
+    total = f"{(state.exited or now) - state.started:.1f} s" if state.started else ""
     name = Text(state.name, style="bold" if state.name == "main" else "")
     if state.code is not None:
         end = Text(end_of(state), style="red" if state.code else "green")
-        return name, state.address, Text("ended", style="dim"), "", total, end
+        return name, state.address, Text("exited", style="dim"), "", total, end
     phase = Text(f"{_phase(state)} {state.progress}".rstrip(), style=_colour(state))
     within = f"{now - state.spans[-1].start:.1f} s" if state.spans else ""
     return name, state.address, phase, within, total, ""

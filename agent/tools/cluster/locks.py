@@ -1,7 +1,7 @@
-"""Lock what SeaweedFS opens besides S3: its filer, volumes and master, by HTTP and by gRPC.
+"""Lock SeaweedFS's ports besides S3: its filer, volumes and master, for HTTP and gRPC.
 
-They ask for nothing by default, and any client of their ports reads and replaces objects.
-security.toml (`weed scaffold -config=security`) has a key for the tokens of each HTTP door, and
+By default they need no credentials: any client of these ports can read and replace objects.
+security.toml (`weed scaffold -config=security`) has a key for the tokens of each HTTP port, and
 certificates without which no client can use their gRPC. Both are made for one server, known to
 nothing else, and removed with its directory.
 """
@@ -18,7 +18,7 @@ _LISTENERS = ("master", "volume", "filer", "s3", "admin", "worker", "mq", "msg_b
 _TOKENS = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
 _NAME = "architrave"
 _VALID = timedelta(days=3650)
-# A clock that is set back later still finds the certificate valid.
+# The certificate stays valid when the clock is set back later.
 _EARLIER = timedelta(days=2)
 
 
@@ -50,7 +50,7 @@ def _write(path: Path, content: bytes) -> None:
 def _certificates() -> tuple[bytes, bytes, bytes]:
     """Return an authority's certificate, one that it has signed, and that one's key, all PEM.
 
-    The authority's key is kept nowhere: it signs once.
+    The authority's key is not stored: it signs once.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization

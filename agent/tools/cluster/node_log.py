@@ -16,7 +16,7 @@ from agent.tools.cluster.states import NodeState
 from agent.tools.cluster.view import Plain, text_of
 
 NAME = "job.log"
-# What every record has, and what a line shows in its own places.
+# Fields that every record has, and those that a line shows in columns.
 _SHOWN = ("event", "message", "level", "timestamp", "job", "attempt", "node", "phase")
 _LOOK_MILLISECONDS = 1000
 
@@ -33,7 +33,7 @@ class NodeLog(Plain):
         super().__init__(self._file)
 
     def record(self, node: NodeState, record: dict[str, object]) -> None:
-        """Write a record: phase, event, fields; its level if it is a trouble."""
+        """Write a record: phase, event, fields; its level if it is a warning or an error."""
         level = record.get("level")
         trouble = f"{level}: " if level in ("warning", "error") else ""
         shown = {*_SHOWN, *message(str(record["event"]), record)[1]}
@@ -73,7 +73,7 @@ def show(
                 out.flush()
 
 
-# Where Plain puts a node's name; longer ones go on to the next blank pair.
+# The column of a node's name in Plain's lines; a longer name ends at the next two blanks.
 _NODE = slice(11, 21)
 
 

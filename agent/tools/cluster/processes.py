@@ -42,7 +42,7 @@ class Processes:
         self._ssh_port = ports.common_port(self._addresses, self._reserved)
 
     def close(self) -> None:
-        """End every agent, and whatever an agent left behind."""
+        """Kill every agent, and what an agent left behind."""
         for node in self._nodes:
             node.thaw()
             node.signal(signal.SIGTERM)
@@ -71,8 +71,8 @@ class Processes:
             "PATH": f"{os.environ.get('PATH', '')}:{_DEFAULT_PATH}".lstrip(":"),
             **{name: os.environ[name] for name in ("HOME", "USER", "LANG") if name in os.environ},
             "ARCHITRAVE_ROOT": str(root),
-            # Daemons of one job that share a machine's /tmp take each other's session directories
-            # away while they start, and mpirun waits for ever for the one that then gave up.
+            # Daemons of one job that share a machine's /tmp remove each other's session directories
+            # while they start, and mpirun waits forever for the one that then gave up.
             "TMPDIR": str(root / "tmp"),
             "ARCHITRAVE_ADDRESS": self._addresses[index],
             "ARCHITRAVE_SSH_PORT": str(self._ssh_port),
@@ -112,18 +112,18 @@ class Process:
         return self.process.stderr
 
     def wait(self) -> int:
-        """Wait for the agent's end; return its exit code."""
+        """Wait for the agent's exit; return its exit code."""
         code = self.process.wait()
         return 128 - code if code < 0 else code
 
     def signal(self, number: int) -> None:
-        """Send a signal to the agent alone."""
+        """Send a signal to the agent only."""
         with suppress(ProcessLookupError):
             self.process.send_signal(number)
 
     def kill(self) -> None:
-        """End everything that runs on the node."""
-        leftovers.end_processes(self.root, self.process.pid)
+        """Kill everything that runs on the node."""
+        leftovers.kill_processes(self.root, self.process.pid)
 
     def cut(self) -> None:
         """Refuse: all nodes share the loopback interface."""
@@ -138,9 +138,9 @@ class Process:
         """Do nothing: the node was never cut off."""
 
     def freeze(self) -> None:
-        """Stop the agent."""
+        """Stop the agent (SIGSTOP)."""
         self.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a stopped agent go on."""
+        """Resume a stopped agent."""
         self.signal(signal.SIGCONT)

@@ -43,14 +43,14 @@ _OFF = (
     "-admin.ui=false",
     "-s3.port.iceberg=0",
     "-s3.port.lance=0",
-    # Of the master and the filer: any client of the master gets a token for any object, or deletes
-    # them all. What remains asks for a token (`locks`).
+    # HTTP of master and filer: any client of the master gets a token for any object, or deletes
+    # them all. The other ports require a token (`locks`).
     "-disableHttp",
 )
 
 
 class EmbeddedS3:
-    """An S3 server with its data in `directory` that lives as long as the `with` block.
+    """An S3 server with its data in `directory` that runs inside the `with` block.
 
     `ports` is what it listens on, by weed's own names; all but S3's are locked.
     """
@@ -98,7 +98,7 @@ class EmbeddedS3:
         self.stop()
 
     def stop(self) -> None:
-        """End the server at once: its data is temporary."""
+        """Kill the server: its data is temporary."""
         if self._process is None:
             return
         self._process.kill()
@@ -199,7 +199,7 @@ class EmbeddedS3:
                 opener.open(self.endpoint, timeout=1).close()
             except HTTPError as error:
                 error.close()
-                return True  # 403: it asks for a signature, as it must
+                return True  # 403: it requires a signature, as it must
             except (URLError, OSError):
                 pass
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""Start programs that end when this one does."""
+"""Start programs that are killed when this one exits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def start(
 
 
 def kill_group(process: subprocess.Popen[bytes], number: int) -> None:
-    """Send a signal to everything in the session that a program leads."""
+    """Send a signal to every process in a program's session."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
 

@@ -1,4 +1,4 @@
-"""Keep what is known of each node, from its log and its end."""
+"""The state of each node, from its log and its exit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class NodeState:
     """One node as its log shows it. Times are seconds since the epoch.
 
     `code` is the exit code of the node's process; `exit_record` the agent's own last record;
-    `stopped`: the cluster ended the node, because it was still there when the job was over.
+    `stopped`: the cluster stopped the node, because it still ran when the job was over.
     """
 
     index: int
@@ -28,7 +28,7 @@ class NodeState:
     log_dir: Path
     address: str = ""
     started: float | None = None
-    ended: float | None = None
+    exited: float | None = None
     code: int | None = None
     exit_record: dict[str, Any] = field(default_factory=dict)
     stopped: bool = False
@@ -40,7 +40,7 @@ class NodeState:
 
     @property
     def phase(self) -> str:
-        """Return the phase the node is in or was in at last, empty before the first."""
+        """Return the node's current or last phase, empty before the first."""
         return self.spans[-1].phase if self.spans else ""
 
     @property
@@ -74,7 +74,7 @@ class NodeState:
         return self.log_dir / f"node-{self.index}.stderr"
 
     def take(self, record: dict[str, Any]) -> None:
-        """Learn from one record of the node's log."""
+        """Update it from one record of the node's log."""
         self.records.append(record)
         event = record.get("event")
         if event == "phase_started" and isinstance(record.get("phase"), str):
@@ -88,9 +88,9 @@ class NodeState:
             self.exit_record = record
 
     def end(self, code: int) -> None:
-        """Note that the node's process is gone."""
-        self.code, self.ended = code, time.time()
-        self._close(self.ended)
+        """Note that the node's process has exited."""
+        self.code, self.exited = code, time.time()
+        self._close(self.exited)
 
     def _close(self, when: float) -> None:
         if self.spans and self.spans[-1].end is None:
@@ -98,7 +98,7 @@ class NodeState:
 
 
 def parse_record(line: str) -> dict[str, Any] | None:
-    """Return a line of the agent's log as a record, None if it is something else."""
+    """Return a line of the agent's log as a record, None for any other line."""
     try:
         record = json.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Show a job to people: plain lines off a terminal, and the table at the end."""
+"""Show a job: plain lines if there is no terminal, and the table at the end."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from agent.tools.cluster.states import NodeState
 
 
 class View(Listener):
-    """What shows a job while it runs; this one shows nothing."""
+    """The interface of a job's view; this one shows nothing."""
 
     def opened(self, states: Sequence[NodeState], description: str) -> None:
-        """Learn of the nodes before they start."""
+        """Take the nodes before they start."""
 
     def started(self, node: NodeState) -> None:
-        """Learn that a node was started."""
+        """Show that a node was started."""
 
     def note(self, text: str) -> None:
         """Show a line of the cluster's own."""
 
     def close(self) -> None:
-        """End the show."""
+        """Stop showing."""
 
     def record(self, node: NodeState, record: dict[str, object]) -> None:
-        """Show what a node's agent has logged."""
+        """Show a record of a node's agent."""
 
     def line(self, node: NodeState, text: str, *, error: bool) -> None:
         """Show a line of the application."""
 
-    def ended(self, node: NodeState) -> None:
-        """Learn that a node has ended."""
+    def exited(self, node: NodeState) -> None:
+        """Show that a node has exited."""
 
 
 class Views(View):
@@ -74,10 +74,10 @@ class Views(View):
         for view in self._views:
             view.line(node, text, error=error)
 
-    def ended(self, node: NodeState) -> None:
+    def exited(self, node: NodeState) -> None:
         """Pass it on."""
         for view in self._views:
-            view.ended(node)
+            view.exited(node)
 
 
 class Plain(View):
@@ -114,18 +114,18 @@ class Plain(View):
         """Print a line of output, marked."""
         self._print(node.name, f"{'!' if error else '|'} {text}")
 
-    def ended(self, node: NodeState) -> None:
+    def exited(self, node: NodeState) -> None:
         """Print the exit code and its source."""
         self._print(node.name, end_of(node))
 
-    def _print(self, who: str, text: str) -> None:
+    def _print(self, name: str, text: str) -> None:
         with self._lock:
             seconds = time.time() - self._began
-            print(f"{seconds:7.1f} s  {who:<10}  {text}".rstrip(), file=self._out, flush=True)
+            print(f"{seconds:7.1f} s  {name:<10}  {text}".rstrip(), file=self._out, flush=True)
 
 
 def is_notable(record: dict[str, object]) -> bool:
-    """Return whether people must see a record: troubles, and not the end, which is shown anyway."""
+    """Return whether to show a record: warnings and errors, but not the exit, shown anyway."""
     return record.get("level") in ("warning", "error") and record.get("event") != "job_exited"
 
 
@@ -135,7 +135,7 @@ def text_of(record: dict[str, object]) -> str:
 
 
 def end_of(node: NodeState) -> str:
-    """Return how a node ended."""
+    """Return how a node exited."""
     source = node.exit_record.get("source")
     notes = [str(source)] if source else []
     notes += [node.fault] if node.fault else []
@@ -147,7 +147,7 @@ def summary(states: Iterable[NodeState]) -> str:
     """Return a table of the nodes with the seconds each spent in each phase."""
     rows = [["node", "address", *PHASES, "total", "exit"]]
     for node in states:
-        total = f"{node.ended - node.started:.1f}" if node.ended and node.started else "-"
+        total = f"{node.exited - node.started:.1f}" if node.exited and node.started else "-"
         code = "-" if node.code is None else str(node.code)
         seconds = [_spent(node, phase) for phase in PHASES]
         rows.append([node.name, node.address or "-", *seconds, total, code])

@@ -1,1 +1,1 @@
-"""The command line: every command's parser, and what each command does."""
+"""The command line: every command's parser and function."""

@@ -72,7 +72,7 @@ def _add_run(local: Commands) -> None:
         action="append",
         default=[],
         metavar="K[=V]",
-        help="variable of the job; K alone: its value here",
+        help="variable of the job; only K: its value here",
     )
     run.add_argument(
         "--results", type=Path, metavar="DIR", help="for results (architrave-results/<job id>)"
@@ -177,7 +177,7 @@ def _view() -> View:
 
 
 def _print_end(result: Result, main: NodeState) -> None:
-    """Print how each node ended; for a failure the cause and the application's last lines."""
+    """Print how each node exited; for a failure the cause and the application's last lines."""
     print()
     print(summary(result.nodes))
     print(f"results: {result.results}")

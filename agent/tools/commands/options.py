@@ -1,4 +1,4 @@
-"""What the command lines of all commands have in common."""
+"""Options that several commands have in common."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Action = Callable[[argparse.Namespace], int]
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are the agent's own."""
+    """A parser that raises the agent's own errors."""
 
     def error(self, message: str) -> NoReturn:
         """Raise AgentError (64) for arguments that can't be parsed."""
@@ -27,7 +27,7 @@ else:
 
 
 def write(path: Path, text: str) -> None:
-    """Write what was made to the file that --to names; raise AgentError (73)."""
+    """Write the output to the file that --to names; raise AgentError (73)."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -36,7 +36,7 @@ def write(path: Path, text: str) -> None:
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Help that fits a screen: an option's names and its meaning on one line."""
+    """Help that fits a screen: each option on one line."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28)
@@ -59,6 +59,6 @@ def command(
 
 
 def group(commands: Commands, name: str, summary: str, examples: str = "") -> Commands:
-    """Add a command that has commands of its own; return the place where they are added."""
+    """Add a command that has subcommands; return what they are added to."""
     parser = command(commands, name, summary, examples)
     return parser.add_subparsers(metavar="COMMAND", required=True)

@@ -77,7 +77,7 @@ def _pack(options: argparse.Namespace) -> int:
 
 
 def _private(options: argparse.Namespace) -> list[Path]:
-    # Before the password: it must not be typed twice in vain.
+    # Before the password prompt, so that it isn't typed in vain.
     private.check_target(options.to, options.directory)
     secret = (
         "" if options.no_password else private.password(options.password_file, dict(os.environ))

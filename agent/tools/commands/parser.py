@@ -1,4 +1,4 @@
-"""Every command in one parser: what people type, its help, the docs, man page and completion."""
+"""All commands in one parser, from which help, docs, man page and completion are made."""
 
 from __future__ import annotations
 

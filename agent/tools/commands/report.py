@@ -1,4 +1,4 @@
-"""The command `architrave report`: make the page, or the text, of a run or of two."""
+"""The command `architrave report`: make the page, or the text, of one run or two."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EXAMPLES = """\
   architrave report s3://bucket/output/JOB-ID/attempt-1 --to report.html
   architrave report run.json --text
   architrave report first/run.json second/run.json --to compared.html
-PLACE: a directory with run.json, that file, or s3://bucket/prefix of it.
+RECORD: a directory with run.json, that file, or s3://bucket/prefix of it.
 """
 
 
@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
     """Add `report`."""
     summary = "make the report of a run from its run.json, or compare two runs"
     report = command(commands, "report", summary, _EXAMPLES, _report)
-    report.add_argument("source", metavar="PLACE", nargs="?", help="where run.json is")
+    report.add_argument("source", metavar="RECORD", nargs="?", help="where run.json is")
     report.add_argument("other", metavar="OTHER", nargs="?", help="the run to compare it with")
     report.add_argument("--text", action="store_true", help="text for terminals, not HTML")
     report.add_argument(
@@ -71,7 +71,7 @@ def _html(runs: list[Run]) -> str:
 
 
 def _beside(options: argparse.Namespace) -> Path:
-    """Return where the page goes by default."""
+    """Return the default path of the page."""
     if options.other is not None or options.source.startswith("s3://"):
         return Path("report.html")
     return _record_file(options.source).with_name("report.html")
@@ -83,7 +83,7 @@ def _record_file(source: str) -> Path:
 
 
 def _run(source: str) -> Run:
-    """Read the record at a place; raise AgentError (65, 66, 69 or 77)."""
+    """Read a record from a path or URI; raise AgentError (65, 66, 69 or 77)."""
     content = _from_s3(source) if source.startswith("s3://") else _from_file(source)
     try:
         record = json.loads(content)
@@ -106,7 +106,7 @@ def _from_file(source: str) -> bytes:
 def _from_s3(source: str) -> bytes:
     from agent.staging.s3 import Storage
 
-    found = S3Uri.parse(source, "PLACE")
+    found = S3Uri.parse(source, "RECORD")
     if not found.key.endswith(".json"):
         found /= _RECORD
 

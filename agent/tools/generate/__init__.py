@@ -1,1 +1,1 @@
-"""Definitions for the places where a job runs, made from the objects that the code runs on."""
+"""Definitions of a job for each platform, made from the objects that the code uses."""

@@ -36,22 +36,22 @@ import json, os, shutil, subprocess, sys, tempfile
 import boto3
 from agent.core.environ import region
 
-told = json.loads(sys.argv[1])
+request = json.loads(sys.argv[1])
 s3 = boto3.client("s3", region_name=region(os.environ))
-for bucket in told["buckets"]:
+for bucket in request["buckets"]:
     try:
         s3.create_bucket(Bucket=bucket)
     except (s3.exceptions.BucketAlreadyExists, s3.exceptions.BucketAlreadyOwnedByYou):
         pass
-for path, bucket, key in told["files"]:
+for path, bucket, key in request["files"]:
     if path is None:
         os.chdir(tempfile.mkdtemp())
-        name = told["key_name"]
+        name = request["key_name"]
         keygen = ["ssh-keygen", "-q", "-t", "rsa", "-b", "3072", "-N", "", "-f", name]
         subprocess.run(keygen, check=True)
         path, packer = "private.7z", shutil.which("7zz") or "7z"
-        words = [packer, "a", "-bso0", "-bsp0", path, name, name + ".pub"]
-        subprocess.run(words, check=True)
+        argv = [packer, "a", "-bso0", "-bsp0", path, name, name + ".pub"]
+        subprocess.run(argv, check=True)
     s3.upload_file(path, bucket, key)
 """
 _HEALTHY = (
@@ -63,12 +63,12 @@ _HEALTHY = (
 def compose(job: Job, subnet: str = SUBNET) -> Fields:
     """Return a compose file of an S3 server, what fills it, and one service for each node.
 
-    `subnet` is the first three numbers of the network's addresses. Raises AgentError: 64 for what
-    can't be rehearsed, 78 for what the job wouldn't take.
+    `subnet` is the first three numbers of the network's addresses. Raises AgentError: 64 for a job
+    that can't be rehearsed, 78 for invalid settings.
     """
     _check(job, subnet)
     fresh = job.private is None and job.nodes > 1
-    # Only that there is an archive matters for the nodes' variables.
+    # For the nodes' variables it only matters whether there is an archive.
     described = replace(job, private=Path("private.7z")) if fresh else job
     endpoint = {"AWS_ENDPOINT_URL_S3": f"http://{subnet}.{_S3_HOST}:{_PORT}"} | _KEYS
     main_address = _address(subnet, job.main_index)
@@ -133,13 +133,15 @@ def _archives(job: Job, settings: Settings, endpoint: Mapping[str, str]) -> Fiel
             volumes.append(_escaped(mount | {"target": f"/archives/{uri.key}"}))
     uris = (settings.private, settings.deps, settings.output)
     buckets = sorted({uri.bucket for uri in uris if uri})
-    told = json.dumps({"buckets": buckets, "files": files, "key_name": settings.network.key_name})
+    request = json.dumps(
+        {"buckets": buckets, "files": files, "key_name": settings.network.key_name}
+    )
     made: Fields = {
         "image": job.image,
         "depends_on": {"s3": {"condition": "service_healthy"}},
         "environment": dict(endpoint),
         "entrypoint": [_PYTHON, "-I", "-c", _dollars(_FILL)],
-        "command": [_dollars(told)],
+        "command": [_dollars(request)],
         "networks": ["nodes"],
     }
     return made | ({"volumes": volumes} if volumes else {})
@@ -167,5 +169,5 @@ def _escaped(fields: Mapping[str, Any]) -> Fields:
 
 
 def _dollars(text: str) -> str:
-    """Return a text in which compose finds no variable."""
+    """Return a text in which compose replaces no variable."""
     return text.replace("$", "$$")

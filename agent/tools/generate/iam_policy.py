@@ -1,4 +1,4 @@
-"""Make the minimal policies with which a job runs: of its own role, and of its execution role."""
+"""Make the minimal IAM policies of a job: for its job role, and for its execution role."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _EXEC = ("CreateControlChannel", "CreateDataChannel", "OpenControlChannel", "Ope
 
 
 def job_policy(settings: Settings, *, listing: bool, execute_command: bool) -> Fields:
-    """Return the policy of the job role: read the archives, write below the results' place.
+    """Return the policy of the job role: read the archives, write below the results' prefix.
 
     HEAD and GET are s3:GetObject; an upload, in parts or not, is s3:PutObject, and giving up its
-    parts s3:AbortMultipartUpload. What each node deletes is the file by which it tries whether it
-    can write. Without s3:ListBucket S3 answers 403 for a missing object as for a forbidden one, so
+    parts s3:AbortMultipartUpload. Each node deletes only the file with which it checks that it can
+    write. Without s3:ListBucket S3 answers 403 for a missing object as for a forbidden one, so
     `listing` makes a job exit with 66 and look for a deps_batch.lst beside a missing archive.
     Raises AgentError (64) for a job that needs no policy.
     """
@@ -55,7 +55,7 @@ def execution_policy(log_group: str, secrets: Iterable[str]) -> Fields:
     """Return the policy of the execution role: write the log, read the secrets of these ARNs."""
     logs = f"arn:aws:logs:*:*:log-group:{_literal(log_group or LOG_GROUP)}:log-stream:*"
     statements = [_allow("Log", ["logs:CreateLogStream", "logs:PutLogEvents"], [logs])]
-    # A reference may go on with a key of the secret and a version; the secret's ARN doesn't.
+    # A reference may end with a key of the secret and a version; the secret's ARN doesn't.
     arns = [_whole(":".join(arn.split(":")[:7])) for arn in secrets]
     for sid, action, service in (
         ("Secrets", "secretsmanager:GetSecretValue", "secretsmanager"),

@@ -1,7 +1,7 @@
 """Make a job definition for AWS Batch on EC2, with retry rules from the table of exit codes.
 
-An application that ends with a code of the agent's own (69, 75) is tried again too: AWS Batch sees
-the code alone, not its source.
+An application that exits with a code of the agent's own (69, 75) is retried too: AWS Batch sees
+only the code, not its source.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Fields = dict[str, Any]
 # AWS Batch user guide, job_retries, job_timeouts, service_limits.
 _MAX_RULES, _MAX_ATTEMPTS, _MIN_TIMEOUT, _MAX_BYTES = 5, 10, 60, 24 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-# AWS Batch starts no container with less (job_definition_parameters, resourceRequirements).
+# AWS Batch's minimum for a container (job_definition_parameters, resourceRequirements).
 _MIN_MEMORY = 4
 # For fetching and unpacking the archives; not known before.
 _STAGING_SECONDS = 60
@@ -37,7 +37,7 @@ _LIMITS = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a definition is made of. `timeout` is in seconds, `memory` in MiB, 0 means absent.
+    """The values of a definition. `timeout` is in seconds, `memory` in MiB, 0 means absent.
 
     `shared_memory` is in MiB, 0 for half of the memory; `ulimits` are (soft, hard) by name.
     """
@@ -63,7 +63,7 @@ class Wanted:
 def job_definition(wanted: Wanted) -> Fields:
     """Return what `aws batch register-job-definition --cli-input-json` takes.
 
-    Raises AgentError: 64 for what AWS Batch wouldn't take, 78 for what the job wouldn't.
+    Raises AgentError: 64 for what AWS Batch would refuse, 78 for what the job would refuse.
     """
     _check(wanted)
     settings = settings_on(wanted.env, wanted.nodes, wanted.main_index)
@@ -105,14 +105,14 @@ def limit_of(made: Fields) -> str:
 
 
 def retry_rules(table: Iterable[ExitCode]) -> list[dict[str, str]]:
-    """Return rules, of which the first that matches decides: again where that can help, else end.
+    """Return rules, of which the first that matches decides: retry where that can help, else exit.
 
-    Raises AgentError (70) where AWS Batch has no room for them.
+    Raises AgentError (70) if AWS Batch doesn't allow so many.
     """
     rules = [{"onExitCode": str(one.code), "action": "RETRY"} for one in table if one.again]
-    # The job was not asked: its instance is gone, to the Spot market or with its hardware.
+    # Not the job's fault: its instance is gone, to the Spot market or with its hardware.
     rules.append({"onStatusReason": "Host EC2*", "action": "RETRY"})
-    # What no rule matches AWS Batch tries again (EvaluateOnExit).
+    # AWS Batch retries what no rule matches (EvaluateOnExit).
     rules.append({"onReason": "*", "action": "EXIT"})
     if len(rules) > _MAX_RULES:
         cause = f"{len(rules)} rules are needed, and AWS Batch takes {_MAX_RULES}"
@@ -173,8 +173,8 @@ def _container(wanted: Wanted, env: Mapping[str, str]) -> Fields:
         ],
         "environment": [{"name": name, "value": value} for name, value in env.items()],
         # Ranks on a node communicate through /dev/shm, of which a container has 64 MiB. Half of the
-        # memory is what Linux gives a tmpfs; it is a limit, nothing is set aside. No init of
-        # Docker's: the agent is one.
+        # memory is what Linux gives a tmpfs; it is a limit, nothing is reserved. No Docker
+        # init: the agent is one.
         "linuxParameters": {"sharedMemorySize": wanted.shared_memory or wanted.memory // 2},
     }
     if wanted.ulimits:
@@ -197,7 +197,7 @@ def _container(wanted: Wanted, env: Mapping[str, str]) -> Fields:
 
 
 def ulimit(text: str) -> tuple[str, tuple[int, int]]:
-    """Read NAME=SOFT[:HARD], -1 for unlimited, as docker run has it; raise AgentError (64)."""
+    """Parse NAME=SOFT[:HARD], -1 for unlimited, as in docker run; raise AgentError (64)."""
     name, _, values = text.partition("=")
     soft, _, hard = values.partition(":")
     try:

@@ -1,4 +1,4 @@
-"""Make what SCAR reads: a function that submits jobs to AWS Batch, or one that runs them."""
+"""Make a file for SCAR: a function that submits jobs to AWS Batch, or one that runs them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from agent.tools.generate.variables import settings_on
 Fields = dict[str, Any]
 
 MODES = (BATCH, LAMBDA)
-# SCAR's own default, python3.7, is one that AWS Lambda takes no longer.
+# SCAR's own default, python3.7, is no longer accepted by AWS Lambda.
 _RUNTIME = "python3.11"
 _MAX_SECONDS = 900  # a Lambda function's (Lambda developer guide, quotas)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the file is made of. `memory` is in MiB, `timeout` the Lambda function's, in seconds.
+    """The values of the file. `memory` is in MiB, `timeout` the Lambda function's, in seconds.
 
     `script` is the file that runs in the container, as seen from the YAML file: with batch the one
     that runs the uploaded script, with lambda the script itself. `image` is one that AWS Batch can
@@ -102,7 +102,7 @@ def _lambda(wanted: Wanted, env: dict[str, str]) -> Fields:
         "init_script": wanted.script,
         "run_script": wanted.script,
         "container": {"image_file": wanted.image, "environment": {"Variables": env}},
-        # A package of more than 50 MB gets into a function through a bucket.
+        # A package of more than 50 MB reaches a function through a bucket.
         "deployment": {"bucket": wanted.bucket.bucket},
         "output": [_storage(wanted.bucket / "output")],
     }

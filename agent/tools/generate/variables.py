@@ -1,4 +1,4 @@
-"""Read the variables that a definition is to set, and check them as the job itself would."""
+"""Read the variables of a definition, and check them as the job itself would."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agent.core.errors import USAGE, AgentError
 from agent.core.settings import Settings, read
 from agent.core.variables import HIDDEN, PRIVATE_PASSWD_FILE, unknown
 
-# Up to so many nodes AWS Batch starts for one job (multi-node-parallel-jobs).
+# AWS Batch starts up to this many nodes for one job (multi-node-parallel-jobs).
 _MAX_NODES = 1000
 _PROTECTED = "AWS_BATCH"
 # A file's name is not a secret; its content is.
@@ -21,7 +21,7 @@ _ARN = re.compile(
 
 
 def variables(texts: Iterable[str], *, secret_hint: str) -> dict[str, str]:
-    """Read NAME=VALUE texts; raise AgentError (64), with `secret_hint` for what is a secret."""
+    """Read NAME=VALUE texts; raise AgentError (64), with `secret_hint` for a secret."""
     found: dict[str, str] = {}
     for text in texts:
         name, separator, value = text.partition("=")

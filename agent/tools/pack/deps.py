@@ -13,7 +13,7 @@ from agent.core.errors import BAD_ARCHIVE, BAD_SETTINGS, NO_OBJECT, OS_ERROR, Ag
 from agent.staging.packages import LISTING
 from agent.tools.cluster.containers import UNAVAILABLE
 
-# docker-run(1): Docker itself failed, and nothing of the image ran.
+# docker-run(1): Docker itself failed, and the container did not start.
 _OF_DOCKER = 125
 _NO_SUCH_PROGRAM = 127
 _SCRIPT, _TRIAL = (Path(__file__).parent / name for name in ("fetch-debs", "try-debs"))
@@ -87,11 +87,11 @@ def install(archive: Path, image: str) -> bool:
             f"start a container of {image}", cause, code=UNAVAILABLE, hint=_image_hint(image)
         )
     if done.returncode:
-        told = [line for line in lines if line.startswith("cannot ")] or lines[-1:]
+        errors = [line for line in lines if line.startswith("cannot ")] or lines[-1:]
         raise AgentError(
             f"install the packages in a container of {image}",
-            told[0].partition(": ")[2] or told[0] if told else f"exit code {done.returncode}",
-            code=done.returncode if told else BAD_ARCHIVE,
+            errors[0].partition(": ")[2] or errors[0] if errors else f"exit code {done.returncode}",
+            code=done.returncode if errors else BAD_ARCHIVE,
             hint=f"name what is missing as one more package, or install it in {image}",
         )
     return True
@@ -102,7 +102,7 @@ def _image_hint(image: str) -> str:
 
 
 def _tar_of(binaries: Sequence[Path]) -> bytes:
-    """Return a tar of the files; raise AgentError (78) for one that is not a file."""
+    """Return a tar of the files; raise AgentError (78) for anything else."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for number, path in enumerate(binaries):
@@ -131,7 +131,7 @@ def _run(
         for line in process.stderr:
             lines.append(line.decode("utf-8", "replace").strip())
             report(lines[-1])
-    # What follows such a line is how to get help.
+    # Lines after this one say how to get help.
     announcing = ("docker:", "cannot ", "E: ")
     wrong = [line for line in lines if line.startswith(announcing)] or lines[-1:]
     return process.returncode, wrong[0] if wrong else f"{argv[0]} exited with {process.returncode}"

@@ -1,4 +1,4 @@
-"""Pack private.7z: a directory, a key pair if it has none, encrypted, and tried by unpacking."""
+"""Pack private.7z: a directory, a key pair if it has none, encrypted, and tested by unpacking."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def check_target(target: Path, directory: Path | None = None) -> None:
     """
     hint = "name a file in a directory that exists with --to"
     if directory is not None and target.resolve().is_relative_to(directory.resolve()):
-        # The archive, and the directory it is tried in, would be packed too.
+        # The archive, and the directory for the test, would be packed too.
         cause, hint = f"{target} is inside it", "name a file outside with --to"
         raise AgentError(f"pack {directory}", cause, code=USAGE, hint=hint)
     if target.is_dir():
@@ -136,7 +136,7 @@ def pack(
 
 
 def _names(directory: Path) -> set[str]:
-    """Return the names at the archive's root; raise AgentError (64) for what no job would take."""
+    """Return the names at the archive's root; raise AgentError (64) for what jobs refuse."""
     hint = "name the directory whose content goes to /opt"
     if not directory.is_dir():
         raise AgentError(f"pack {directory}", "not a directory", code=USAGE, hint=hint)
@@ -170,7 +170,7 @@ def _seven_zip(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # With a terminal of its own it would ask there.
+        # With a controlling terminal it would ask there.
         start_new_session=True,
     )
     assert process.stdin and process.stdout and process.stderr

@@ -142,9 +142,9 @@ REFUSED = {
     "another service": ({"Records": [{"eventSource": "aws:kinesis"}]}, "aws:kinesis", ""),
     "no source": ({"Records": [{}]}, "somewhere else", ""),
     "a message without text": ({"Records": [{"eventSource": "aws:sqs"}]}, "SQS", ""),
-    "a message that is no JSON": (sqs("hello"), "SQS", "not JSON"),
-    "a body that is no JSON": (url("a=1&b=2"), "body", "not JSON"),
-    "a body that is no base64": (url("{}") | {"isBase64Encoded": True}, "base64", ""),
+    "a message that is not JSON": (sqs("hello"), "SQS", "not JSON"),
+    "a body that is not JSON": (url("a=1&b=2"), "body", "not JSON"),
+    "a body that is not base64": (url("{}") | {"isBase64Encoded": True}, "base64", ""),
     "a misspelt key in a body": (url({"param": "x"}), "param", "params"),
     "a schedule": ({"source": "aws.events", "detail": {}, "id": "1"}, "'source'", "{}"),
     "no object": ({"source": "aws.s3", "detail": {}}, "names no object", ""),
@@ -217,7 +217,7 @@ def test_the_hint_leads_on(name, patterns, word):
 
 
 @pytest.mark.parametrize("name", ["R_MIN", "NODE_COUNT", "MPI_TYPE", "FI_X", "LUA_N", "JAVAX"])
-def test_a_user_s_own_names_are_left_alone(name):
+def test_a_user_s_own_names_are_unchanged(name):
     assert event_variables.allows(name, ["*"])
 
 

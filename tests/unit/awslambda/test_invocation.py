@@ -91,11 +91,11 @@ def test_what_no_program_can_be_given_is_refused_in_one_line(event):
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket", "s3://bucket/"])
-def test_a_bucket_alone_names_no_file(uri):
+def test_a_bucket_without_a_key_is_refused(uri):
     """An input without a key is the caller's mistake, 64, and no bug of the agent's."""
     with pytest.raises(AgentError) as caught:
         read(json.dumps({"input": uri}), [])
-    assert caught.value.code == 64 and "names no file" in str(caught.value)
+    assert caught.value.code == 64 and "s3://bucket" in str(caught.value)
 
 
 def test_a_key_is_taken_as_it_stands():

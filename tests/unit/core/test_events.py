@@ -30,7 +30,7 @@ def strings(node):
 
 
 def name_of(node):
-    """Return the last part of a name with dots."""
+    """Return the last component of a dotted name."""
     return getattr(node, "attr", getattr(node, "id", ""))
 
 

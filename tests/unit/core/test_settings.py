@@ -11,7 +11,7 @@ from agent.core import settings, variables
 from agent.core.errors import AgentError
 from agent.tools.pack.private import password as pack_password
 
-WORDS = st.text(string.ascii_letters + string.digits + "._/=-", min_size=1, max_size=12)
+ARGUMENTS = st.text(string.ascii_letters + string.digits + "._/=-", min_size=1, max_size=12)
 VALUES = st.text(st.characters(blacklist_characters="\0"), max_size=30)
 
 
@@ -42,8 +42,8 @@ def test_mode_unknown(env):
     with pytest.raises(AgentError) as caught:
         settings.read(env)
     assert caught.value.code == 64
-    for word in ("lambda", "batch", "shell"):
-        assert word in str(caught.value) + caught.value.hint
+    for value in ("lambda", "batch", "shell"):
+        assert value in str(caught.value) + caught.value.hint
 
 
 def test_wrong_mode_is_named():
@@ -52,7 +52,7 @@ def test_wrong_mode_is_named():
 
 
 def test_params_are_split_like_a_shell():
-    """Quotes keep words together, and nothing in them is run or expanded."""
+    """Quotes keep an argument together, and nothing in them is run or expanded."""
     command = read(APP_BIN="/bin/app", APP_PARAMS="""-c "echo a  b; exit 3" '$HOME' \\;""").command
     assert command == ("/bin/app", "-c", "echo a  b; exit 3", "$HOME", ";")
 
@@ -69,13 +69,13 @@ def test_empty_params_are_params():
     assert read(APP_BIN="/a", APP_PARAMS="").command == ("/a",)
 
 
-@given(st.lists(WORDS, max_size=6))
+@given(st.lists(ARGUMENTS, max_size=6))
 @pytest.mark.cell("chance.parsers")
-def test_quoted_words_come_back(words):
-    """Whatever a person quotes reaches the application as it was."""
+def test_quoted_arguments_come_back(arguments):
+    """Whatever is quoted reaches the application unchanged."""
     import shlex
 
-    assert read(APP_BIN="/a", APP_PARAMS=shlex.join(words)).command[1:] == tuple(words)
+    assert read(APP_BIN="/a", APP_PARAMS=shlex.join(arguments)).command[1:] == tuple(arguments)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ OTHERS = {"LD_LIBRARY_PATH", "PATH"}
 
 
 class Recording(dict):
-    """An environment that notes what is asked of it."""
+    """An environment that records which names are read."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)

@@ -1,6 +1,7 @@
-"""What the doctor makes of files, of lists of libraries, of hanging checks and of many nodes."""
+"""The doctor's findings for files, lists of libraries, hanging checks and many nodes."""
 
 import itertools
+import re
 import struct
 import threading
 import time
@@ -44,7 +45,7 @@ def test_elf(tmp_path, wide, order):
 
 @pytest.mark.parametrize("length", [5, 20, 63, 80, 119])
 def test_a_file_that_is_cut_short(tmp_path, length):
-    """It is said to be so wherever the cut is."""
+    """It is reported wherever it is truncated."""
     path = program(tmp_path / "app")
     (tmp_path / "app").write_bytes((tmp_path / "app").read_bytes()[:length])
     with pytest.raises(AgentError) as raised:
@@ -53,7 +54,7 @@ def test_a_file_that_is_cut_short(tmp_path, length):
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "expected"),
     [
         (b"#!/bin/sh\n", ["/bin/sh"]),
         (b"#! /usr/bin/env  python3 -u\n", ["/usr/bin/env", "python3 -u"]),
@@ -62,14 +63,14 @@ def test_a_file_that_is_cut_short(tmp_path, length):
         (b"\x00\x01", []),
     ],
 )
-def test_interpreter(tmp_path, line, words):
-    """The words are the kernel's: a name, and all the rest as one."""
+def test_interpreter(tmp_path, line, expected):
+    """As in the kernel: a name, and the rest as one argument."""
     (tmp_path / "app").write_bytes(line)
-    assert elf.interpreter(str(tmp_path / "app")) == words
+    assert elf.interpreter(str(tmp_path / "app")) == expected
 
 
 def test_lists_of_libraries():
-    """Missing ones are named once, in glibc's words and in musl's; so are versions."""
+    """Missing ones are named once, from glibc's messages and musl's; so are versions."""
     glibc = (
         "\tliba.so.1 => not found\n\tlibc.so.6 => /lib/libc.so.6 (0x1)\n\tliba.so.1 => not found"
     )
@@ -81,7 +82,7 @@ def test_lists_of_libraries():
 
 
 def test_a_check_that_hangs_is_left():
-    """The walk goes on after the limit, with what the hanging means."""
+    """The walk continues after the limit, with a finding for the hanging check."""
     release = threading.Event()
     check = Check("slow", lambda subject: release.wait() and [], 0.1, LATE)
     start = time.monotonic()
@@ -116,18 +117,23 @@ def test_the_code_is_the_first_fails():
 
 
 def test_a_report_of_strange_text(capfdbinary):
-    """Names that are no UTF-8, long words and secrets: lines of at most 100 columns, no secret."""
+    """Names that are not UTF-8, long names and secrets: lines of at most 100 columns, no secret."""
     report = Report({"PRIVATE_PASSWD": "secret one"}, as_json=False)
     report.add([Finding(FAIL, "secret one \udcff " + 300 * "x", "y" * 100, 65, "archive")])
     assert report.end() == 65
     lines = capfdbinary.readouterr().out.splitlines()
     assert all(len(line) <= 106 for line in lines)  # an escaped byte is six columns
-    assert lines[0].startswith(b"FAIL  archive        *** \\udcff") and len(lines) > 4
-    assert lines[-1] == b"0 passed, 0 warnings, 1 failed"
+    assert lines[0].split()[:4] == [b"FAIL", b"archive", b"***", b"\\udcff"] and len(lines) > 4
+    assert numbers(lines[-1].decode()) == [0, 0, 1]
+
+
+def numbers(text):
+    """Return the numbers that a finding names."""
+    return [int(number) for number in re.findall(r"\d+", text)]
 
 
 def nodes(count):
-    """Return what so many sound nodes tell."""
+    """Return the records of so many healthy nodes."""
     return {
         index: {
             "version": "1",
@@ -144,59 +150,61 @@ def nodes(count):
     }
 
 
-def judged(told, verdict, count=3):
-    found = judge(Topology("j", 1, 0, count), told)
+def judged(records, verdict, count=3):
+    found = judge(Topology("j", 1, 0, count), records)
     return {one.name: one for one in found if one.verdict == verdict}
 
 
-def test_sound_nodes():
+def test_healthy_nodes():
     assert judged(nodes(64), FAIL, 64) == judged(nodes(64), WARN, 64) == {}
-    assert judged(nodes(64), PASS, 64)["pairs"].what.startswith("4032 of 4032")
+    assert numbers(judged(nodes(64), PASS, 64)["pairs"].what) == [4032, 4032]
 
 
 def test_a_pair_that_does_not_reach():
-    told = nodes(3)
-    told[1]["pairs"][1]["tcp"] = "port 20000: timed out"
-    pairs = judged(told, FAIL)["pairs"]
-    assert pairs.what == "worker 1 cannot reach worker 2: tcp: port 20000: timed out"
+    records = nodes(3)
+    records[1]["pairs"][1]["tcp"] = "port 20000: timed out"
+    pairs = judged(records, FAIL)["pairs"]
+    assert re.search(r"worker 1\b.*worker 2\b.*tcp: port 20000: timed out", pairs.what)
     assert pairs.code == 75 and pairs.hint
-    assert judged(told, WARN)["pairs"].what.startswith("5 of 6")
+    assert numbers(judged(records, WARN)["pairs"].what) == [5, 6]
 
 
-def test_a_node_that_has_not_told():
-    told = nodes(3)
-    told[2]["pairs"] = []
-    assert judged(told, FAIL)["pairs"].what.startswith("worker 2 ")
+def test_a_node_that_has_not_reported():
+    records = nodes(3)
+    records[2]["pairs"] = []
+    found = judged(records, FAIL)["pairs"].what
+    assert "worker 2" in found and "worker 1" not in found
 
 
 @pytest.mark.parametrize("what", ["version", "machine", "mpirun"])
 def test_nodes_that_differ(what):
-    told = nodes(3)
-    told[2][what] = ""
-    failed = judged(told, FAIL)[what]
-    assert failed.code == 78 and "none on worker 2" in failed.what
+    records = nodes(3)
+    records[2][what] = ""
+    failed = judged(records, FAIL)[what]
+    assert failed.code == 78 and "worker 2" in failed.what
 
 
 def test_clocks_that_differ():
-    told = nodes(3)
-    told[1]["pairs"][0]["clock"] = -30.0
-    assert judged(told, WARN)["clocks"].what == "the clocks of worker 1 and main differ by 30 s"
+    records = nodes(3)
+    records[1]["pairs"][0]["clock"] = -30.0
+    found = judged(records, WARN)["clocks"].what
+    assert all(value in found for value in ("worker 1", "main", "30 s")), found
 
 
 def test_what_a_worker_has_found():
-    told = nodes(3)
-    told[2]["findings"] = [Finding(FAIL, "/tmp: full", "df -h", 71, "disk").to_json()]
-    failed = judged(told, FAIL)["worker 2"]
-    assert (failed.what, failed.code) == ("disk: /tmp: full", 71)
+    records = nodes(3)
+    records[2]["findings"] = [Finding(FAIL, "/tmp: full", "df -h", 71, "disk").to_json()]
+    failed = judged(records, FAIL)["worker 2"]
+    assert failed.code == 71 and "disk" in failed.what and "/tmp: full" in failed.what
 
 
 def test_doors():
-    """The ports are the attempt's own, and below those that kernels give out."""
+    """The ports are the attempt's own, and below the ephemeral ports."""
     assert ports("j", 1) == ports("j", 1) != ports("j", 2)
     assert all(20000 <= port < 32000 for port in ports("j", 1))
 
 
-def test_names_that_are_none_of_ours():
+def test_unknown_names():
     strange = f"ARCHITRAVE_{40 * 'Q'}"
     env = ["ARCHITRAVE_SLOTS", "ARCHITRAVE_SLOT", strange, "PATH"]
     assert variables.unknown(env) == {strange: "", "ARCHITRAVE_SLOT": "ARCHITRAVE_SLOTS"}

@@ -14,12 +14,12 @@ def test_log_hides_secrets_and_never_raises():
     log.context = {"job": "j"}
     log.info("before_it_is_open", value="geheim!")
     log.open()
-    log.info("with geheim", words=["a geheim b"], other=object(), nothing=None)
+    log.info("with geheim", items=["a geheim b"], other=object(), nothing=None)
     log.info("helper_retried", what="geheim", cause="x")
     records = [json.loads(line) for line in lines]
     assert [r["event"] for r in records] == ["before_it_is_open", "with ***", "helper_retried"]
     assert b"geheim" not in b"".join(lines)
-    assert records[1]["words"] == ["a *** b"] and "nothing" not in records[1]
+    assert records[1]["items"] == ["a *** b"] and "nothing" not in records[1]
     assert records[2]["message"] == "retrying ***: x" and records[2]["what"] == "***"
 
 
@@ -34,7 +34,7 @@ def test_console_shows_the_message_and_the_other_fields():
 
 
 def test_starting_loads_no_asyncio():
-    """Structlog's import of asyncio, and with it of ssl, stays undone."""
+    """asyncio, and with it ssl, is not imported for structlog."""
     code = (
         "import sys; from agent.engine.log import Log; "
         "l = Log(lambda b: None); l.open(); l.info('x');"

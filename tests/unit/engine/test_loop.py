@@ -1,4 +1,4 @@
-"""The event loop: what is called again and again."""
+"""The event loop: repeated calls."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from agent.engine.process import Children
 
 
 def test_a_repeating_call_goes_on_after_a_bug():
-    """The bug ends the wait, once; the next one is called in time all the same."""
+    """The bug aborts the wait, once; the next call is in time nevertheless."""
     loop = Loop(Children(), not_ours=OWN_FAULTS)
     calls = []
 

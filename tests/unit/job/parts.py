@@ -1,4 +1,4 @@
-"""A supervisor with a clock that only the test turns."""
+"""A supervisor with a clock that only the test advances."""
 
 import json
 

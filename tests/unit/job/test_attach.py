@@ -1,4 +1,4 @@
-"""The command that opens a shell in a container, as each platform has it."""
+"""The command that opens a shell in a container, on each platform."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ TASK = {"Cluster": "arn:c", "TaskARN": "arn:t", "Containers": []}
 
 @pytest.fixture(autouse=True)
 def program(tmp_path, monkeypatch):
-    """Have the program where an image has it."""
+    """Put the program where an image has it."""
     (tmp_path / "architrave").touch()
     monkeypatch.setattr(attach, "_PROGRAM", str(tmp_path / "architrave"))
     return tmp_path / "architrave"
@@ -32,7 +32,7 @@ def metadata():
             self.end_headers()
             self.wfile.write(json.dumps(answers[self.path]).encode())
 
-        def log_message(self, *words):
+        def log_message(self, *arguments):
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -1,4 +1,4 @@
-"""A helper that died gets one more try, if there is time; what it reports is an answer."""
+"""A helper that died is retried once, if there is time; a failure that it reports is an answer."""
 
 import pytest
 
@@ -11,7 +11,7 @@ GONE = None
 
 
 def calls(root, *ends, env=None):
-    """Return helper calls whose helpers end one after the other as given, and what they are."""
+    """Return helper calls whose helpers exit one after the other as given, and what they are."""
     supervisor, lines = supervise(root, env)
     remaining, started = list(ends), []
 
@@ -65,7 +65,7 @@ def test_an_error_that_a_helper_reports_is_an_answer(tmp_path):
     assert raised.value is refused and len(started) == 1
 
 
-def test_there_is_no_second_try_when_the_node_is_told_to_end(tmp_path):
+def test_there_is_no_second_try_when_the_node_is_stopped(tmp_path):
     helpers, supervisor, started, _ = calls(tmp_path, GONE, {"ok": 1})
     supervisor.stop_signal = 15
     with pytest.raises(AgentError):
@@ -84,7 +84,7 @@ def test_only_what_reaches_s3_has_its_credentials(tmp_path):
     ]
 
 
-def test_no_room_for_a_process_is_an_error_of_the_system(tmp_path):
+def test_a_process_limit_is_an_error_of_the_system(tmp_path):
     supervisor, _ = supervise(tmp_path)
 
     def start(loop, env, task):

@@ -1,4 +1,4 @@
-"""A worker joins when its sshd listens, and knows then where it is and who uploads."""
+"""A worker joins when its sshd listens, and then knows its address and which node uploads."""
 
 import types
 

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.errors import AgentError
-from agent.core.model import AGENT, Cause, Outcome
+from agent.core.model import AGENT, FailureKind, Outcome
 from agent.job import lifecycle
 from agent.job.states import State
 from tests.unit.job.parts import events, supervise
 
 
 class Role:
-    """A role whose work and finish do what the test gives."""
+    """A role with the work and finish that the test gives."""
 
     def __init__(self, supervisor, work, finish=lambda supervisor: None):
         self.closed = False
@@ -41,12 +41,12 @@ def ends(code):
     return lambda supervisor: supervisor.verdict.decide(Outcome(code, cause=f"exited with {code}"))
 
 
-def fails(code, cause=Cause.OTHER):
-    """Return work in which a failure is noted, and ends the wait that is going on."""
+def fails(code, kind=FailureKind.OTHER):
+    """Return work in which a failure is noted, and aborts the current wait."""
 
     def work(supervisor):
         error = AgentError("go on", "it can't", code=code)
-        supervisor.loop.call_at(1, lambda: supervisor.fail(error, cause))
+        supervisor.loop.call_at(1, lambda: supervisor.fail(error, kind))
         supervisor.wait("the application", lambda: False, 60)
 
     return work
@@ -73,15 +73,15 @@ def test_the_application_s_code_is_the_job_s(tmp_path, code):
     assert events(lines, "error") == (["application_failed", "job_exited"] if code else [])
 
 
-@given(code=st.integers(1, 255), cause=st.sampled_from(list(Cause)))
-def test_a_failure_that_ends_the_work_is_the_job_s(tmp_path_factory, code, cause):
-    found, _, lines = run(tmp_path_factory.mktemp("root"), fails(code, cause))
+@given(code=st.integers(1, 255), kind=st.sampled_from(list(FailureKind)))
+def test_a_failure_that_ends_the_work_is_the_job_s(tmp_path_factory, code, kind):
+    found, _, lines = run(tmp_path_factory.mktemp("root"), fails(code, kind))
     assert found == code
     assert events(lines, "error") == ["error", "job_exited"]
 
 
 def test_an_outcome_of_the_agent_s_is_no_failure_of_the_application(tmp_path):
-    """A worker hears that another node was lost: alarms must not count its application."""
+    """A worker learns that another node was lost: alarms must not count its application."""
 
     def work(supervisor):
         supervisor.verdict.decide(Outcome(75, AGENT, cause="lost worker 2"))
@@ -92,10 +92,10 @@ def test_an_outcome_of_the_agent_s_is_no_failure_of_the_application(tmp_path):
 
 def test_a_failure_that_is_not_the_first_is_logged_once(tmp_path):
     def work(supervisor):
-        supervisor.fail(AgentError("first", "it can't", code=143), Cause.SIGNAL)
+        supervisor.fail(AgentError("first", "it can't", code=143), FailureKind.SIGNAL)
         supervisor.enter(State.STOPPING)
         lost = AgentError("second", "it can't", code=75)
-        supervisor.loop.call_at(1, lambda: supervisor.fail(lost, Cause.MAIN_LOST))
+        supervisor.loop.call_at(1, lambda: supervisor.fail(lost, FailureKind.MAIN_LOST))
         supervisor.wait("the main node", lambda: False, 60)
 
     code, _, lines = run(tmp_path, work)

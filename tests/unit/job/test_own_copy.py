@@ -1,4 +1,4 @@
-"""A worker's own copy of the application: launched as the main node asks, ended with the job."""
+"""A worker's own copy of the application: launched on request, stopped with the job."""
 
 import types
 
@@ -19,7 +19,7 @@ STOP = {
 
 
 class Run(FakeWorkload):
-    """The run phase; the application ends with a code at once."""
+    """The run phase; the application exits with a code at once."""
 
     peers = None
 

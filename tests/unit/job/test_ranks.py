@@ -1,11 +1,11 @@
-"""The ranks that mpirun starts on a worker: stopped once, and the main node is told when."""
+"""The ranks that mpirun starts on a worker: stopped once, which is reported to the main node."""
 
 import types
 
 import pytest
 
 from agent.core.errors import AgentError
-from agent.core.model import Cause, Outcome
+from agent.core.model import FailureKind, Outcome
 from agent.job import ranks as module
 from agent.job.ranks import LEAVE_SECONDS, Ranks
 from agent.multinode.meeting import STOPPED
@@ -16,7 +16,7 @@ GRACE = 30
 
 
 class Stopping:
-    """The end of the processes here, which the test brings about."""
+    """The stop of the processes here, which the test controls."""
 
     def __init__(self, loop, log, own, **options):
         self.calls = []
@@ -64,7 +64,7 @@ def test_a_node_that_has_not_joined_has_none(ranks):
     assert not made
 
 
-def test_the_main_node_is_told_when_nothing_computes(ranks):
+def test_the_main_node_is_notified_when_no_rank_is_left(ranks):
     ranks.it.stop(REASON)
     made[0].on_quiet()
     assert ranks.meeting.sent == [STOPPED]
@@ -76,7 +76,7 @@ def test_launchers_are_held_until_the_main_node_lets_them_go(ranks):
     ranks.meeting.outcome = Outcome(0)
     assert not made[0].elsewhere()
     ranks.meeting.outcome = None
-    ranks.supervisor.fail(AgentError("join", "lost", code=75), cause=Cause.MAIN_LOST)
+    ranks.supervisor.fail(AgentError("join", "lost", code=75), kind=FailureKind.MAIN_LOST)
     assert not made[0].elsewhere()
 
 

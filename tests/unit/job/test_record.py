@@ -1,4 +1,4 @@
-"""What is written down at the end of a job, and what it costs when that can't be done."""
+"""The records written at the end of a job, and the exit code when that fails."""
 
 import json
 import types

@@ -5,7 +5,7 @@ import types
 import pytest
 
 from agent.core.errors import AgentError
-from agent.core.model import Cause, NodeFiles, Outcome
+from agent.core.model import FailureKind, NodeFiles, Outcome
 from agent.job.main_node import MainNode
 from agent.job.states import State
 from agent.job.worker import Worker
@@ -19,7 +19,7 @@ WORKER = NODES | {
 
 
 class Upload:
-    """An upload that succeeds; it notes what is asked of it."""
+    """An upload that succeeds; it records its calls."""
 
     stored_list = "stored"
 
@@ -38,7 +38,7 @@ class Upload:
 
 
 class Meeting:
-    """Both sides of a meeting, as far as the end of a job asks for them."""
+    """Both sides of a meeting, as far as the end of a job needs them."""
 
     joined = True
     announcing = False
@@ -72,7 +72,7 @@ class Meeting:
 
 
 def role(root, kind, env, code=0):
-    """Return a role whose application has ended with `code`, its meeting, and its parts."""
+    """Return a role whose application has exited with `code`, its meeting, and its parts."""
     supervisor, lines = supervise(root, env)
     monitor = types.SimpleNamespace(stopped=False)
     monitor.stop = lambda: setattr(monitor, "stopped", True)
@@ -94,9 +94,9 @@ def role(root, kind, env, code=0):
     return made, made._meeting, parts, supervisor, lines
 
 
-def fails(supervisor, cause, code=75):
+def fails(supervisor, kind, code=75):
     error = AgentError("go on", "it can't", code=code)
-    supervisor.loop.call_at(supervisor.loop.now + 1, lambda: supervisor.fail(error, cause))
+    supervisor.loop.call_at(supervisor.loop.now + 1, lambda: supervisor.fail(error, kind))
 
 
 # -- a worker
@@ -117,7 +117,7 @@ def test_a_worker_that_loses_the_main_node_at_the_end(tmp_path, code, expected):
     """75 after success; its results are on S3."""
     made, meeting, parts, supervisor, _ = role(tmp_path, Worker, WORKER, code)
     meeting.outcome = Outcome(code)
-    fails(supervisor, Cause.MAIN_LOST)
+    fails(supervisor, FailureKind.MAIN_LOST)
     made.finish()
     assert supervisor.verdict.code == expected and parts.upload.calls == ["begin", "finish"]
 
@@ -125,8 +125,8 @@ def test_a_worker_that_loses_the_main_node_at_the_end(tmp_path, code, expected):
 def test_the_first_failure_decides_also_when_the_main_node_is_lost(tmp_path):
     made, meeting, _, supervisor, _ = role(tmp_path, Worker, WORKER)
     meeting.outcome = Outcome(0)
-    supervisor.fail(AgentError("job stopped", "received SIGTERM", code=143), Cause.SIGNAL)
-    fails(supervisor, Cause.MAIN_LOST)
+    supervisor.fail(AgentError("job stopped", "received SIGTERM", code=143), FailureKind.SIGNAL)
+    fails(supervisor, FailureKind.MAIN_LOST)
     made.finish()
     assert supervisor.verdict.code == 143
 
@@ -135,14 +135,14 @@ def test_the_first_failure_decides_also_when_the_main_node_is_lost(tmp_path):
 def test_a_worker_that_was_frozen_while_it_waited_is_75(tmp_path, code):
     made, meeting, _, supervisor, _ = role(tmp_path, Worker, WORKER, code)
     meeting.outcome = Outcome(code)
-    fails(supervisor, Cause.FROZEN)
+    fails(supervisor, FailureKind.FROZEN)
     made.finish()
     assert supervisor.verdict.code == 75
 
 
 def test_a_worker_that_was_declared_lost_uploads_nothing(tmp_path):
     made, meeting, parts, supervisor, _ = role(tmp_path, Worker, WORKER)
-    supervisor.fail(AgentError("frozen", "for 12 s", code=75), Cause.FROZEN)
+    supervisor.fail(AgentError("frozen", "for 12 s", code=75), FailureKind.FROZEN)
     made.finish()
     assert parts.upload.calls == ["skip"] and not meeting.put_files
 
@@ -160,7 +160,7 @@ def test_a_record_that_never_arrives_does_not_hold_a_worker(tmp_path):
     supervisor.fail(AgentError("start sshd", "no", code=71))
     meeting.arrives = False
     meeting.outcome = None
-    fails(supervisor, Cause.MAIN_LOST)
+    fails(supervisor, FailureKind.MAIN_LOST)
     made.finish()
     assert supervisor.loop.now <= 60
 
@@ -189,7 +189,7 @@ def test_a_worker_that_is_lost_in_the_end_is_the_job_s_75(tmp_path):
 
 def test_a_main_node_that_was_frozen_writes_no_record(tmp_path):
     made, meeting, parts, supervisor, _ = role(tmp_path, MainNode, NODES)
-    fails(supervisor, Cause.FROZEN)
+    fails(supervisor, FailureKind.FROZEN)
     made.finish()
     assert parts.upload.calls == ["begin", "finish", "skip"] and not parts.record.written
     assert [name for name, _ in meeting.announced] == ["done"]

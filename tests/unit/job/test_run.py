@@ -28,7 +28,7 @@ class FakeApplication:
     def __init__(self, loop, log, output, **options):
         self.loop, self.output, self.options = loop, output, options
         self.child = self.stopped_for = None
-        self.ended = self.finished = False
+        self.exited = self.finished = False
         self.real_seconds = 0.0
         self.calls = []
         made.append(self)
@@ -41,12 +41,12 @@ class FakeApplication:
         self.loop.call_at(self.loop.now + SECONDS, self.end)
 
     def end(self):
-        self.ended = True
+        self.exited = True
 
     def stop(self, reason, number=signal.SIGTERM, max_grace=math.inf):
         self.stopped_for = self.stopped_for or reason
         self.calls.append(("stop", reason, number, max_grace))
-        self.ended = True
+        self.exited = True
 
     def forward(self, number):
         self.calls.append(("forward", number))

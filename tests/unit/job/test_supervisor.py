@@ -1,4 +1,4 @@
-"""Which failure ends which wait in which state, and what signals and children do."""
+"""Which failure aborts which wait in which state, and what signals and children do."""
 
 import math
 import signal
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from agent.core.deadlines import LOST_GRACE_SECONDS, MAX_GRACE_SECONDS, STOP_SECONDS
 from agent.core.errors import AgentError
-from agent.core.model import Cause, Outcome
+from agent.core.model import FailureKind, Outcome
 from agent.job.states import ABORTS, NEXT, WORKING, State
 from tests.unit.job.parts import events, supervise
 
 LATER = {State.STOPPING, State.UPLOADING, State.COLLECTING, State.RECORDING, State.DONE}
-CUT_OFF = {Cause.MAIN_LOST, Cause.FROZEN}
+CUT_OFF = {FailureKind.MAIN_LOST, FailureKind.FROZEN}
 
 
 def error(code=75, what="go on"):
@@ -31,22 +31,22 @@ def way_to(state):
     return ways[state]
 
 
-def expected(state, cause):
-    """Say by hand what the table says: so a slip in it is seen."""
+def expected(state, kind):
+    """Repeat the table by hand, so that an error in it is found."""
     if state in (State.STAGING, State.JOINING, State.RUNNING):
         return True
-    return state in (State.STOPPING, State.COLLECTING) and cause in CUT_OFF
+    return state in (State.STOPPING, State.COLLECTING) and kind in CUT_OFF
 
 
-@pytest.mark.parametrize("cause", Cause)
+@pytest.mark.parametrize("kind", FailureKind)
 @pytest.mark.parametrize("state", State)
-def test_which_failure_ends_which_wait(tmp_path, state, cause):
+def test_which_failure_ends_which_wait(tmp_path, state, kind):
     supervisor, lines = supervise(tmp_path)
     for one in way_to(state):
         supervisor.enter(one)
     failure = error()
-    supervisor.loop.call_at(3, lambda: supervisor.fail(failure, cause))
-    if expected(state, cause):
+    supervisor.loop.call_at(3, lambda: supervisor.fail(failure, kind))
+    if expected(state, kind):
         with pytest.raises(AgentError) as raised:
             supervisor.wait("it", lambda: supervisor.loop.now >= 5, 60)
         assert raised.value is failure and supervisor.loop.now == 3
@@ -54,7 +54,7 @@ def test_which_failure_ends_which_wait(tmp_path, state, cause):
     else:
         supervisor.loop.call_at(5, lambda: None)
         assert supervisor.wait("it", lambda: supervisor.loop.now >= 5, 60)
-    assert (cause in ABORTS[state]) == expected(state, cause)
+    assert (kind in ABORTS[state]) == expected(state, kind)
     assert (state in WORKING) == (state not in LATER)
 
 
@@ -69,7 +69,7 @@ def test_states_only_go_forward(tmp_path):
     assert all(order.index(a) < order.index(b) for a in State for b in NEXT[a])
 
 
-def test_a_wait_that_times_out_says_who_is_missing(tmp_path):
+def test_a_wait_that_times_out_names_what_is_missing(tmp_path):
     supervisor, lines = supervise(tmp_path)
     assert not supervisor.wait("nodes", lambda: False, 7, lambda: [1, 2])
     assert supervisor.loop.now == 7
@@ -126,7 +126,7 @@ def test_the_platform_s_last_moment_bounds_every_wait(tmp_path):
 
 def test_the_first_failure_stops_the_application_and_others_do_not(tmp_path):
     supervisor, lines = supervise(tmp_path)
-    supervisor.fail(error(75), Cause.PEER)
+    supervisor.fail(error(75), FailureKind.PEER)
     supervisor.fail(error(71))
     assert [grace for _, _, grace in supervisor.workload.stops] == [LOST_GRACE_SECONDS]
     assert [line["level"] for line in lines] == ["error", "warning"]
@@ -140,12 +140,12 @@ def test_a_failure_that_is_not_a_lost_node_leaves_the_whole_grace_period(tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-def test_a_signal_ends_the_job_and_a_second_one_asks_again(tmp_path, number):
+def test_a_signal_stops_the_job_and_a_second_one_is_passed_on(tmp_path, number):
     supervisor, lines = supervise(tmp_path)
     supervisor.loop.on_signal(number)
     assert supervisor.stop_signal == number and supervisor.deadline == STOP_SECONDS
     assert supervisor.verdict.failure.code == 128 + number
-    assert supervisor.failed(Cause.SIGNAL) and supervisor.hurried
+    assert supervisor.failed(FailureKind.SIGNAL) and supervisor.hurried
     supervisor.loop.now = 5.0
     supervisor.loop.on_signal(signal.SIGTERM)
     assert supervisor.deadline == STOP_SECONDS

@@ -1,4 +1,4 @@
-"""What becomes of results that can't be uploaded, and what is tried again."""
+"""Results that can't be uploaded, and what is retried."""
 
 import json
 import os
@@ -89,7 +89,7 @@ def test_a_result_that_is_lost_is_73_unless_something_failed_before(tmp_path, co
     assert "result_not_uploaded" in events(lines, "warning")
 
 
-def test_credentials_that_never_came_are_69(tmp_path):
+def test_credentials_that_never_arrived_are_69(tmp_path):
     """Nothing was refused or half written: the same job may do all of it later."""
     failed = [{"name": "b", "what": CREDENTIALS, "cause": "no", "hint": "", "code": S3_UNREACHABLE}]
     made, supervisor, _, _ = upload(tmp_path, STORED | {"lost": 1, "failed": failed})

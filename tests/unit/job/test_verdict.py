@@ -1,4 +1,4 @@
-"""The first failure decides, whatever comes after it and in whatever order."""
+"""The first failure decides, whatever follows, in any order."""
 
 import pytest
 from hypothesis import given
@@ -60,7 +60,7 @@ def test_only_the_first_failure_is_the_first(errors):
 
 
 def test_a_failure_alone_does_not_change_an_outcome():
-    """A SIGTERM after the application has succeeded: what it computed is uploaded, and is whole."""
+    """A SIGTERM after the application has succeeded: its results are uploaded completely."""
     verdict = Verdict()
     verdict.decide(Outcome(0))
     verdict.fail(error(143))

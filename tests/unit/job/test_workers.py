@@ -1,9 +1,9 @@
-"""What the main node makes of its workers: their copies, their records, their losses."""
+"""How the main node treats its workers: their copies, their records, their losses."""
 
 import pytest
 
 from agent.core.errors import TIME_LIMIT, TRY_AGAIN, AgentError
-from agent.core.model import AGENT, Cause, Outcome
+from agent.core.model import AGENT, FailureKind, Outcome
 from agent.job.states import State
 from agent.job.workers import Workers, judge_records
 from tests.support.fakes import FakeWorkload
@@ -14,7 +14,7 @@ class Meeting:
     """The main node's side of a meeting, as far as its workers are asked for."""
 
     def __init__(self):
-        self.ended, self.records, self.lost = {}, {}, set()
+        self.exited, self.records, self.lost = {}, {}, set()
         self.ending = False
         self.sent = []
         self.silent = set()
@@ -67,22 +67,22 @@ def test_a_stop_is_not_sent_where_nothing_runs(tmp_path, change):
 
 def test_a_copy_that_failed_stops_this_node_s(tmp_path):
     made, _, meeting, run, _ = workers(tmp_path, ARCHITRAVE_LAUNCHER="each")
-    meeting.ended = {1: Outcome(0), 2: Outcome(9)}
+    meeting.exited = {1: Outcome(0), 2: Outcome(9)}
     made.started()
     assert [stop[0].code for stop in run.stops] == [9]
 
 
 def test_with_each_the_first_copy_that_failed_decides(tmp_path):
     made, supervisor, meeting, _, _ = workers(tmp_path, ARCHITRAVE_LAUNCHER="each")
-    supervisor.loop.call_at(2, lambda: meeting.ended.update({2: Outcome(9, cause="it failed")}))
+    supervisor.loop.call_at(2, lambda: meeting.exited.update({2: Outcome(9, cause="it failed")}))
     found = made.outcome_with(Outcome(0))
     assert found.code == 9 and supervisor.loop.now == 2
 
 
 def test_with_each_all_copies_are_waited_for(tmp_path):
     made, supervisor, meeting, _, _ = workers(tmp_path, ARCHITRAVE_LAUNCHER="each")
-    supervisor.loop.call_at(2, lambda: meeting.ended.update({1: Outcome(0)}))
-    supervisor.loop.call_at(7, lambda: meeting.ended.update({2: Outcome(0)}))
+    supervisor.loop.call_at(2, lambda: meeting.exited.update({1: Outcome(0)}))
+    supervisor.loop.call_at(7, lambda: meeting.exited.update({2: Outcome(0)}))
     assert made.outcome_with(Outcome(0)).code == 0 and supervisor.loop.now == 7
 
 
@@ -98,7 +98,7 @@ def test_a_lost_worker_is_the_cause_of_mpirun_s_failure(tmp_path):
     """Mpirun's own code means nothing then: 75, which a retry strategy acts on."""
     made, supervisor, meeting, _, _ = workers(tmp_path)
     meeting.silent = {2}
-    supervisor.loop.call_at(8, lambda: supervisor.fail(error(), Cause.PEER))
+    supervisor.loop.call_at(8, lambda: supervisor.fail(error(), FailureKind.PEER))
     with pytest.raises(AgentError) as raised:
         made.outcome_with(Outcome(1))
     assert raised.value.code == TRY_AGAIN

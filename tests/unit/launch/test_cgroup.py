@@ -1,4 +1,4 @@
-"""What the kernel says of a container, in both of its forms, as files recorded from such machines.
+"""A container's limits and usage, for both cgroup versions, as files recorded on such machines.
 
 The machine that runs the tests has one of the two: there a real container is killed for memory
 (tests/faults/test_application.py). The other form is checked here.
@@ -42,7 +42,7 @@ NAMES_V1 = "9:name=systemd:/docker/job\n4:memory:/docker/job\n2:cpu,cpuacct:/doc
 
 @pytest.fixture
 def kernel(tmp_path, monkeypatch):
-    """Return what puts a tree in the place of /sys/fs/cgroup, and a text in /proc/self/cgroup's."""
+    """Return what replaces /sys/fs/cgroup with a tree, and /proc/self/cgroup with a text."""
 
     def make(files, names):
         for name, content in files.items():

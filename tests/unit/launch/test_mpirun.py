@@ -20,17 +20,17 @@ ACROSS = mpirun.MpiRun(
 
 
 def test_mpirun_on_one_node():
-    words = mpirun.mpirun(BASE, ["/opt/app", "a b"])
+    argv = mpirun.mpirun(BASE, ["/opt/app", "a b"])
     quiet = ["--mca", "ess_base_forward_signals", "none"]
-    assert words == ["mpirun", *quiet, "--host", "localhost:2", "-np", "2", "/opt/app", "a b"]
+    assert argv == ["mpirun", *quiet, "--host", "localhost:2", "-np", "2", "/opt/app", "a b"]
 
 
 def test_mpirun_across_nodes():
     """Root is allowed only as root; ssh has its own configuration; 200 hosts don't stall."""
-    words = mpirun.mpirun(ACROSS, ["/opt/app"])
-    line = " ".join(words)
-    assert "--allow-run-as-root" in words and words[-1] == "/opt/app"
-    assert "/usr/bin/ssh -F /c" in words
+    argv = mpirun.mpirun(ACROSS, ["/opt/app"])
+    line = " ".join(argv)
+    assert "--allow-run-as-root" in argv and argv[-1] == "/opt/app"
+    assert "/usr/bin/ssh -F /c" in argv
     assert "plm_rsh_no_tree_spawn 1" in line and "plm_rsh_num_concurrent 200" in line
     assert "orte_leave_session_attached 1" in line
     assert "btl_tcp_if_include eth0" in line and "oob_tcp_if_include eth0" in line

@@ -68,7 +68,7 @@ def counted(path, size):
 
 
 def run_sampled(script, every=0.05):
-    """Return the sampler that has watched a shell script to its end."""
+    """Return the sampler that has watched a shell script until its exit."""
     others = {process.pid for process in psutil.Process().children(recursive=True)}
     sampler = Sampler(others, time.monotonic())
     with subprocess.Popen(["sh", "-c", script]) as process:
@@ -79,7 +79,7 @@ def run_sampled(script, every=0.05):
 
 
 def test_disk_is_counted_once(tmp_path):
-    """What an ended process has written is its parent's too by the kernel: it counts once."""
+    """What an exited process has written is its parent's too by the kernel: it counts once."""
     size = 8 << 20
     one = counted(tmp_path / "alone", size)
     if not one:
@@ -91,7 +91,7 @@ def test_disk_is_counted_once(tmp_path):
     assert 1.9 * one <= sampler.peaks()["written_bytes"] < 2.5 * one
 
 
-class Told:
+class Counted:
     """A process as psutil shows it, of which only the disk is of interest."""
 
     def __init__(self, pid, parent, written):
@@ -122,10 +122,10 @@ def test_a_child_that_ends_while_its_parent_is_read(monkeypatch):
     """The sample that finds it nowhere is short; what it has written counts once in the end."""
     samples = iter(
         [
-            [Told(2, 1, 100), Told(3, 2, 8000)],
-            [Told(2, 1, 100)],  # read before it waited for the child
-            [Told(2, 1, 8300)],
-            [Told(2, 1, 8400)],
+            [Counted(2, 1, 100), Counted(3, 2, 8000)],
+            [Counted(2, 1, 100)],  # read before it waited for the child
+            [Counted(2, 1, 8300)],
+            [Counted(2, 1, 8400)],
         ]
     )
     sampler = Sampler(set(), 0.0)

@@ -1,4 +1,4 @@
-"""The roll of the workers."""
+"""The roster of the workers."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_refused(name, content):
 @given(st.text(max_size=20), st.binary(max_size=200))
 @pytest.mark.cell("chance.parsers", "security.readiness")
 def test_any_bytes(name, content):
-    """Whatever a stranger writes, it is refused and nothing else happens."""
+    """Anything that a stranger writes is refused, and nothing else happens."""
     with pytest.raises(Refused):
         parse(name, content, TOPOLOGY)
 
@@ -69,13 +69,13 @@ def test_index_of():
 
 
 class Meeting(RuleBasedStateMachine):
-    """Joins, duplicates, strangers, beats, losses and partings, in any order, by a given clock."""
+    """Joins, duplicates, strangers, heartbeats, losses, records, in any order, on a given clock."""
 
     def __init__(self):
         super().__init__()
         self.now = 0.0
         self.roster = Roster(TOPOLOGY, silence=10)
-        self.heard = {}
+        self.seen_at = {}
         self.joined = {}
 
     @rule(index=st.sampled_from([0, 2, 3]))
@@ -84,7 +84,7 @@ class Meeting(RuleBasedStateMachine):
         node = self.roster.offer(f"{index}.json", file, self.now)
         assert (node is None) == (index in self.joined)
         self.joined.setdefault(index, f"10.0.0.{index + 1}")
-        self.heard[index] = self.now
+        self.seen_at[index] = self.now
 
     @rule(index=st.sampled_from([0, 2, 3]), host=st.integers(100, 200))
     def a_second_one_comes(self, index, host):
@@ -102,7 +102,7 @@ class Meeting(RuleBasedStateMachine):
     @rule(index=st.sampled_from([0, 2, 3]))
     def parts(self, index):
         self.roster.leave(index)
-        self.heard.pop(index, None)
+        self.seen_at.pop(index, None)
 
     @rule(seconds=st.floats(0, 15))
     def time_passes(self, seconds):
@@ -112,7 +112,7 @@ class Meeting(RuleBasedStateMachine):
     def the_roll_is_right(self):
         assert self.roster.missing == [i for i in (0, 2, 3) if i not in self.joined]
         assert {i: n.address for i, n in self.roster.nodes.items()} == self.joined
-        silent = [i for i, heard in sorted(self.heard.items()) if self.now - heard > 10]
+        silent = [i for i, seen_at in sorted(self.seen_at.items()) if self.now - seen_at > 10]
         assert self.roster.silent(self.now) == silent
 
 

@@ -1,4 +1,4 @@
-"""The report of a run: the page, the text, the comparison, what it advises."""
+"""The report of a run: the page, the text, the comparison, the advice."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from agent.report.reader import outcome, read
 from agent.report.schema import SCHEMA
 from tests.support.records import record
 
-FAILED = Outcome(3, cause="the application ended with 3", hint="see time.log")
+FAILED = Outcome(3, cause="application exited with 3", hint="see time.log")
 HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\x07\ud800"
 
 
@@ -28,7 +28,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.open, self.words = [], [], []
+        self.tags, self.open, self.texts = [], [], []
         self.feed(text)
         self.close()
 
@@ -45,11 +45,11 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attributes)))
 
     def handle_data(self, data):
-        self.words.append(data)
+        self.texts.append(data)
 
     @property
     def text(self):
-        return " ".join(" ".join(self.words).split())
+        return " ".join(" ".join(self.texts).split())
 
     def count(self, tag):
         return sum(name == tag for name, _ in self.tags)
@@ -60,7 +60,7 @@ def html(run):
 
 
 def check_self_contained(text):
-    """Fail if anything of a page is a script or lies elsewhere."""
+    """Fail if anything of a page is a script or an external resource."""
     seen = Page(text)
     assert seen.open == []
     assert not seen.count("script") and not seen.count("link") and not seen.count("img")
@@ -75,19 +75,19 @@ def check_self_contained(text):
 
 
 @pytest.mark.parametrize("nodes", [1, 3, 9, 256])
-@pytest.mark.parametrize("ended", [Outcome(0), FAILED], ids=["good", "failed"])
-def test_page_is_self_contained(nodes, ended):
+@pytest.mark.parametrize("outcome_", [Outcome(0), FAILED], ids=["good", "failed"])
+def test_page_is_self_contained(nodes, outcome_):
     """No script, no font, no picture, no address: it works from a file, for any number of nodes."""
-    check_self_contained(html(record(nodes, outcome=ended, last_lines=["the end"])))
+    check_self_contained(html(record(nodes, outcome=outcome_, last_lines=["the end"])))
 
 
-def test_page_says_what_people_ask():
+def test_page_has_everything_about_the_run():
     """The outcome first, then cause and the log's tail, phases, command, files with their sizes."""
     run = record(3, outcome=FAILED, last_lines=["step 1", "no convergence"])
     seen = Page(html(run)).text
-    assert "The job failed after" in seen and "on 3 nodes" in seen and "exit code 3" in seen
-    for words in ("the application ended with 3", "see time.log", "no convergence"):
-        assert words in seen
+    assert outcome(read(run)) in seen
+    for text in (FAILED.cause, FAILED.hint, "no convergence"):
+        assert text in seen
     assert "/opt/app --input 'data set.txt'" in seen
     assert "node-2/rank-2.dat 4.77 MiB" in seen
     for phase in ("fetch", "unpack", "join", "run", "release", "upload"):
@@ -101,20 +101,20 @@ def test_every_node_has_its_line_and_every_limit():
     drawn = {chart.title: chart for chart in charts.curves(run)}
     assert len(drawn) == 6
     memory = drawn["Memory, GiB"]
-    words = [text for _, text in memory.legend]
-    assert words[:4] == ["main", "worker 1", "worker 2", "limit: 16 GiB"]
-    assert words[4].startswith("peak: 6.95 GiB of 16 GiB (worker 2, at ")
+    *nodes, limit, peak = [text for _, text in memory.legend]
+    assert nodes == ["main", "worker 1", "worker 2"] and "16 GiB" in limit
+    assert all(value in peak for value in ("6.95 GiB", "16 GiB", "worker 2")), peak
     for style, _ in memory.legend:
         assert f'class="series {style}"' in memory.svg
-    assert "limit: 4" in [text for _, text in drawn["Processors in use"].legend]
+    assert any(re.search(r"\b4$", text) for _, text in drawn["Processors in use"].legend)
 
 
 def test_many_nodes_are_a_band_with_the_extremes_named():
     run = read(record(40))
     busy = charts.curves(run)[0]
-    words = [text for _, text in busy.legend]
-    assert words[:2] == ["80 % of 40 nodes", "median node"]
-    assert words[3].startswith("worker 1: the lowest, 1.")
+    band, _, _, lowest, *_ = [text for _, text in busy.legend]
+    assert re.findall(r"\d+", band) == ["80", "40"]
+    assert re.search(r"worker 1\b.* 1\.\d", lowest)
     assert busy.svg.count("<path") < 30
 
 
@@ -138,11 +138,11 @@ def test_hundreds_of_nodes_stay_small():
     assert len(text.encode()) < 1_000_000
     seen = Page(text)
     assert "All 256 nodes" in seen.text and seen.count("details") >= 2
-    assert "worker 128 12.0 s" in seen.text  # it came late
+    assert "worker 128 12.0 s" in seen.text  # it started late
 
 
 def test_hostile_text_is_only_text():
-    """Whatever a command, a file's name or a line of output says, the page shows it."""
+    """Whatever a command, a file's name or a line of output contains, the page shows it as text."""
     ended = Outcome(1, AGENT, cause=HOSTILE, hint=HOSTILE)
     lines = [HOSTILE, "</pre></style>"]
     run = record(3, command=["/bin/echo", HOSTILE], outcome=ended, last_lines=lines)
@@ -161,7 +161,7 @@ def test_hostile_text_is_only_text():
 @pytest.mark.parametrize("nodes", [1, 3, 256])
 @pytest.mark.parametrize("long", [False, True])
 def test_text_fits_a_terminal(nodes, long):
-    """At most 80 columns, however long names are, and the same words as on the page."""
+    """At most 80 columns, however long names are, and the same text as on the page."""
     run = record(nodes, outcome=FAILED, last_lines=["x" * 500, "a\tb"])
     if long:
         run["command"] = ["/opt/" + "y" * 300, "ein langes Wort " * 20]
@@ -169,7 +169,7 @@ def test_text_fits_a_terminal(nodes, long):
         run["nodes"][0]["files"][0] |= {"name": "f" * 300, "size": 10**13}
     made = report_text.text(read(run))
     assert max(map(len, made.splitlines())) <= 80
-    assert "The job failed after" in made and "main " in made and "What would help" in made
+    assert " ".join(outcome(read(run)).split()) in " ".join(made.split()) and "main " in made
     both = report_text.comparison(read(run), read(record(2)))
     assert max(map(len, both.splitlines())) <= 80
 
@@ -179,7 +179,7 @@ def test_command_is_exact():
     run = record(1, command=["/bin/sh", "-c", "echo 'a   b'\necho c"])
     exact = """/bin/sh -c 'echo '"'"'a   b'"'"'\necho c'"""
     assert read(run).command == exact
-    assert exact in "".join(Page(html(run)).words)
+    assert exact in "".join(Page(html(run)).texts)
     assert exact.replace("\n", "\n  ") in report_text.text(read(run))
 
 
@@ -243,14 +243,15 @@ def test_what_is_no_record_is_refused(wrong):
 
 def test_outcome_in_one_sentence():
     cases = {
-        "The job succeeded after": Outcome(0),
-        "its memory ran out": Outcome(137, signal=9, out_of_memory=True),
+        "memory": Outcome(137, signal=9, out_of_memory=True),
         "signal 11": Outcome(139, signal=11),
         "cannot fetch it": Outcome(69, AGENT, cause="cannot fetch it"),
     }
-    for words, ended in cases.items():
+    for named, ended in cases.items():
         sentence = outcome(read(record(2, outcome=ended)))
-        assert words in sentence and sentence.count("\n") == 0 and sentence.endswith(".")
+        assert named in sentence and str(ended.code) in sentence
+        assert sentence.count("\n") == 0 and sentence.endswith(".")
+    assert not any(named in outcome(read(record(2, outcome=Outcome(0)))) for named in cases)
 
 
 def slow(phase):
@@ -267,24 +268,27 @@ def slow(phase):
 
 
 @pytest.mark.parametrize(
-    ("phase", "words"),
+    ("phase", "pattern"),
     [
-        ("fetch", r"Fetch took 8 min \d+ s, \d+ % .*: 300 MiB came at \d+ KiB/s on .* region"),
-        ("unpack", r"Unpack took 8 min .*: 300 MiB of archives .* on (main|worker \d).* -mx1"),
-        ("join", r"Join took 8 min .*: worker 1 .* look at its log"),
-        ("run", r"The application \(run\) took 9 min 20 s.* uneven.* 34 % on worker 1"),
-        ("release", r"Release took 8 min .*: .* (main|worker \d) was last"),
-        ("upload", r"Upload took 8 min .*: 4.77 MiB went up .* the largest is node-2/rank-2.dat"),
+        ("fetch", r"Fetch\b.* 8 min \d+ s, \d+ % .*\b300 MiB .*\d+ KiB/s .*\b(main|worker \d)\b"),
+        ("unpack", r"Unpack\b.* 8 min .*\b300 MiB .*\b(main|worker \d)\b.*-mx1\b"),
+        ("join", r"Join\b.* 8 min .*\bworker 1\b"),
+        ("run", r"\(run\).* 9 min 20 s.* 34 % on worker 1"),
+        ("release", r"Release\b.* 8 min .*\b(main|worker \d)\b"),
+        (
+            "upload",
+            r"Upload\b.* 8 min .*\b4.77 MiB .*ARCHITRAVE_OUTPUT_EXCLUDE.* node-2/rank-2.dat\b",
+        ),
     ],
 )
-def test_advice_for_each_phase(phase, words):
+def test_advice_for_each_phase(phase, pattern):
     """The slowest phase with its figures, and what would help with that one."""
-    said = slow(phase).replace("(-mx1)", "-mx1")
-    assert re.search(words, said), said
+    found = slow(phase)
+    assert re.search(pattern, found), found
 
 
 def test_late_node_is_named():
-    """When all waited for a node that began late, it is named, with how late it was."""
+    """When all waited for a node that started late, it is named, with how late it was."""
     run = record(3)
     for node in run["nodes"]:
         for one in node["phases"]:
@@ -298,17 +302,15 @@ def test_late_node_is_named():
                 one["start"] += 300
                 one["end"] += 300
         node["written"] += 300
-    said = advice(read(run))[0]
-    assert re.search(
-        r"Join took 5 min .*: worker 1 began 5 min \d+ s after main; a smaller", said
-    ), said
+    found = advice(read(run))[0]
+    assert re.search(r"Join\b.* 5 min .*\bworker 1\b.* 5 min \d+ s .*\bmain\b", found), found
 
 
 @pytest.mark.parametrize(
-    ("busy", "memory", "words"),
-    [(0.2, 2, "fewer or smaller nodes"), (3.9, 2, "more processors"), (3.9, 15, "more of it")],
+    ("busy", "memory", "named"),
+    [(0.2, 2, "fewer"), (3.9, 2, "more"), (3.9, 15, "16 GiB")],
 )
-def test_advice_on_the_run(busy, memory, words):
+def test_advice_on_the_run(busy, memory, named):
     """Idle processors, busy ones, memory near its limit: each has its own advice."""
     run = record(2)
     for node in run["nodes"]:
@@ -317,12 +319,12 @@ def test_advice_on_the_run(busy, memory, words):
             0
         ] * 60
         node["peaks"]["resident_bytes"] = memory << 30
-    said = advice(read(run))[0]
-    assert words in said and re.search(r"\d+ %", said)
+    found = advice(read(run))[0]
+    assert named in found and re.search(r"\d+ %", found)
 
 
 def strict(schema):
-    """Return the schema with no room for fields that it doesn't describe."""
+    """Return the schema without any fields that it doesn't describe."""
     schema = copy.deepcopy(schema)
 
     def close(one):

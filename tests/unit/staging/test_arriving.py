@@ -15,8 +15,8 @@ def test_what_is_there_has_no_gap(order):
     arriving = _Arriving()
     for count, part in enumerate(order, 1):
         arriving.add(10 * part, 10 * part + 10)
-        came = set(order[:count])
-        whole = next((n for n in range(8) if n not in came), 8)
+        arrived = set(order[:count])
+        whole = next((n for n in range(8) if n not in arrived), 8)
         arriving.wait(10 * whole)
         assert arriving._there == 10 * whole
 
@@ -49,7 +49,7 @@ def test_digests_follow_what_arrives(tmp_path):
                     file.seek(start)
                     file.write(content[start:end])
                     arriving.add(start, end)
-                # The next ones come when the reader wants what is not there.
+                # The next ones arrive when the reader needs what is missing.
                 asked.acquire(timeout=10)
 
     def wait(end):

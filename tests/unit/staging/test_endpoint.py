@@ -1,4 +1,4 @@
-"""Which settings are plain enough to ask S3 without botocore."""
+"""Which settings are plain enough to use S3 without botocore."""
 
 import json
 from datetime import UTC, datetime, timedelta

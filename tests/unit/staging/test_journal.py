@@ -1,4 +1,4 @@
-"""What of private.7z goes into /opt, and what of it is taken out again at the end."""
+"""Which files of private.7z are moved into /opt, and which are removed at the end."""
 
 import errno
 import os
@@ -52,7 +52,7 @@ def test_what_was_unpacked_is_removed_and_nothing_else(node):
 @pytest.mark.cell("archives.name-taken")
 @pytest.mark.parametrize("name", ["app", "tool/x", "tool/"])
 def test_a_name_that_is_taken(node, name):
-    """A file for a directory's place, or a directory for a file's: the image stays as it was."""
+    """A file that replaces a directory, or a directory a file: the image stays as it was."""
     opt, fresh, directory = node
     before = tree(opt)
     (fresh / name).parent.mkdir(exist_ok=True)
@@ -68,7 +68,7 @@ def test_a_name_that_is_taken(node, name):
     assert tree(opt) == before
 
 
-def test_a_directory_that_came_in_place_of_a_file(node):
+def test_a_directory_that_replaced_a_file(node):
     """What the job has put where a file of ours was isn't removed with all that is in it."""
     opt, fresh, directory = node
     (fresh / "data").write_text("private")

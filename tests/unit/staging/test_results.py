@@ -1,4 +1,4 @@
-"""What of a directory is a result."""
+"""Which files of a directory are results."""
 
 import os
 from functools import partial

@@ -13,7 +13,7 @@ from tests.support.basics import REPOSITORY
 
 
 def every(parser):
-    """Yield a parser and those of its commands, each with its words."""
+    """Yield a parser and those of its commands, each with its name."""
     yield parser.prog.split(), parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -21,7 +21,7 @@ def every(parser):
                 yield from every(one)
 
 
-EVERY = {" ".join(words): parser for words, parser in every(parser.parser())}
+EVERY = {" ".join(names): parser for names, parser in every(parser.parser())}
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -62,7 +62,7 @@ def test_bash_completes(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "hint"),
+    ("arguments", "hint"),
     [
         (["local"], "architrave local --help"),
         (["local", "walk"], "architrave local --help"),
@@ -70,9 +70,9 @@ def test_bash_completes(capsys, tmp_path):
         (["report", "a", "b", "c"], "architrave report --help"),
     ],
 )
-def test_what_cannot_be_read_is_64(words, hint):
+def test_what_cannot_be_read_is_64(arguments, hint):
     with pytest.raises(AgentError) as caught:
-        parser.main(words)
+        parser.main(arguments)
     assert (caught.value.code, caught.value.hint) == (64, hint)
 
 
@@ -88,11 +88,11 @@ def test_what_cannot_be_read_is_64(words, hint):
     ],
 )
 def test_a_bucket_that_the_local_cluster_lacks_is_refused(env, code, tmp_path):
-    """A place on S3 that no node could reach is 64 before anything starts; others go on."""
+    """A destination on S3 that no node could reach is 64 before anything starts; others go on."""
     (tmp_path / "another job's").touch()  # 73: as far as a job of this test comes
-    words = [word for name, value in env.items() for word in ("-e", f"{name}={value}")]
+    arguments = [argument for name, value in env.items() for argument in ("-e", f"{name}={value}")]
     with pytest.raises(AgentError) as caught:
-        parser.main(["local", "run", "--no-docker", "--results", str(tmp_path), *words])
+        parser.main(["local", "run", "--no-docker", "--results", str(tmp_path), *arguments])
     assert caught.value.code == code
     assert code == 73 or "--private and --deps" in caught.value.hint
 
@@ -105,18 +105,18 @@ def test_compose_wants_the_files_that_it_names():
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said", "hint"),
+    ("arguments", "code", "named", "hint"),
     [
         (["no-such-command-at-all"], 127, "no-such-command-at-all", "architrave --help"),
-        (["explain", "--json"], 64, "no arguments", "architrave explain"),
-        (["report", "a", "b", "c"], 64, "unexpected argument 'c'", "report --help"),
+        (["explain", "--json"], 64, "explain", "architrave explain"),
+        (["report", "a", "b", "c"], 64, "'c'", "report --help"),
         (["report", __file__], 65, "test_commands.py", "run.json"),
     ],
 )
-def test_a_slip_of_the_pen_is_answered_by_what_was_meant(words, code, said, hint):
+def test_a_typing_error_is_answered_by_the_nearest_name(arguments, code, named, hint):
     """What is mistyped is named, and the hint is about the command that was meant."""
     done = subprocess.run(
-        [sys.executable, "-m", "agent", *words],
+        [sys.executable, "-m", "agent", *arguments],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -124,4 +124,4 @@ def test_a_slip_of_the_pen_is_answered_by_what_was_meant(words, code, said, hint
     )
     assert done.returncode == code
     first, second = done.stderr.splitlines()[:2]
-    assert said in first and hint in second and "APP_PARAMS" not in second
+    assert named in first and hint in second and "APP_PARAMS" not in second

@@ -1,4 +1,4 @@
-"""The commands on the pages are understood, and their links lead somewhere."""
+"""The commands on the pages can be parsed, and their links have targets."""
 
 import ast
 import configparser
@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from agent.core.errors import AgentError
-from agent.core.model import PHASES, Cause
+from agent.core.model import PHASES, FailureKind
 from agent.job.states import ABORTS, NEXT, State
 from agent.tools.commands import parser
 from tests.support.basics import REPOSITORY
@@ -27,33 +27,33 @@ FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
 def typed(text):
-    """Yield the words of each command of ours that a page shows, as a shell reads them."""
+    """Yield the arguments of each of our commands on a page, as a shell splits them."""
     for block in BLOCK.findall(text):
         for line in block.replace("\\\n", " ").splitlines():
             if line.strip().startswith("architrave "):
-                words = shlex.split(line, comments=True)[1:]
-                yield [word for word in words if not word.startswith(">")]
+                arguments = shlex.split(line, comments=True)[1:]
+                yield [one for one in arguments if not one.startswith(">")]
 
 
 def anchors(text):
-    """Return the names by which GitHub's pages, and MyST's, call the headings of a page."""
+    """Return the anchors of a page's headings, on GitHub and with MyST."""
     headings = re.findall(r"^#+ (.*)$", FENCED.sub("", text), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-def test_every_command_on_a_page_is_understood(page):
-    for words in typed((REPOSITORY / page).read_text()):
+def test_every_command_on_a_page_can_be_parsed(page):
+    for arguments in typed((REPOSITORY / page).read_text()):
         try:
-            parser.parser().parse_args(words)
+            parser.parser().parse_args(arguments)
         except SystemExit as end:  # --help and --version
             assert end.code == 0
         except AgentError as error:
-            pytest.fail(f"{shlex.join(words)}: {error}")
+            pytest.fail(f"{shlex.join(arguments)}: {error}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-def test_every_link_between_files_leads_somewhere(page):
+def test_every_link_between_files_has_a_target(page):
     for name, fragment in LINK.findall((REPOSITORY / page).read_text()):
         there = (REPOSITORY / page).parent / name if name else REPOSITORY / page
         assert there.exists(), name
@@ -62,8 +62,8 @@ def test_every_link_between_files_leads_somewhere(page):
 
 
 def test_commands_are_found_on_the_pages():
-    shown = [words for page in PAGES for words in typed((REPOSITORY / page).read_text())]
-    assert {words[0] for words in shown} >= {"pack", "local", "report", "generate"}
+    shown = [arguments for page in PAGES for arguments in typed((REPOSITORY / page).read_text())]
+    assert {arguments[0] for arguments in shown} >= {"pack", "local", "report", "generate"}
 
 
 def test_each_page_that_is_made_of_the_code_has_its_maker():
@@ -71,7 +71,7 @@ def test_each_page_that_is_made_of_the_code_has_its_maker():
     source = ast.parse((REPOSITORY / "docs/extensions/reference.py").read_text())
     makers = {node.name for node in source.body if isinstance(node, ast.FunctionDef)}
     texts = [(REPOSITORY / page).read_text() for page in PAGES]
-    marks = {mark for text in texts for mark in re.findall(r"<!-- made of the code: (\w+)", text)}
+    marks = {mark for text in texts for mark in re.findall(r"<!-- made from the code: (\w+)", text)}
     assert marks <= makers and marks >= {"command_line", "environment", "events", "run_json"}
 
 
@@ -86,7 +86,7 @@ def test_the_diagram_has_the_phases_of_both_kinds_of_node():
 
 
 def test_the_plan_shows_the_layers_and_names_every_module():
-    """The picture of the packages is what import-linter holds; the table has each module."""
+    """The picture of the packages is what import-linter checks; the table has each module."""
     plan = (REPOSITORY / "docs/explanation/architecture.md").read_text()
     section = plan.partition("## Packages")[2].partition("\n## ")[0]
     picture = section.split("```")[1].split("\n")
@@ -125,8 +125,8 @@ def test_the_pictures_of_a_node_s_states_are_those_of_the_code():
         for line in section.splitlines()
         if line.startswith("|")
     ]
-    assert head == ["state", *(cause.value for cause in Cause)]
+    assert head == ["state", *(kind.value for kind in FailureKind)]
     assert rows == [
-        [state.value, *("yes" if cause in ABORTS[state] else "" for cause in Cause)]
+        [state.value, *("yes" if kind in ABORTS[state] else "" for kind in FailureKind)]
         for state in State
     ]

@@ -1,4 +1,4 @@
-"""A job definition of `generate` is taken by AWS Batch and by the job, and does what it says."""
+"""A job definition of `generate` is accepted by AWS Batch and by the job, and takes effect."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def check_by_botocore(made):
     shape = model.operation_model("RegisterJobDefinition").input_shape
     report = ParamValidator().validate(made, shape)
     assert not report.has_errors(), report.generate_report()
-    # The validator looks at types and names of fields, not at an enumeration's words.
+    # The validator looks at types and names of fields, not at an enumeration's values.
     actions = model.shape_for("RetryAction").enum
     rules = made["retryStrategy"]["evaluateOnExit"]
     assert {rule["action"].upper() for rule in rules} <= {one.upper() for one in actions}
@@ -170,7 +170,7 @@ def test_the_job_reads_what_was_asked(nodes, index):
 
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_the_program_s_limit_comes_before_aws_batch_s(nodes):
-    """What is around the program fits between both; the least timeout is named and is the least."""
+    """Staging and upload fit between both limits; the timeout that a hint names is the minimum."""
     env = {"ARCHITRAVE_GRACE_SECONDS": "7", "ARCHITRAVE_JOIN_TIMEOUT_SECONDS": "90"}
 
     def limit(timeout, **more):
@@ -184,11 +184,11 @@ def test_the_program_s_limit_comes_before_aws_batch_s(nodes):
     with pytest.raises(AgentError) as caught:
         limit(60)
     assert caught.value.code == 64
-    least = int(re.search(r"\d+", caught.value.hint)[0])
-    assert limit(least) >= 1
+    minimum = int(re.search(r"\d+", caught.value.hint)[0])
+    assert limit(minimum) >= 1
     with pytest.raises(AgentError):
-        limit(least - 1)
-    # A limit of the user's own stays, and is refused where it has no room.
+        limit(minimum - 1)
+    # A limit of the user's own stays, and is refused where it doesn't fit.
     assert limit(2000, ARCHITRAVE_TIMEOUT_SECONDS="12.5") == 12.5
     with pytest.raises(AgentError) as caught:
         limit(2000, ARCHITRAVE_TIMEOUT_SECONDS="1999")
@@ -308,19 +308,19 @@ def test_a_secret_is_an_arn(text):
 
 
 def test_every_option_of_the_command_line_arrives(capsys):
-    words = (
+    arguments = (
         "generate job-definition --image registry.example/app:1 --name my-job_1 --vcpus 4"
         " --memory 8192 --timeout 3600 --attempts 10 -e S3_BUCKET=s3://b/p -e APP_BIN=/opt/app"
         f" --secret PRIVATE_PASSWD={SECRET} --job-role {FULL.job_role}"
         f" --execution-role {FULL.execution_role} --log-group /my/jobs --shared-memory 512"
         " --ulimit nofile=1024:65536 --ulimit memlock=-1 --exec"
     ).split()
-    assert parser.main([*words, "-e", "APP_PARAMS=-n 'a  b'"]) == 0
+    assert parser.main([*arguments, "-e", "APP_PARAMS=-n 'a  b'"]) == 0
     assert json.loads(capsys.readouterr().out) == job_definition.job_definition(FULL)
 
 
 def test_a_file_that_cannot_be_written_is_73(tmp_path):
-    words = ["generate", "iam-policy", "-e", "S3_BUCKET=b", "--to", str(tmp_path)]
+    arguments = ["generate", "iam-policy", "-e", "S3_BUCKET=b", "--to", str(tmp_path)]
     with pytest.raises(AgentError) as caught:
-        parser.main(words)
+        parser.main(arguments)
     assert caught.value.code == 73

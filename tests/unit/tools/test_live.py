@@ -1,7 +1,8 @@
-"""The live view: what is drawn of many nodes, and whose lines they are."""
+"""The live view: which nodes are drawn, and the origin of lines."""
 
 import io
 import json
+import re
 
 import pytest
 from rich.console import Console
@@ -36,7 +37,8 @@ def drawn(tmp_path):
 
 def test_few_nodes_are_all_there(drawn):
     text = drawn(["run", "join"])[2]()
-    assert "main" in text and "worker 1" in text and "more" not in text
+    assert "main" in text and "worker 1" in text
+    assert not re.search(r"\d+ (run|join)", text)
 
 
 def test_of_many_nodes_those_that_others_wait_for(drawn):
@@ -46,7 +48,7 @@ def test_of_many_nodes_those_that_others_wait_for(drawn):
     states[60].code = 75
     text = draw()
     assert "worker 40" in text and "worker 50" in text and "worker 60" in text
-    assert "44 more" in text and "44 run" in text
+    assert len(re.findall(r"\b44\b", text)) == 2 and "44 run" in text
     assert len(text.splitlines()) < 30
 
 
@@ -61,4 +63,4 @@ def test_lines_are_marked_by_node(drawn):
 def test_a_progress_is_shown(drawn):
     _, states, draw = drawn(["fetch"])
     states[0].take(json.loads('{"event": "progress", "what": "private.7z", "percent": 40}'))
-    assert "private.7z 40 %" in draw()
+    assert re.search(r"private\.7z 40\b", draw())

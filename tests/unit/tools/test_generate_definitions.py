@@ -208,7 +208,7 @@ LAMBDA_CHANGES = {
 
 @pytest.mark.parametrize(("file", "changes"), [("batch.yaml", {}), ("lambda.yaml", LAMBDA_CHANGES)])
 def test_scar_s_file_is_the_example_that_scar_reads(file, changes):
-    """tests/scar lets SCAR read the examples: what is the same is read the same."""
+    """tests/scar lets SCAR read the examples: what is equal is read alike."""
     example = yaml.safe_load((REPOSITORY / "examples/scar" / file).read_text())
     assert scar.scar(scar_wanted(**changes)) == example
 
@@ -246,8 +246,8 @@ def test_scar_s_variables_are_read_as_the_job_reads_them():
 
 
 def test_the_policies_of_the_command_line(capsys, tmp_path):
-    words = ["generate", "iam-policy", "-e", "S3_BUCKET=s3://b/p", "--list-bucket", "--exec"]
-    assert parser.main([*words, "--to", str(tmp_path / "policy.json")]) == 0
+    arguments = ["generate", "iam-policy", "-e", "S3_BUCKET=s3://b/p", "--list-bucket", "--exec"]
+    assert parser.main([*arguments, "--to", str(tmp_path / "policy.json")]) == 0
     assert capsys.readouterr().out == ""
     made = json.loads((tmp_path / "policy.json").read_text())
     assert made == policy(listing=True, execute_command=True)
@@ -265,9 +265,9 @@ def test_a_policy_needs_a_bucket_by_name():
 
 
 def test_yaml_is_read_again_as_it_was_made(capsys):
-    words = ["--image", "example/architrave", "--bucket", "scar-architrave", "--nodes", "3"]
+    arguments = ["--image", "example/architrave", "--bucket", "scar-architrave", "--nodes", "3"]
     script = ["--script", "../../docker/opt/run_batch.sh"]
-    assert parser.main(["generate", "scar", "batch", *words, *script]) == 0
+    assert parser.main(["generate", "scar", "batch", *arguments, *script]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == scar.scar(scar_wanted())
     assert parser.main(["generate", "compose", "--nodes", "2", "--subnet", "10.1.2"]) == 0
     read = yaml.safe_load(capsys.readouterr().out)
