@@ -38,6 +38,8 @@ EVENTS: dict[str, str] = {
     # The application.
     "application_starting": "application starting, launcher {launcher}",
     "mpi_not_used": "{program} does not use MPI, and mpirun starts one copy for each slot",
+    "shell_syntax_literal": "no shell interprets APP_PARAMS: {arguments} are passed as they are",
+    "arguments_not_found": "{arguments} are not in {directory}, the working directory",
     "application_stopping": "application stopping: {cause}",
     "application_killed": "sending SIGKILL to {processes}",
     "application_exited": "application exited with {code}",
@@ -77,6 +79,8 @@ EVENTS: dict[str, str] = {
     # Results.
     "workdir_not_uploaded": "{count} files in {directory} are not uploaded",
     "links_not_followed": "{count} links to directories are not followed",
+    "core_dumps_not_uploaded": "{count} core dumps are not uploaded",
+    "exclude_unmatched": "ARCHITRAVE_OUTPUT_EXCLUDE: {patterns} match no file on this node",
     "file_vanished": "{file} vanished before its upload",
     "file_not_final": "{file} kept changing while it was uploaded",
     "result_not_uploaded": "cannot {what}: {cause}",

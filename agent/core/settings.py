@@ -7,7 +7,7 @@ import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from agent.core import event_variables
+from agent.core import event_variables, topology
 from agent.core import variables as v
 from agent.core.environ import exit_code_file, runtime_dir
 from agent.core.errors import BAD_SETTINGS, NO_PERMISSION, USAGE, AgentError, bad
@@ -37,12 +37,23 @@ class Network:
 
 @dataclass(frozen=True)
 class Launch:
-    """How the application is started. No `workdir`: in the directory that the agent was given."""
+    """How the application is started. No `workdir`: in the directory that the agent was given.
+
+    `stdin` is a file, relative to the working directory, empty for none; of a resource limit
+    `ulimits` has the name and the soft and hard value, -1 for unlimited.
+    """
 
     launcher: str
     mpirun_args: tuple[str, ...]
     slots: int | str
     workdir: str
+    stdin: str
+    ulimits: tuple[tuple[str, int, int], ...]
+
+    @property
+    def keeps_cores(self) -> bool:
+        """Return whether core dumps are asked for, by their limit."""
+        return any(name == "core" and soft for name, soft, _ in self.ulimits)
 
 
 @dataclass(frozen=True)
@@ -127,12 +138,13 @@ def read(env: Mapping[str, str]) -> Settings:
     usual = _below(root, "/tmp" if mode == LAMBDA else "/tmp/output")
     # The application may be started in another directory than the agent.
     output_dir = os.path.abspath(v.TMP_OUTPUT_DIR.read(env) or usual)
+    workdir = _workdir(env, mode, output_dir)
     staging = {v.S3_BUCKET.name, v.DEPS.name, v.PRIVATE.name}
     passwords = (v.PRIVATE_PASSWD.name, v.PRIVATE_PASSWD_FILE.name)
     return Settings(
         mode=mode,
-        topology=_topology(env, mode),
-        command=_command(env, root, output_dir),
+        topology=topology.read(env, several=mode != LAMBDA),
+        command=_command(env, root, output_dir, workdir),
         root=root,
         output_dir=output_dir,
         deps=_archive(env, bucket, mode, v.DEPS),
@@ -152,7 +164,9 @@ def read(env: Mapping[str, str]) -> Settings:
             launcher=v.LAUNCHER.read(env),
             mpirun_args=v.MPIRUN_ARGS.read(env),
             slots=v.SLOTS.read(env),
-            workdir=_workdir(env, mode, output_dir),
+            workdir=workdir,
+            stdin=_application(v.STDIN.read(env), root),
+            ulimits=v.ULIMITS.read(env),
         ),
         limits=Limits(v.TIMEOUT.read(env), v.GRACE.read(env), v.HOLD.read(env)),
         log=LogSettings(v.LOG_FORMAT.read(env), v.LOG_LEVEL.read(env)),
@@ -260,9 +274,14 @@ def runtime_api(env: Mapping[str, str], mode: str) -> str:
     return "" if served else str(v.RUNTIME_API.read(env))
 
 
-def _command(env: Mapping[str, str], root: str, output_dir: str) -> tuple[str, ...]:
-    """Return the application and its parameters, split as a shell does."""
+def _command(env: Mapping[str, str], root: str, output_dir: str, workdir: str) -> tuple[str, ...]:
+    """Return the application and its parameters, split as a shell does.
+
+    A relative path is one below the working directory, as a shell that is there takes it.
+    """
     app_bin = _application(v.APP_BIN.read(env), root)
+    if "/" in app_bin:
+        app_bin = os.path.join(workdir or os.getcwd(), app_bin.removeprefix("./"))
     if v.APP_PARAMS.name in env:
         return (app_bin, *v.APP_PARAMS.read(env))
     in_file = env.get(v.APP_IN_FILE.name, _below(root, v.APP_IN_FILE.default))
@@ -305,33 +324,6 @@ def _password(env: Mapping[str, str]) -> str:
         cause = getattr(error, "strerror", None) or str(error)
         hint = f"check the file named by {v.PRIVATE_PASSWD_FILE.name}"
         raise bad(v.PRIVATE_PASSWD_FILE.name, path, cause, hint, NO_PERMISSION) from error
-
-
-def _topology(env: Mapping[str, str], mode: str) -> Topology:
-    """Read Batch's node variables; absent ones mean a single node, as Lambda's always is."""
-    job = v.JOB_ID.read(env).partition("#")[0]
-    if {"/", ".."} & {job, *job} or job.startswith("."):
-        raise bad(v.JOB_ID.name, job, "not a job id", "leave it to AWS Batch")
-    attempt, count = v.JOB_ATTEMPT.read(env), v.NUM_NODES.read(env)
-    if count == 1 or mode == LAMBDA:
-        return Topology(job or f"local-{os.urandom(6).hex()}", attempt)
-    if not job:
-        hint = "give all nodes the same id"
-        raise bad(v.JOB_ID.name, "", "required on several nodes", hint)
-    main, index = (_index(env, one, count) for one in (v.MAIN_NODE_INDEX, v.NODE_INDEX))
-    address = v.MAIN_NODE_ADDRESS.read(env)
-    if index != main and not address:
-        raise bad(v.MAIN_NODE_ADDRESS.name, "", "required on a worker", "leave it to AWS Batch")
-    return Topology(job, attempt, index, count, main, "" if index == main else address)
-
-
-def _index(env: Mapping[str, str], variable: v.Variable, count: int) -> int:
-    """Return the index of one of `count` nodes."""
-    index = variable.read(env)
-    if index == "" or index >= count:
-        cause = f"not a whole number from 0 to {count - 1}"
-        raise bad(variable.name, env.get(variable.name, ""), cause, f"correct {variable.name}")
-    return int(index)
 
 
 def _app_env(env: Mapping[str, str], mode: str, output_dir: str) -> dict[str, str]:

@@ -96,3 +96,33 @@ def seconds_or_none(given: str) -> float:
 def slots(given: str) -> int | str:
     """Return a number of processes, or what is counted."""
     return given if given in ("cores", "threads") else int(integer(1)(given))
+
+
+def ulimits(given: str) -> tuple[tuple[str, int, int], ...]:
+    """Return resource limits: name, soft and hard value, -1 for unlimited (getrlimit(2))."""
+    import resource  # not for every start
+
+    found: dict[str, tuple[str, int, int]] = {}
+    for one in given.split():
+        name, equals, limits = one.partition("=")
+        if not equals or not hasattr(resource, f"RLIMIT_{name.upper()}") or name != name.lower():
+            known = (a[7:].lower() for a in sorted(dir(resource)) if a.startswith("RLIMIT_"))
+            cause = f"{one!r} is not a name of {', '.join(known)} and a value"
+            raise Invalid(cause, "for example stack=unlimited core=0")
+        soft, colon, hard = limits.partition(":")
+        pair = _ulimit(one, soft), _ulimit(one, hard if colon else soft)
+        if pair[1] != -1 and not 0 <= pair[0] <= pair[1]:
+            raise Invalid(f"the soft limit of {one!r} is above the hard one")
+        if name in found:
+            raise Invalid(f"{name} is given twice")
+        found[name] = (name, *pair)
+    return tuple(found.values())
+
+
+def _ulimit(one: str, value: str) -> int:
+    if value in ("unlimited", "-1"):
+        return -1
+    if not value.isascii() or not value.isdigit() or int(value) >= 1 << 63:
+        hint = "bytes, seconds or a number as in docker run --ulimit, or unlimited"
+        raise Invalid(f"{one!r} has no valid value", hint)
+    return int(value)

@@ -139,7 +139,7 @@ OUTPUT = Variable(
 )
 OUTPUT_EXCLUDE = Variable(
     "ARCHITRAVE_OUTPUT_EXCLUDE",
-    "glob patterns of results not to upload, space-separated",
+    "glob patterns of results not to upload, space-separated: *.tmp scratch/ ./run/*.bin",
     (),
     parse=values.patterns,
     any_bytes=True,
@@ -200,6 +200,20 @@ WORKDIR = Variable(
     default_help="batch: TMP_OUTPUT_DIR, lambda: the image's",
     any_bytes=True,
 )
+STDIN = Variable(
+    "ARCHITRAVE_STDIN",
+    "a file that the program reads as standard input, rank 0 under MPI",
+    default_help="/dev/null",
+    any_bytes=True,
+)
+ULIMITS = Variable(
+    "ARCHITRAVE_ULIMITS",
+    "resource limits of the program on every node, in the form of docker run --ulimit,"
+    " space-separated: stack=unlimited core=0 nofile=1024:65536",
+    (),
+    "as inherited",
+    parse=values.ulimits,
+)
 TIMEOUT = Variable(
     "ARCHITRAVE_TIMEOUT_SECONDS", "the program's time limit", 0.0, "none", parse=values.seconds
 )
@@ -243,8 +257,8 @@ ROOT = Variable(
     any_bytes=True,
 )
 RUNNING = (
-    *(LAUNCHER, MPIRUN_ARGS, SLOTS, WORKDIR, TIMEOUT, GRACE, HOLD, EVENT_ENV, EXIT_CODE_FILE),
-    *(LOG_FORMAT, LOG_LEVEL, ROOT),
+    *(LAUNCHER, MPIRUN_ARGS, SLOTS, WORKDIR, STDIN, ULIMITS, TIMEOUT, GRACE, HOLD, EVENT_ENV),
+    *(EXIT_CODE_FILE, LOG_FORMAT, LOG_LEVEL, ROOT),
 )
 # What users may set, by topic.
 GROUPS = {

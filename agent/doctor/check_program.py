@@ -73,8 +73,7 @@ def _elf(context: Context, name: str, path: str, program: elf.Elf) -> Finding:
         raise _wrong(name, cause, NOT_FOUND, elf.MISSING_HINT)
     if new := elf.too_new(text):
         cause = f"requires newer libraries: {', '.join(new)}"
-        hint = "build it on an older system, or the image with a newer BASE_IMAGE"
-        raise _wrong(name, cause, _TOO_OLD, hint)
+        raise _wrong(name, cause, _TOO_OLD, elf.advise_newer(new))
     return Finding(PASS, f"{name}: {program.machine_name}, all libraries found")
 
 

@@ -9,7 +9,7 @@ import select
 import time
 
 from agent.core.errors import NOT_FOUND
-from agent.engine.process_name import name_process
+from agent.engine.process_name import name_of, name_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,11 +97,13 @@ class Children:
         stderr: int = 2,
         foreground: bool = False,
         serve_events: bool = False,
+        rlimits: Sequence[tuple[int, int, int]] = (),
     ) -> Child:
         """Start `argv` in a process group of its own; raise AgentError 126, 127, 71 or 75.
 
         It gets the three descriptors and no other, default signal dispositions and an empty
-        mask. With `foreground` its group becomes the terminal's. With `serve_events` a program
+        mask, and `rlimits` (resource, soft and hard value of setrlimit(2)). With `foreground` its
+        group becomes the terminal's. With `serve_events` a program
         whose file system doesn't answer is given up after a minute, and the loop goes on meanwhile.
         """
         try:
@@ -115,7 +117,8 @@ class Children:
         try:
             pid = os.fork()
             if pid == 0:
-                self._become(agent, argv, env, cwd, (stdin, stdout, stderr), foreground, report)
+                descriptors = (stdin, stdout, stderr)
+                self._become(agent, argv, env, cwd, descriptors, rlimits, foreground, report)
         except OSError as error:
             from agent.engine import start_error  # for a failure only
 
@@ -201,7 +204,7 @@ class Children:
         until = time.monotonic() + _KILL_ORPHANS_SECONDS
         while (left := set(self.orphans()) - done) and time.monotonic() < until:
             for pid in left:
-                names.append(_name(pid))
+                names.append(name_of(pid))
                 try:
                     os.kill(pid, signal.SIGKILL)  # ours to reap: the number can't be another's
                 except OSError:
@@ -217,6 +220,7 @@ class Children:
         env: Mapping[str, str],
         cwd: str,
         descriptors: tuple[int, int, int],
+        rlimits: Sequence[tuple[int, int, int]],
         foreground: bool,
         report: int,
     ) -> None:
@@ -244,6 +248,11 @@ class Children:
             for number in _ALL_SIGNALS - _UNCATCHABLE:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            if rlimits:
+                import resource  # for a job only
+
+                for limit, soft, hard in rlimits:
+                    resource.setrlimit(limit, (soft, hard))
             step = 2
             os.execvpe(argv[0], list(argv), env)
         except OSError as error:
@@ -275,14 +284,6 @@ def _close_all_but(kept: set[int]) -> None:
     for fd in (*sorted(fd for fd in kept if fd > 2), _HIGH_DESCRIPTOR):
         os.closerange(low, fd)
         low = fd + 1
-
-
-def _name(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return str(pid)
 
 
 def _await_and_reap(pids: set[int]) -> None:

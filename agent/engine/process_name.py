@@ -8,3 +8,12 @@ def name_process(name: str) -> None:
             comm.write(name)
     except OSError:
         pass  # proot's /proc, or none at all
+
+
+def name_of(pid: int) -> str:
+    """Return a process's name, its number where it has gone."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return str(pid)

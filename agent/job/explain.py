@@ -166,6 +166,8 @@ def _run(supervisor: Supervisor, choice: LaunchCommand) -> Iterator[str]:
     where = settings.launch.workdir or os.getcwd()
     limit = f"{settings.limits.timeout:g} s" if settings.limits.timeout else "no limit"
     yield f"          in {where}, {limit}, {settings.limits.grace:g} s from SIGTERM to SIGKILL"
+    if settings.launch.stdin:
+        yield f"          with standard input from {os.path.join(where, settings.launch.stdin)}"
     several = settings.topology.count > 1 and launcher != "direct"
     given = {*settings.helper_env, variables.PRIVATE_PASSWD.name}
     hidden = [name for name in variables.HIDDEN if name in given]

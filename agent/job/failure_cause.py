@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from agent.core.errors import NOT_EXECUTABLE, NOT_FOUND, AgentError
 from agent.core.model import Outcome
 from agent.job.verdict import outcome_of
 from agent.launch import mpirun
+
+_SEGMENTATION_FAULT = 128 + signal.SIGSEGV
 
 
 def explain_failure(
@@ -21,11 +24,13 @@ def explain_failure(
     *,
     by_mpirun: bool,
     nodes: int,
+    stack: int,
     ask: Callable[[str, list[str], dict[str, str]], str],
 ) -> Outcome:
     """Return an application's outcome with its cause, where that can be found.
 
-    `last_output` is the end of the application's output, `ask` runs a small program.
+    `last_output` is the end of the application's output, `stack` its stack limit in bytes (-1 for
+    none), `ask` runs a small program.
     """
     if error := _not_executed(outcome.code, program, env, last_output, by_mpirun=by_mpirun):
         return outcome_of(error)
@@ -33,6 +38,17 @@ def explain_failure(
         cause = "mpirun could not start its daemon on every node, or has lost one"
         hint = "let the nodes reach each other on all ports (security group); see time.log"
         return replace(outcome, cause=cause, hint=hint)
+    if outcome.code == _SEGMENTATION_FAULT and stack >= 0:
+        cause = outcome.cause or "application exited with 139"
+        cause += f": a segmentation fault, with a stack limit of {stack // 1024} KiB"
+        hint = "if it is out of stack, set ARCHITRAVE_ULIMITS=stack=unlimited; see time.log"
+        return replace(outcome, cause=cause, hint=hint)
+    if outcome.code in (1, NOT_FOUND) and "not found (required by" in last_output:
+        from agent.launch import elf  # for a failure only
+
+        if new := elf.too_new(last_output):
+            cause = f"{program} requires newer libraries: {', '.join(new)}"
+            return replace(outcome, cause=cause, hint=elf.advise_newer(new))
     ldd = shutil.which("ldd", path=env.get("PATH", os.defpath))
     if outcome.code != NOT_FOUND or ldd is None:
         return outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from agent import __version__
@@ -40,7 +41,7 @@ def run(role: Role, *, write_exit_code: bool = True) -> int:
     if settings.mode == BATCH:
         log.open()
     if _guarded(supervisor, supervisor.directory.take, verdict.abort):
-        _guarded(supervisor, role.work, verdict.abort)
+        _guarded(supervisor, partial(_work, role), verdict.abort)
     if verdict.code and verdict.failure is None:
         # Only now: a lost node may turn out to be the cause, and only one line may name it.
         outcome = verdict.outcome
@@ -63,6 +64,15 @@ def run(role: Role, *, write_exit_code: bool = True) -> int:
         supervisor.spans[-1].end = supervisor.loop.clock()
     _log_exit(role)
     return verdict.code
+
+
+def _work(role: Role) -> None:
+    """Do everything up to the application's exit, if its limits can be set: nothing waits else."""
+    if limits := role.parts.supervisor.settings.launch.ulimits:
+        from agent.launch import ulimits
+
+        ulimits.check(limits)
+    role.work()
 
 
 def _guarded(

@@ -119,7 +119,9 @@ class OutputDirectory:
             return sorted(self.logs())
         exclude = self._settings.exclude
         found = results.results(
-            self.path, self._before, self.own_paths(), exclude, self.left_out, self.poll_events
+            *(self.path, self._before, self.own_paths(), exclude, self.left_out),
+            self.poll_events,
+            cores=self._settings.launch.keeps_cores,
         )
         return [*found, *self.logs()]
 

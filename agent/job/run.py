@@ -11,6 +11,7 @@ from functools import partial
 from agent.core.errors import AgentError
 from agent.core.model import AGENT, Outcome
 from agent.engine.process import Child
+from agent.job import launch_warnings
 from agent.job.ask import ask
 from agent.job.failure_cause import explain_failure
 from agent.job.hostfiles import Hostfiles
@@ -18,7 +19,9 @@ from agent.job.launch_command import LaunchCommand
 from agent.job.monitor import Monitor
 from agent.job.output_dir import LOG, OutputDirectory
 from agent.job.supervisor import Supervisor
+from agent.launch import ulimits
 from agent.launch.application import Application, resolve
+from agent.launch.stdin import open_stdin
 
 _LOG_SECONDS = 0.2
 _LAST_LINES = 50
@@ -85,10 +88,11 @@ class RunPhase:
         supervisor, log = self._supervisor, self._supervisor.log
         loop, env = supervisor.loop, dict(supervisor.app_env)
         choice = self._launch_command
-        program = resolve(choice.command[0], env.get("PATH", os.defpath))
+        opt = self._settings.path("/opt")
+        program = resolve(choice.command[0], env.get("PATH", os.defpath), opt)
         self.command = (program, *choice.command[1:])
         launcher = choice.launcher(env)
-        self._warn_of_no_mpi(env)
+        launch_warnings.warn(supervisor, choice, env, opt)
         argv = choice.argv(self.command, env, supervisor.node, self.ssh)
         if launcher == "mpirun":
             self.command = tuple(argv)
@@ -114,11 +118,10 @@ class RunPhase:
             launcher=launcher,
             reason=choice.chosen.why if choice.chosen else None,
             output_dir=self._output_dir.path,
+            stdin=self._settings.launch.stdin or None,
         )
         try:
-            application.start(
-                argv, env, self._settings.launch.workdir, time_limit, self._limit_hint
-            )
+            self._start(application, argv, env, time_limit)
         except BaseException:
             output.close()
             raise
@@ -147,6 +150,21 @@ class RunPhase:
         )
         return outcome
 
+    def _start(
+        self, application: Application, argv: list[str], env: dict[str, str], time_limit: float
+    ) -> None:
+        """Start the application with its own standard input and limits."""
+        launch = self._settings.launch
+        stdin = open_stdin(launch.stdin, launch.workdir or os.getcwd())
+        try:
+            application.start(
+                *(argv, env, launch.workdir, time_limit, self._limit_hint),
+                stdin=stdin,
+                rlimits=ulimits.rlimits(launch.ulimits),
+            )
+        finally:
+            os.close(stdin)
+
     def _outcome(
         self, application: Application, program: str, env: dict[str, str], *, by_mpirun: bool
     ) -> Outcome:
@@ -160,20 +178,9 @@ class RunPhase:
             self._output_dir.last_output(),
             by_mpirun=by_mpirun,
             nodes=self._settings.topology.count,
+            stack=ulimits.stack(self._settings.launch.ulimits),
             ask=partial(ask, self._supervisor),
         )
-
-    def _warn_of_no_mpi(self, env: dict[str, str]) -> None:
-        """Warn of a program without MPI that mpirun is about to start many times."""
-        settings, choice = self._settings, self._launch_command
-        chosen = settings.launch.launcher == "auto" and choice.launcher(env) == "mpirun"
-        if settings.topology.count > 1 and chosen and not choice.uses_mpi(env):
-            self._supervisor.log.warning(
-                "mpi_not_used",
-                program=self.command[0],
-                hint="ARCHITRAVE_LAUNCHER=each starts it once on every node,"
-                " ARCHITRAVE_LAUNCHER=direct on the main node only",
-            )
 
     def _wait_for_output(self, done: Callable[[], object], deadline: float) -> bool:
         return self._supervisor.loop.wait(done, min(deadline, self._output_deadline))

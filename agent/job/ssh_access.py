@@ -12,7 +12,7 @@ from agent.core.settings import Settings
 from agent.engine.process import Child
 from agent.job.states import WORKING
 from agent.job.supervisor import Supervisor
-from agent.launch import cgroup
+from agent.launch import cgroup, ulimits
 from agent.multinode import network, ssh_keys
 from agent.multinode.sshd import Sshd, find_ssh, user_name
 
@@ -50,6 +50,7 @@ class SshAccess:
             "user": user_name(),
             "nodes": topology.count,
             "heartbeat": settings.network.heartbeat,
+            "rlimits": ulimits.rlimits(settings.launch.ulimits),
         }
 
     def command(self) -> tuple[str, ...]:

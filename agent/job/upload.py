@@ -74,11 +74,7 @@ class Upload:
             self._keep_logs()
             return
         self.files += self._logs
-        if links := output_dir.left_out.links:
-            hint = "copy the files that they lead to into the output directory"
-            self._supervisor.log.warning(
-                "links_not_followed", links=links[:20], count=len(links), hint=hint
-            )
+        self._warn_of_left_out()
         if not self.files and not settings.topology.is_main:
             return  # a worker has no record to write either
         try:
@@ -89,6 +85,19 @@ class Upload:
             what, hint = f"write the list of results {error.filename}", "check the disk: df -h"
             raise AgentError(what, os_reason(error), code=CANNOT_WRITE, hint=hint) from error
         self._start()
+
+    def _warn_of_left_out(self) -> None:
+        """Name what is not uploaded, and the patterns that match nothing."""
+        left_out, log = self._output_dir.left_out, self._supervisor.log
+        if links := left_out.links:
+            hint = "copy the files that they lead to into the output directory"
+            log.warning("links_not_followed", links=links[:20], count=len(links), hint=hint)
+        if cores := left_out.cores:
+            hint = "set ARCHITRAVE_ULIMITS=core=unlimited to upload them"
+            log.warning("core_dumps_not_uploaded", files=cores[:20], count=len(cores), hint=hint)
+        if left_out.unmatched and self._settings.topology.is_main:
+            hint = "a pattern is a name, or a path relative to the output directory"
+            log.warning("exclude_unmatched", patterns=left_out.unmatched, hint=hint)
 
     def skip(self) -> None:
         """Upload nothing: this node was declared lost, and run.json already says so."""

@@ -26,13 +26,18 @@ _CONSOLE_SECONDS = 2.0
 MEMORY_HINT = "give the container more memory, or start fewer processes (ARCHITRAVE_SLOTS)"
 
 
-def locate(program: str, path: str) -> str:
-    """Return the program's path, or that of the file named; raise AgentError 126 or 127."""
+def locate(program: str, path: str, opt: str = "/opt") -> str:
+    """Return the program's path, or that of the file named; raise AgentError 126 or 127.
+
+    `opt` is where private.7z is unpacked: a program of that name there is named.
+    """
     found = program if "/" in program else shutil.which(program, path=path)
     what = f"run {program}"
     if not found or not os.path.lexists(found):
         cause = "no such file" if found else "not on PATH"
         hint = "check APP_BIN, and that private.7z has it"
+        if os.path.isfile(there := os.path.join(opt, os.path.basename(program))):
+            hint = f"set APP_BIN={there}"
         raise AgentError(what, cause, code=NOT_FOUND, hint=hint)
     if os.path.isdir(found):
         hint = "name the program in it"
@@ -40,9 +45,9 @@ def locate(program: str, path: str) -> str:
     return found
 
 
-def resolve(program: str, path: str) -> str:
+def resolve(program: str, path: str, opt: str = "/opt") -> str:
     """Return the program's path, made executable if it was not; raise AgentError 126 or 127."""
-    found = locate(program, path)
+    found = locate(program, path, opt)
     try:
         mode = os.stat(found).st_mode
         if not os.access(found, os.X_OK):
@@ -114,6 +119,9 @@ class Application:
         cwd: str,
         time_limit: float,
         limit_hint: str,
+        *,
+        stdin: int,
+        rlimits: Sequence[tuple[int, int, int]] = (),
     ) -> None:
         """Start it; raise AgentError 126, 127 or 71 when it can't be started.
 
@@ -126,10 +134,12 @@ class Application:
                 argv,
                 env,
                 cwd=cwd,
+                stdin=stdin,
                 stdout=self._output.write_end,
                 stderr=self._output.write_end,
                 foreground=has_terminal(),
                 serve_events=True,
+                rlimits=rlimits,
             )
         finally:
             self._output.started()

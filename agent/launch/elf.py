@@ -26,6 +26,14 @@ _GLIBC = ("ld-linux", "ld64.so")
 # glibc's and musl's messages.
 _MISSING = re.compile(r"^\s*(\S+) => not found|^Error loading shared library ([^:]+):", re.M)
 MISSING_HINT = "architrave pack deps --binary makes deps.tar.gz of them; or set LD_LIBRARY_PATH"
+# Which glibc the distributions have.
+_GLIBC_OF = (
+    ((2, 31), "Debian 11, Ubuntu 20.04"),
+    ((2, 35), "Ubuntu 22.04"),
+    ((2, 36), "Debian 12"),
+    ((2, 39), "Ubuntu 24.04"),
+    ((2, 41), "Debian 13"),
+)
 _TOO_OLD = re.compile(r"version [`'](\S+)' not found \(required by")
 
 
@@ -162,3 +170,15 @@ def missing(text: str) -> list[str]:
 def too_new(text: str) -> list[str]:
     """Return the versions of symbols that the libraries here don't have (GLIBC_2.38)."""
     return sorted(set(_TOO_OLD.findall(text)))
+
+
+def advise_newer(versions: list[str]) -> str:
+    """Return what to do when libraries are too old; glibc's is known by distribution."""
+    needed = max((_number(one) for one in versions if one.startswith("GLIBC_")), default=())
+    fitting = [names for version, names in _GLIBC_OF if needed and version >= needed]
+    image = f" ({' or '.join(fitting)})" if fitting else ""
+    return f"build it on an older system, or the image with a newer BASE_IMAGE{image}"
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(one) for one in re.findall(r"\d+", version))

@@ -30,7 +30,8 @@ SSHD_CONFIG, SSH_CONFIG = "sshd_config", "ssh_config"
 def prepare(request: dict[str, Any]) -> None:
     """Write keys and configurations into `directory`. Runs in a helper process.
 
-    `request`: key_file, directory, batch, job, attempt, address, port, user, nodes, heartbeat.
+    `request`: key_file, directory, batch, job, attempt, address, port, user, nodes, heartbeat, and
+    rlimits, which what a launcher starts here gets.
     Raises AgentError 65 when there is no key, 77 when it can't be read.
     """
     seed_of = _seeds(request["key_file"], request["job"], request["attempt"])
@@ -43,7 +44,7 @@ def prepare(request: dict[str, Any]) -> None:
         HOST_KEY: host_private,
         USER_KEY: user_private,
         FILES_KEY: files_private,
-        AUTHORIZED_KEYS: authorized_keys(directory, request["batch"], user_public, files_public),
+        AUTHORIZED_KEYS: authorized_keys(request, user_public, files_public),
         KNOWN_HOSTS: f"{HOST_ALIAS} {host_public}\n",
         SSHD_CONFIG: sshd_config(request),
         SSH_CONFIG: ssh_config(request),
@@ -97,16 +98,18 @@ def _key_pair(seed: bytes) -> tuple[str, str]:
     return private.decode(), public.decode()
 
 
-def authorized_keys(directory: str, batch: str, user_public: str, files_public: str) -> str:
+def authorized_keys(request: Mapping[str, Any], user_public: str, files_public: str) -> str:
     """Return authorized_keys: a key may start processes in the application's environment, or SFTP.
 
     Without SHLVL bash reads the user's start file for each command from outside (bash(1), "Invoked
     by remote shell daemon"), and what that prints, waits for or exits with would affect the launch.
     """
     session = os.path.join(os.path.dirname(__file__), "ssh_session.py")
-    argv = [sys.executable, "-I", "-S", session, os.path.join(directory, ENVIRONMENT)]
+    environment = os.path.join(request["directory"], ENVIRONMENT)
+    limits = [":".join(map(str, limit)) for limit in request["rlimits"]]
+    argv = [sys.executable, "-I", "-S", session, environment, *limits]
     start = _quoted(shlex.join(argv))
-    files = _quoted(f"internal-sftp -d {shlex.quote(batch)}")
+    files = _quoted(f"internal-sftp -d {shlex.quote(request['batch'])}")
     return (
         f'restrict,environment="SHLVL=1",command={start} {user_public}\n'
         f"restrict,command={files} {files_public}\n"

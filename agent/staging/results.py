@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import fnmatch
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent.core.result_files import HIDDEN, NODE_LOG
+from agent.staging.exclude import Exclude
 
 Stamp = tuple[int, int, int, int]
 _LINK: Stamp = (0, 0, 0, 0)  # to a directory
@@ -20,6 +21,7 @@ _DOCUMENTS = {
     "run.json": b'"schema": "architrave-run/',
     "report.html": b"<title>architrave: ",
 }
+_CORE_NAME, _ET_CORE = re.compile(r"core|core\.\d+|.+\.core"), b"\x04"
 # A million names take a second to sort, in which nothing else is done here.
 _SORTED = 10_000
 # How many entries of a working directory are looked at (in some 30 ms, which every job waits for),
@@ -29,10 +31,15 @@ _LOOKS, UNSAVED_NAMED = 5_000, 100
 
 @dataclass
 class LeftOut:
-    """What is not a result: directories that can't be read, and links to some elsewhere."""
+    """What is not a result: directories that can't be read, links to some elsewhere, core dumps.
+
+    `unmatched` are the patterns that have excluded nothing.
+    """
 
     unreadable: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
+    cores: list[str] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -139,14 +146,16 @@ def results(
     exclude: Iterable[str],
     left_out: LeftOut,
     poll_events: Callable[[], None],
+    *,
+    cores: bool = False,
 ) -> list[str]:
     """Return the paths, relative to `directory`, that are new or changed since `before`.
 
-    `own` are the agent's files and directories, absolute; `exclude` are shell patterns that match
-    a whole relative path or a file's name. `poll_events` is called for each.
+    `own` are the agent's files and directories, absolute; `exclude` are the patterns of `Exclude`;
+    core dumps are results only with `cores`. `poll_events` is called for each.
     """
     ours = [os.path.abspath(path) for path in own]
-    patterns = list(exclude)
+    excluded = Exclude(exclude)
 
     def name_of(path: str) -> str:
         """Return the relative name, empty for what is ours or excluded."""
@@ -155,23 +164,32 @@ def results(
         relative = os.path.relpath(path, directory)
         if relative.startswith((HIDDEN, NODE_LOG)):
             return ""
-        names = (relative, os.path.basename(relative))
-        excluded = any(fnmatch.fnmatchcase(name, one) for one in patterns for name in names)
-        return "" if excluded else relative
+        return "" if excluded(relative) else relative
 
-    found = []
+    found: list[str] = []
     for path in _files(directory, left_out):
         poll_events()
         name = name_of(path)
         if not name:
             continue
         try:
-            if before.get(path) != _stamp(path):
-                found.append(name)
+            if before.get(path) == _stamp(path):
+                continue
+            (found if cores or not _is_core(path) else left_out.cores).append(name)
         except OSError:
             continue  # it vanished meanwhile
+    left_out.unmatched = excluded.unmatched()
     left_out.links = [path for path in left_out.links if path not in before and name_of(path)]
     return found if len(found) > _SORTED else sorted(found)
+
+
+def _is_core(path: str) -> bool:
+    """Return whether a file is a core dump by its name (core(5)) and its content."""
+    if not _CORE_NAME.fullmatch(os.path.basename(path)):
+        return False
+    with open(path, "rb") as file:
+        head = file.read(18)
+    return head[:4] == b"\x7fELF" and _ET_CORE in (head[16:17], head[17:18])
 
 
 def unsaved(

@@ -33,7 +33,7 @@ class FakeApplication:
         self.calls = []
         made.append(self)
 
-    def start(self, argv, env, cwd, time_limit, limit_hint):
+    def start(self, argv, env, cwd, time_limit, limit_hint, *, stdin, rlimits):
         self.argv, self.env, self.time_limit = list(argv), env, time_limit
         if self.error:
             raise self.error
