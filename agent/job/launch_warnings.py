@@ -13,9 +13,9 @@ from agent.job.supervisor import Supervisor
 _SHELLS = re.compile(r"(?:ba|da|k|z|c|tc|a|fi)?sh(?:[\d.]*)$|env$|busybox$")
 # Redirections, pipes and lists, by themselves or at a word's beginning; variables; file patterns.
 _OPERATORS = re.compile(r"(?:\d?(?:>>?|<<?)(?:&\d)?|\|\|?|&&|&|;)")
-_REDIRECTION = re.compile(r"\d?(?:>>?|<)(?!=)\S")
+_REDIRECTION = re.compile(r"\d?(?:>>?|<)[^<>=]+$")
 _VARIABLE = re.compile(r"\$(?:\{\w+\}|[A-Za-z_]\w*)")
-_PATTERN = re.compile(r"(?:^|/)[\w.-]*\*[\w.-]*(?:/|$)")
+_PATTERN = re.compile(r"(?:^|[/=._-])\*|\*(?:$|[/.])")
 
 
 def warn(supervisor: Supervisor, choice: LaunchCommand, env: dict[str, str], opt: str) -> None:

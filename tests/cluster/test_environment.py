@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.support.clusters import codes, errors, ranks
+from tests.support.basics import slow
+from tests.support.clusters import PROGRAM, codes, errors, ranks
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.cell("application.environment")]
 
@@ -46,3 +47,28 @@ def test_each_rank_has_its_node_s_environment(cluster, backend, meet, launcher):
     main_only = {"AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS"}
     for one in names[1:]:
         assert (one ^ names[0]) - each_only <= main_only
+
+
+@pytest.mark.parametrize(
+    ("backend", "launcher"),
+    [("processes", "mpirun"), ("processes", "each"), slow("containers", "mpirun")],
+    indirect=["backend"],
+)
+@pytest.mark.cell("application.stdin")
+def test_each_rank_has_the_job_s_limits_and_rank_0_its_input(cluster, backend, launcher):
+    """A file of private.7z; every copy reads its own node's with the launcher `each`."""
+    env = {
+        "ARCHITRAVE_LAUNCHER": launcher,
+        "ARCHITRAVE_STDIN": "/opt/program",
+        "ARCHITRAVE_ULIMITS": "stack=unlimited core=0 nofile=512:1024",
+    }
+    with cluster(backend, "exit 0", env=env) as running:
+        result = running.wait()
+    assert codes(result) == [0] * 3, "\n".join(errors(node) for node in result.nodes)
+    seen = ranks(result)
+    assert [one["limits"] for one in seen] == [
+        {"stack": [-1, -1], "core": [0, 0], "nofile": [512, 1024]}
+    ] * 3
+    text = PROGRAM.read_text()
+    inputs = [text] * 3 if launcher == "each" else [text, "", ""]
+    assert [one["stdin"] for one in seen] == inputs

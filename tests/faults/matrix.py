@@ -158,6 +158,12 @@ CELLS = [
         "the job goes on, and ends with its code",
     ),
     Cell(
+        "application.stdin",
+        APPLICATION,
+        "wants a file as standard input, or other resource limits",
+        "it has them on every node, with every launcher; 78 if they can't be had",
+    ),
+    Cell(
         "application.own-log",
         APPLICATION,
         "empties its output directory, or writes a time.log of its own",

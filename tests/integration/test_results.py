@@ -285,3 +285,16 @@ def test_a_file_system_that_holds_a_write(agent, batch, frozen):
     freeze(False)
     assert process.wait(30) == 0
     assert real((mount / "output/time.log").read_bytes()) == b"up\n1\n2\n3\n"
+
+
+def test_directories_are_excluded_and_core_dumps_left_out(job, batch, delivered):
+    """Each that isn't uploaded is named, and the pattern that matches nothing."""
+    core = r"\177ELF\2\1\1" + r"\0" * 9 + r"\4\0"
+    script = f'mkdir scratch; touch scratch/a kept; printf "{core}" >core.12'
+    env = batch(script, ARCHITRAVE_OUTPUT_EXCLUDE="./scratch/ *.none")
+    code, _, err = job(**env)
+    assert code == 0, err
+    assert set(outputs(env, delivered(env))) == {"kept", "time.log"}
+    lines = {line["event"]: line for line in log_lines(err)}
+    assert lines["core_dumps_not_uploaded"]["files"] == ["core.12"]
+    assert lines["exclude_unmatched"]["patterns"] == ["*.none"]

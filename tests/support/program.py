@@ -16,6 +16,7 @@ program hog RANK             that rank takes all the memory that there is, the o
 
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -40,6 +41,12 @@ def main():
         with open(hostfile()) as file:
             seen["hostfile"] = file.read()
         seen["address"] = seen["address"] or seen["hostfile"].split()[0]
+    if os.environ.get("ARCHITRAVE_STDIN"):
+        seen["stdin"] = sys.stdin.read()
+        seen["limits"] = {
+            name: resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))
+            for name in ("stack", "core", "nofile")
+        }
     result = os.path.join(os.environ["TMP_OUTPUT_DIR"], f"rank-{rank}.json")
     # Whole or not at all: it may be ended here, and half a result is uploaded as it is.
     with open(result + ".part", "w") as file:
