@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -36,18 +37,40 @@ def unpack_7z(path: str, target: str, password: str, forbidden: set[str]) -> Non
     The password goes through standard input: never an argument, never an environment. Raises
     AgentError 65 (corrupt, a name that leads out or is in `forbidden`), 77 (password), 71 (disk).
     """
-    _check_space(unpacked_size(path, password, forbidden), target, path)
+    size, has_modes = _list(path, password, forbidden)
+    _check_space(size, target, path)
     _run(seven_zip(), ["x", "-y", "-bso0", "-bsp0", f"-o{target}", path], path, password)
     _check_tree(target, path)
     # Check the result too: 7-Zip may follow a link of the archive's own.
     for name in forbidden & set(os.listdir(target)):
         raise _own_name(path, name)
+    if not has_modes:
+        _make_executable(target)
 
 
 def unpacked_size(path: str, password: str, forbidden: set[str]) -> int:
     """Return how many bytes a 7z archive unpacks to; raise as `unpack_7z` does for its names."""
+    return _list(path, password, forbidden)[0]
+
+
+def _list(path: str, password: str, forbidden: set[str]) -> tuple[int, bool]:
+    """Return the size in bytes of what an archive holds, and whether it has Unix modes."""
     listing = _run(seven_zip(), ["l", "-slt", "-ba", "-sccUTF-8", path], path, password)
-    return _check_listing(listing, path, forbidden)
+    modes = re.search(r"^Attributes = .*[-dl](?:[r-][w-][-xsStT]){3}$", listing, re.M)
+    return _check_listing(listing, path, forbidden), bool(modes)
+
+
+def _make_executable(target: str) -> None:
+    """Make programs and scripts executable: an archive from Windows can't say which are."""
+    for folder, _, names in os.walk(target):
+        for name in names:
+            full = os.path.join(folder, name)
+            if os.path.islink(full):
+                continue
+            with open(full, "rb") as file:
+                head = file.read(4)
+            if head == b"\x7fELF" or head[:2] == b"#!":
+                os.chmod(full, stat.S_IMODE(os.stat(full).st_mode) | 0o111)
 
 
 def _run(program: str, arguments: list[str], path: str, password: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 from agent.tools.cluster.cluster import Cluster
 from agent.tools.cluster.job import Job
 from tests.image.test_packages import build, pack_deps
-from tests.support.basics import PASSWORD, pack
+from tests.support.basics import PASSWORD, pack, with_checksums
 from tests.support.clusters import codes, errors
 
 PRIVATE, DEPS = "batch/private.7z", "batch/deps.tar.gz"
@@ -195,16 +195,6 @@ def pack_as(name, content, path):
     assert data.count(wide[0]) == 1
     path.write_bytes(with_checksums(data.replace(*wide)))
     return path
-
-
-def with_checksums(data):
-    """Return a 7z archive whose header was changed with its CRCs put right."""
-    import zlib
-
-    offset, size = (int.from_bytes(data[i : i + 8], "little") for i in (12, 20))
-    header = data[32 + offset : 32 + offset + size]
-    start = data[12:28] + zlib.crc32(header).to_bytes(4, "little")
-    return data[:8] + zlib.crc32(start).to_bytes(4, "little") + start + data[32:]
 
 
 @pytest.mark.cell("archives.lead-out")

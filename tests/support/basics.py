@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,11 @@ def pack(directory, archive, password="", *options):
         start_new_session=True,
     )
     return archive
+
+
+def with_checksums(data):
+    """Return a 7z archive whose header was changed with its CRCs put right."""
+    offset, size = (int.from_bytes(data[i : i + 8], "little") for i in (12, 20))
+    header = data[32 + offset : 32 + offset + size]
+    start = data[12:28] + zlib.crc32(header).to_bytes(4, "little")
+    return data[:8] + zlib.crc32(start).to_bytes(4, "little") + start + data[32:]
