@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -23,6 +24,8 @@ _KILL_SECONDS = 2.0
 # What the application has left behind may still write its last output.
 _LAST_OUTPUT_SECONDS = 0.5
 _CONSOLE_SECONDS = 2.0
+# How many files are looked at for a program that isn't where it was said to be.
+_LOOKS = 5000
 MEMORY_HINT = "give the container more memory, or start fewer processes (ARCHITRAVE_SLOTS)"
 
 
@@ -36,13 +39,31 @@ def locate(program: str, path: str, opt: str = "/opt") -> str:
     if not found or not os.path.lexists(found):
         cause = "no such file" if found else "not on PATH"
         hint = "check APP_BIN, and that private.7z has it"
-        if os.path.isfile(there := os.path.join(opt, os.path.basename(program))):
+        if there := _find(opt, os.path.basename(program)):
             hint = f"set APP_BIN={there}"
         raise AgentError(what, cause, code=NOT_FOUND, hint=hint)
     if os.path.isdir(found):
         hint = "name the program in it"
         raise AgentError(what, "is a directory", code=NOT_EXECUTABLE, hint=hint)
     return found
+
+
+def _find(opt: str, name: str) -> str:
+    """Return the nearest file of that name below `opt`, empty for none; the search is bounded."""
+    looks, folders = _LOOKS, [opt]
+    while folders and looks > 0:
+        folder = folders.pop(0)
+        with contextlib.suppress(OSError):
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            looks -= len(entries)
+            for entry in entries:
+                if entry.name == name and entry.is_file():
+                    return entry.path
+            own = os.path.join(opt, "architrave")
+            folders += [
+                one.path for one in entries if one.is_dir(follow_symlinks=False) and one.path != own
+            ]
+    return ""
 
 
 def resolve(program: str, path: str, opt: str = "/opt") -> str:

@@ -91,6 +91,15 @@ def test_a_program_that_is_in_opt_is_named(job, root, name):
     assert f"{root}/opt/app.sh" in fields(err, "job_exited")["hint"]
 
 
+def test_a_program_below_a_directory_of_the_archive_is_named(job, root):
+    """As of an archive that was made of a directory, and not of what is in it."""
+    (root / "opt/vendor/bin").mkdir(parents=True)
+    script(root / "opt/vendor/bin/app", "echo here")
+    code, _, err = job(**DIRECT, APP_BIN="/opt/app")
+    assert code == 127
+    assert f"APP_BIN={root}/opt/vendor/bin/app" in fields(err, "job_exited")["hint"]
+
+
 def test_arguments_that_need_a_shell_or_another_directory_are_named(job, root):
     """One warning each; the program gets its arguments unchanged."""
     script(root / "opt/app", 'printf "%s\\n" "$@"')
