@@ -17,6 +17,7 @@ EVENTS: dict[str, str] = {
     "wait_timed_out": "wait timed out: {what}",
     "wait_aborted": "wait aborted: {what}",
     "signal_received": "received {signal}",
+    "variable_unknown": "unknown variable {name}",
     "process_stopped": "process {process} was stopped by signal {signal}",
     "command_timed_out": "command timed out after {seconds} s: {what}",
     "container_held": "keeping the container alive for debugging, for up to {seconds:g} s",

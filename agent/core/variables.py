@@ -297,8 +297,10 @@ SECRET = tuple(one.name for one in (*EVERY, *CREDENTIALS) if one.secret)
 
 def unknown(env: Iterable[str]) -> dict[str, str]:
     """Return the unknown variables with our prefix, each with the most similar name."""
-    import difflib  # not for a job
-
     known = [one.name for one in EVERY]
     strange = [name for name in sorted(env) if name.startswith("ARCHITRAVE_") and name not in known]
+    if not strange:
+        return {}
+    import difflib  # not for most jobs
+
     return {name: "".join(difflib.get_close_matches(name, known, 1)) for name in strange}

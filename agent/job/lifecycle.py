@@ -10,6 +10,7 @@ from agent import __version__
 from agent.core.errors import CANNOT_WRITE, AgentError
 from agent.core.model import APPLICATION
 from agent.core.settings import BATCH
+from agent.core.variables import unknown
 from agent.job.exit_code_file import put_exit_code
 from agent.job.parts import Parts
 from agent.job.states import State
@@ -40,6 +41,9 @@ def run(role: Role, *, write_exit_code: bool = True) -> int:
     log.info("job_started", mode=settings.mode, version=__version__, built=_build_date())
     if settings.mode == BATCH:
         log.open()
+    for name, near in unknown(settings.app_env).items():
+        hint = f"did you mean {near}?" if near else "architrave explain lists every name"
+        log.warning("variable_unknown", name=name, hint=hint)
     if _guarded(supervisor, supervisor.directory.take, verdict.abort):
         _guarded(supervisor, partial(_work, role), verdict.abort)
     if verdict.code and verdict.failure is None:

@@ -109,3 +109,11 @@ def test_arguments_that_need_a_shell_or_another_directory_are_named(job, root):
     assert code == 0 and out.split("\n")[:4] == ["in.dat", "<", "x.txt", "$HOME"]
     assert fields(err, "shell_syntax_literal")["arguments"] == ["<", "$HOME"]
     assert fields(err, "arguments_not_found")["arguments"] == ["in.dat"]
+
+
+def test_a_misspelt_name_is_named(job):
+    code, _, err = job(**shell("true", ARCHITRAVE_TIMEOUT="60", ARCHITRAVE_XYZZY="1"))
+    assert code == 0
+    found = [line for line in log_lines(err) if line["event"] == "variable_unknown"]
+    assert [line["name"] for line in found] == ["ARCHITRAVE_TIMEOUT", "ARCHITRAVE_XYZZY"]
+    assert "ARCHITRAVE_TIMEOUT_SECONDS" in found[0]["hint"]
