@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pwd
+import resource
 import shutil
 import socket
 import subprocess
@@ -40,6 +41,7 @@ def prepare(directory, key, port, job="job", attempt=1, env=None):
             "user": USER,
             "nodes": 2,
             "heartbeat": 2,
+            "rlimits": [(resource.RLIMIT_NOFILE, 512, 1024)],
         }
     )
     ssh_keys.write_environment(str(directory), env or {"PATH": "/only/this:/usr/bin:/bin"})
@@ -110,6 +112,12 @@ def test_only_the_owner_can_read(tmp_path, keys):
     directory = prepare(tmp_path / "x", keys / "ssh_host_rsa_key", 2222)
     for name in ("host_key", "user_key", "files_key", "authorized_keys", "environment"):
         assert (directory / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_session_has_the_application_s_limits(server):
+    command = ["ssh", "-F", server[0] / "ssh_config", "127.0.0.1", "ulimit -n; ulimit -Hn"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.stdout.split() == ["512", "1024"], done.stderr
 
 
 def test_a_session_has_the_node_s_own_environment(server):

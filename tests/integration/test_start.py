@@ -174,11 +174,13 @@ def test_a_sigchld_from_outside_ends_nothing(agent):
 
 
 @pytest.mark.cell("inherited.directory")
-@pytest.mark.parametrize("arguments", [("exec", "--", "sh", "-c", "pwd; read line"), ("run",)])
+@pytest.mark.parametrize(
+    "arguments", [("exec", "--", "sh", "-c", "pwd; read line || sleep 2"), ("run",)]
+)
 def test_the_directory_is_the_commands_own(agent, tmp_path, arguments):
     """The command starts where the agent was started, and the agent itself stays nowhere."""
     env = {"EXEC_TYPE": "lambda", "ARCHITRAVE_LAUNCHER": "direct", "APP_BIN": "/bin/sh"}
-    env |= {"APP_PARAMS": "-c 'pwd; read line'", "PYTHONPATH": str(REPOSITORY)}
+    env |= {"APP_PARAMS": "-c 'pwd; read line || sleep 2'", "PYTHONPATH": str(REPOSITORY)}
     process = agent(*arguments, env=env, stdin=subprocess.PIPE, cwd=tmp_path)
     assert read_line(process) == f"{tmp_path}\n"
     until(lambda: os.readlink(f"/proc/{process.pid}/cwd") == "/")
