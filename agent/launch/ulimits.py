@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 from collections.abc import Sequence
 
 from agent.core.errors import BAD_SETTINGS, AgentError
@@ -23,6 +22,8 @@ def check(limits: Sequence[tuple[str, int, int]]) -> None:
 
     Only a privileged process may raise a hard limit, and none that of open files above fs.nr_open.
     """
+    import resource  # for jobs with limits only
+
     for name, _, hard in limits:
         number = _number(name)
         soft_now, hard_now = resource.getrlimit(number)
@@ -41,6 +42,8 @@ def check(limits: Sequence[tuple[str, int, int]]) -> None:
 
 def stack(limits: Sequence[tuple[str, int, int]]) -> int:
     """Return the application's stack limit in bytes, -1 for unlimited."""
+    import resource  # for a failure only
+
     set_here = [soft for name, soft, _ in limits if name == "stack"]
     return set_here[0] if set_here else resource.getrlimit(resource.RLIMIT_STACK)[0]
 
@@ -51,4 +54,6 @@ def words(value: int) -> str:
 
 
 def _number(name: str) -> int:
+    import resource  # for jobs with limits only
+
     return int(getattr(resource, f"RLIMIT_{name.upper()}"))
