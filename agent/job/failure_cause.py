@@ -39,8 +39,8 @@ def explain_failure(
         hint = "let the nodes reach each other on all ports (security group); see time.log"
         return replace(outcome, cause=cause, hint=hint)
     if outcome.code == _SEGMENTATION_FAULT and stack >= 0:
-        cause = outcome.cause or "application exited with 139"
-        cause += f": a segmentation fault, with a stack limit of {stack // 1024} KiB"
+        cause = outcome.cause if outcome.signal else "application exited with 139, as after SIGSEGV"
+        cause += f", with a stack limit of {stack // 1024} KiB"
         hint = "if it is out of stack, set ARCHITRAVE_ULIMITS=stack=unlimited; see time.log"
         return replace(outcome, cause=cause, hint=hint)
     if outcome.code in (1, NOT_FOUND) and "not found (required by" in last_output:

@@ -187,7 +187,8 @@ def _is_core(path: str) -> bool:
     """Return whether a file is a core dump by its name (core(5)) and its content."""
     if not _CORE_NAME.fullmatch(os.path.basename(path)):
         return False
-    with open(path, "rb") as file:
+    head = b""
+    with contextlib.suppress(OSError), open(path, "rb") as file:  # one that can't be read is named
         head = file.read(18)
     return head[:4] == b"\x7fELF" and _ET_CORE in (head[16:17], head[17:18])
 

@@ -110,7 +110,7 @@ class MainSide(Side):
 
     def meet(self):
         self.seen_at, self.joined = {}, {}
-        self.lost, self.parted = set(), set()
+        self.lost, self.released = set(), set()
         return MainMeeting(*self.arguments(None))
 
     def missed(self):
@@ -122,12 +122,12 @@ class MainSide(Side):
 
     @property
     def present(self):
-        return self.joined.keys() - self.lost - self.parted
+        return self.joined.keys() - self.lost - self.released
 
     @rule(index=INDEXES)
     def joins_or_joins_again(self, index):
         self.put("workers_ready", f"{index}.json", self.readiness(index))
-        if index not in self.lost | self.parted:
+        if index not in self.lost | self.released:
             self.joined.setdefault(index, f"10.0.0.{index + 1}")
             self.seen_at[index] = self.loop.now
 
@@ -170,7 +170,7 @@ class MainSide(Side):
         record = {"index": index, "record": {"index": index, "files": []}, "failure": failure}
         self.put("workers_done", f"{index}.json", json.dumps(record))
         if index in self.joined:
-            self.parted.add(index)
+            self.released.add(index)
             if failed:
                 self.expected.append((FailureKind.PEER, 73, f"worker {index}"))
 
@@ -201,7 +201,7 @@ class MainSide(Side):
         assert {node.index: node.address for node in meeting.nodes} == self.joined
         assert meeting.lost == self.lost
         assert meeting.awaited() == sorted(self.present)
-        assert set(meeting.records) == self.parted
+        assert set(meeting.records) == self.released
 
 
 class WorkerSide(Side):

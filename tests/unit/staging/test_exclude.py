@@ -55,3 +55,15 @@ def test_core_dumps_are_results_only_if_asked_for(tmp_path):
 
     assert find() == (["core", "program"], ["core.17", "x.core"])
     assert find(cores=True) == (["core", "core.17", "program", "x.core"], [])
+
+
+def test_a_file_that_cannot_be_read_is_still_a_result(tmp_path, monkeypatch):
+    """Its upload fails, and names it."""
+
+    def refuse(*arguments, **options):
+        raise PermissionError
+
+    (tmp_path / "core.1").touch()
+    monkeypatch.setattr("builtins.open", refuse)
+    found = results.results(str(tmp_path), {}, [], [], results.LeftOut(), lambda: None)
+    assert found == ["core.1"]
