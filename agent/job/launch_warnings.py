@@ -1,4 +1,4 @@
-"""Warn of what a launch will probably not do as its user means it."""
+"""Warn of what a launch probably doesn't do as its user means it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _VARIABLE = re.compile(r"\$(?:\{\w+\}|[A-Za-z_]\w*)")
 _PATTERN = re.compile(r"(?:^|[/=._-])\*|\*(?:$|[/.])")
 
 
-def warn(supervisor: Supervisor, choice: LaunchCommand, env: dict[str, str], opt: str) -> None:
-    """Log the warnings that apply to this node's launch; `opt` is where private.7z is unpacked."""
+def warn(supervisor: Supervisor, choice: LaunchCommand, env: dict[str, str]) -> None:
+    """Log the warnings that apply to this node's launch."""
     command, log = choice.command, supervisor.log
     settings = supervisor.settings
     chosen = settings.launch.launcher == "auto" and choice.launcher(env) == "mpirun"
@@ -33,10 +33,20 @@ def warn(supervisor: Supervisor, choice: LaunchCommand, env: dict[str, str], opt
     if words := shell_syntax(command):
         hint = "use APP_BIN=/bin/sh with APP_PARAMS=-c '…', ARCHITRAVE_STDIN=FILE for < FILE"
         log.warning("shell_syntax_literal", arguments=words, hint=hint)
+
+
+def warn_of_arguments(supervisor: Supervisor, choice: LaunchCommand) -> None:
+    """Name, after a failure, the arguments that are files in /opt and not where it ran.
+
+    Only then: a program, or a script that starts it, may well look in /opt itself.
+    """
+    settings, opt = supervisor.settings, supervisor.settings.path("/opt")
     directory = settings.launch.workdir or os.getcwd()
-    if names := only_in(opt, command[1:], directory):
+    if names := only_in(opt, choice.command[1:], directory):
         hint = f"use {os.path.join(opt, names[0])}, or set ARCHITRAVE_WORKDIR={opt}"
-        log.warning("arguments_not_found", arguments=names, directory=directory, hint=hint)
+        supervisor.log.warning(
+            "arguments_not_found", arguments=names, directory=directory, hint=hint
+        )
 
 
 def shell_syntax(command: Sequence[str]) -> list[str]:

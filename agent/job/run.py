@@ -88,11 +88,11 @@ class RunPhase:
         supervisor, log = self._supervisor, self._supervisor.log
         loop, env = supervisor.loop, dict(supervisor.app_env)
         choice = self._launch_command
-        opt = self._settings.path("/opt")
-        program = resolve(choice.command[0], env.get("PATH", os.defpath), opt)
+        path = env.get("PATH", os.defpath)
+        program = resolve(choice.command[0], path, self._settings.path("/opt"))
         self.command = (program, *choice.command[1:])
         launcher = choice.launcher(env)
-        launch_warnings.warn(supervisor, choice, env, opt)
+        launch_warnings.warn(supervisor, choice, env)
         argv = choice.argv(self.command, env, supervisor.node, self.ssh)
         if launcher == "mpirun":
             self.command = tuple(argv)
@@ -171,6 +171,7 @@ class RunPhase:
         outcome = application.outcome(launcher_aborts=by_mpirun)
         if not outcome.code or outcome.source == AGENT or self._supervisor.verdict.failure:
             return outcome
+        launch_warnings.warn_of_arguments(self._supervisor, self._launch_command)
         return explain_failure(
             outcome,
             program,

@@ -100,15 +100,25 @@ def test_a_program_below_a_directory_of_the_archive_is_named(job, root):
     assert f"APP_BIN={root}/opt/vendor/bin/app" in fields(err, "job_exited")["hint"]
 
 
-def test_arguments_that_need_a_shell_or_another_directory_are_named(job, root):
-    """One warning each; the program gets its arguments unchanged."""
+def test_arguments_that_need_a_shell_are_named(job, root):
+    """In one warning; the program gets them unchanged."""
     script(root / "opt/app", 'printf "%s\\n" "$@"')
-    (root / "opt/in.dat").touch()
-    env = DIRECT | {"APP_BIN": "/opt/app", "APP_PARAMS": "in.dat < x.txt $HOME"}
-    code, out, err = job(**env)
-    assert code == 0 and out.split("\n")[:4] == ["in.dat", "<", "x.txt", "$HOME"]
+    code, out, err = job(**DIRECT, APP_BIN="/opt/app", APP_PARAMS="a < x.txt $HOME")
+    assert code == 0 and out.split("\n")[:4] == ["a", "<", "x.txt", "$HOME"]
     assert fields(err, "shell_syntax_literal")["arguments"] == ["<", "$HOME"]
-    assert fields(err, "arguments_not_found")["arguments"] == ["in.dat"]
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_arguments_that_are_in_opt_are_named_after_a_failure(job, root, code):
+    """A program, or a script that starts it, may look there itself."""
+    script(root / "opt/app", f"exit {code}")
+    (root / "opt/in.dat").touch()
+    ended, _, err = job(**DIRECT, APP_BIN="/opt/app", APP_PARAMS="in.dat")
+    assert ended == code
+    if code:
+        assert fields(err, "arguments_not_found")["arguments"] == ["in.dat"]
+    else:
+        assert "arguments_not_found" not in err
 
 
 def test_a_misspelt_name_is_named(job):
