@@ -92,7 +92,7 @@ class Children:
         env: Mapping[str, str],
         *,
         cwd: str = "",
-        stdin: int = 0,
+        stdin: int | str = 0,
         stdout: int = 1,
         stderr: int = 2,
         foreground: bool = False,
@@ -101,10 +101,11 @@ class Children:
     ) -> Child:
         """Start `argv` in a process group of its own; raise AgentError 126, 127, 71 or 75.
 
-        It gets the three descriptors and no other, default signal dispositions and an empty
-        mask, and `rlimits` (resource, soft and hard value of setrlimit(2)). With `foreground` its
-        group becomes the terminal's. With `serve_events` a program
-        whose file system doesn't answer is given up after a minute, and the loop goes on meanwhile.
+        It gets the three descriptors and no other (`stdin` may be a path, which the agent needs no
+        descriptor for), default signal dispositions, an empty mask, and `rlimits` (resource, soft
+        and hard value of setrlimit(2)). With `foreground` its group becomes the terminal's. With
+        `serve_events` a program whose file system doesn't answer is given up after a minute, and
+        the loop goes on meanwhile.
         """
         try:
             alive, report = os.pipe()
@@ -219,7 +220,7 @@ class Children:
         argv: Sequence[str],
         env: Mapping[str, str],
         cwd: str,
-        descriptors: tuple[int, int, int],
+        descriptors: tuple[int | str, int, int],
         rlimits: Sequence[tuple[int, int, int]],
         foreground: bool,
         report: int,
@@ -235,8 +236,11 @@ class Children:
                 self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
                 if os.getppid() != agent:
                     return  # killed between the fork and this: no signal will come any more
-            _close_all_but({*descriptors, report})
-            self._place(descriptors)
+            stdin, stdout, stderr = descriptors
+            _close_all_but({fd for fd in (*descriptors, report) if not isinstance(fd, str)})
+            if isinstance(stdin, str):
+                stdin = os.open(stdin, os.O_RDONLY)
+            self._place((stdin, stdout, stderr))
             if cwd:
                 step = 1
                 os.chdir(cwd)

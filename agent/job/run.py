@@ -21,7 +21,7 @@ from agent.job.output_dir import LOG, OutputDirectory
 from agent.job.supervisor import Supervisor
 from agent.launch import ulimits
 from agent.launch.application import Application, resolve
-from agent.launch.stdin import open_stdin
+from agent.launch.stdin import stdin_file
 
 _LOG_SECONDS = 0.2
 _LAST_LINES = 50
@@ -155,15 +155,11 @@ class RunPhase:
     ) -> None:
         """Start the application with its own standard input and limits."""
         launch = self._settings.launch
-        stdin = open_stdin(launch.stdin, launch.workdir or os.getcwd())
-        try:
-            application.start(
-                *(argv, env, launch.workdir, time_limit, self._limit_hint),
-                stdin=stdin,
-                rlimits=ulimits.rlimits(launch.ulimits),
-            )
-        finally:
-            os.close(stdin)
+        application.start(
+            *(argv, env, launch.workdir, time_limit, self._limit_hint),
+            stdin=stdin_file(launch.stdin, launch.workdir or os.getcwd()),
+            rlimits=ulimits.rlimits(launch.ulimits),
+        )
 
     def _outcome(
         self, application: Application, program: str, env: dict[str, str], *, by_mpirun: bool

@@ -141,7 +141,7 @@ class Application:
         time_limit: float,
         limit_hint: str,
         *,
-        stdin: int,
+        stdin: str,
         rlimits: Sequence[tuple[int, int, int]] = (),
     ) -> None:
         """Start it; raise AgentError 126, 127 or 71 when it can't be started.

@@ -9,17 +9,20 @@ from agent.core.errors import BAD_SETTINGS, AgentError, os_reason
 from agent.core.variables import STDIN
 
 
-def open_stdin(path: str, directory: str) -> int:
-    """Open a file, relative to a directory, and /dev/null where `path` is empty.
+def stdin_file(path: str, directory: str) -> str:
+    """Return the path of a file, relative to a directory, and /dev/null where `path` is empty.
 
     Raises AgentError (78) for what is no file or can't be read. A pipe is refused: without a writer
     to open it would take for ever.
     """
-    found = os.path.join(directory, path or os.devnull)
+    if not path:
+        return os.devnull
+    found = os.path.join(directory, path)
     try:
         mode = os.stat(found).st_mode
         if stat.S_ISREG(mode) or stat.S_ISCHR(mode):
-            return os.open(found, os.O_RDONLY | os.O_CLOEXEC)
+            os.close(os.open(found, os.O_RDONLY))
+            return found
         cause = "is a directory" if stat.S_ISDIR(mode) else "not a regular file"
     except OSError as error:
         cause = os_reason(error)

@@ -222,7 +222,7 @@ def test_no_shared_memory(containers, image):
 @pytest.mark.parametrize("argv", [(), ("sh", "-c", "ulimit -n; exit 3")])
 def test_sixteen_descriptors(containers, lambda_image, argv):
     """Enough for a job and for a command; what is started has the same limit."""
-    env = SHELL | {"APP_PARAMS": "-c 'ulimit -n; exit 3'"}
+    env = SHELL | {"APP_PARAMS": "-c 'ulimit -n; exit 3'", "ARCHITRAVE_STDIN": "/etc/passwd"}
     limit = ("--ulimit", "nofile=16:16")
     done = containers.run(lambda_image, *argv, env=env, options=limit)
     assert done.returncode == 3, done.stderr

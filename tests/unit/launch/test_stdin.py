@@ -5,11 +5,11 @@ import os
 import pytest
 
 from agent.core.errors import BAD_SETTINGS, AgentError
-from agent.launch.stdin import open_stdin
+from agent.launch.stdin import stdin_file
 
 
 def read(path, directory):
-    with os.fdopen(open_stdin(path, directory), "rb") as file:
+    with open(stdin_file(path, directory), "rb") as file:
         return file.read()
 
 
@@ -27,5 +27,5 @@ def test_what_is_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name in ("missing", ".", "pipe"):
         with pytest.raises(AgentError) as caught:
-            open_stdin(name, str(tmp_path))
+            stdin_file(name, str(tmp_path))
         assert caught.value.code == BAD_SETTINGS and str(tmp_path / name) in str(caught.value)
